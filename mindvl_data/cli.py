@@ -1,0 +1,243 @@
+"""The command line: the only module that prints. A path and few flags; a test freezes the set."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mindvl_data.errors import UserError
+
+if TYPE_CHECKING:
+    from mindvl_data.build import BuildReport
+
+app = typer.Typer(
+    help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+errors = Console(stderr=True)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
+ManifestPath = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")
+]
+Out = Annotated[Path | None, typer.Option(help="The build folder; by default build/<recipe name>.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the recipe.")
+]
+Json = Annotated[bool, typer.Option("--json", help="For a program: JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def build(
+    recipe: RecipePath,
+    out: Out = None,
+    workers: Workers = None,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Build every stage of a recipe: scan, filter, count, mix, pack, write."""
+    with _reported(debug):
+        _report(_build(recipe, out, workers, set_ or [], dry_run=False), as_json)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    out: Out = None,
+    workers: Workers = None,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a build would make, without writing a data set; fills the build's cache."""
+    with _reported(debug):
+        _report(_build(recipe, out, workers, set_ or [], dry_run=True), as_json)
+
+
+@app.command()
+def show(
+    manifest: ManifestPath,
+    pack: Annotated[
+        int | None, typer.Option(min=0, help="Show this pack: segments, text, grids, what is learnt.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a manifest, or one pack of it."""
+    from mindvl_data.manifest import read_manifest
+
+    with _reported(debug):
+        found = read_manifest(manifest)
+        if pack is not None:
+            _show_pack(found, pack, as_json)
+        elif as_json:
+            _print_json(found.data)
+        else:
+            from mindvl_data.inspect import stages
+
+            Console().print(stages.manifest(found.data, str(found.path)))
+
+
+@app.command()
+def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) -> None:
+    """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
+    from mindvl_data.manifest import read_manifest
+    from mindvl_data.manifest import verify as checks
+
+    with _reported(debug, failure=1):
+        found = read_manifest(manifest)
+        with _bar() as bar:
+            task = bar.add_task("verify", total=len(found.shards) + 2)
+            results = []
+            for name, problems in checks(found):
+                results.append({"file": name, "problems": problems})
+                bar.advance(task)
+    bad = [result for result in results if result["problems"]]
+    if as_json:
+        _print_json({"manifest": str(found.path), "id": found.id, "sound": not bad, "files": results})
+    else:
+        for result in bad:
+            for problem in result["problems"]:
+                typer.echo(f"{result['file']}: {problem}")
+        if not bad:
+            typer.echo(f"sound: {found.num_packs} packs in {len(found.shards)} shards, id {found.id}")
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for completion in an editor."""
+    from mindvl_data.recipe import json_schema
+
+    _print_json(json_schema())
+
+
+def _build(
+    recipe: Path, out: Path | None, workers: int | None, overrides: list[str], dry_run: bool
+) -> BuildReport:
+    from mindvl_data.build import build as run
+    from mindvl_data.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    folder = (out or Path("build") / loaded.recipe.name).absolute()
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done, total=total)
+
+        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run)
+
+
+def _report(report: BuildReport, as_json: bool) -> None:
+    if as_json:
+        stages = [
+            {"name": s.name, "state": s.state, "manifest": _shown(s.manifest), **dict(s.data)}
+            for s in report.stages
+        ]
+        _print_json({"out": _shown(report.out), "work": dict(report.work), "stages": stages})
+        return
+    from mindvl_data.inspect import stages as tables
+
+    console = Console()
+    sets = [(s.name, s.state, s.data) for s in report.stages]
+    console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
+    console.print(tables.mixtures(sets), "")
+    console.print(tables.overview(sets), "")
+    for stage in report.stages:
+        for line in stage.data["funnel"]:
+            if line["step"] == "fit" and line["reasons"]:
+                why = ", ".join(f"{count} {reason}" for reason, count in line["reasons"].items())
+                console.print(
+                    f"{stage.name}: {why} of {line['source']} (see ledger/fit-{stage.name}.parquet)"
+                )
+    if not report.work:
+        console.print("Nothing has changed: no work was done.")
+    for stage in report.stages:
+        if stage.manifest:
+            console.print(f"{stage.name}: {_shown(stage.manifest)}", soft_wrap=True)
+    if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
+        console.print(f"\nNext: python -m mindvl_data show {_shown(first)}", soft_wrap=True)
+
+
+def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
+    from mindvl_data.inspect import packs
+    from mindvl_data.manifest import pack_at
+
+    tokeniser = packs.tokeniser_of(manifest)
+    pack = pack_at(manifest, number)
+    if as_json:
+        _print_json({"pack": number, "segments": packs.segments(pack, tokeniser)})
+    else:
+        Console().print(packs.view(pack, tokeniser))
+
+
+def _shown(path: Path | None) -> str | None:
+    """A path as one would type it here."""
+    if path is None:
+        return None
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=errors)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def _reported(debug: bool, failure: int = 2) -> Iterator[None]:
+    """Errors as one message on standard error, and the exit code; the traceback only with --debug."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        errors.print("Stopped. What was finished is kept: run the same command again to go on.")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if debug:
+            raise
+        expected = isinstance(error, (UserError, OSError))
+        what = (
+            str(error)
+            if expected
+            else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
+        )
+        errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(failure if expected else 2) from None
+
+
+def main() -> None:
+    """The console entry point."""
+    sys.exit(app())

@@ -1,0 +1,80 @@
+"""Runs a pure function over partitions: in this process, or in processes started by `spawn`."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from mindvl_data.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class EngineError(UserError):
+    """A worker died: out of memory, or killed from outside."""
+
+
+class Engine:
+    """A pool that starts with the first work worth sharing. Results come in the order of the tasks."""
+
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def run(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        done: Callable[[int, int], None] = lambda i, n: None,
+    ) -> list[R]:
+        """`[function(task) for task in tasks]`; `done(finished, of)` is called as tasks end."""
+        if self._workers == 1 or len(tasks) < 2:
+            return list(_in_process(function, tasks, done))
+        pool = self._started()
+        futures = [pool.submit(function, task) for task in tasks]
+        try:
+            self._watch(futures, done)
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process died (killed, or out of memory); what was finished is kept: run the same "
+                "command again, with fewer --workers if memory was short"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _watch(self, futures: Sequence[Future[Any]], done: Callable[[int, int], None]) -> None:
+        waiting: set[Future[Any]] = set(futures)
+        while waiting:
+            ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
+            done(len(futures) - len(waiting), len(futures))
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Polars and `fork` deadlock; `spawn` starts clean everywhere.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+        return self._pool
+
+
+def _in_process(
+    function: Callable[[T], R], tasks: Sequence[T], done: Callable[[int, int], None]
+) -> Iterator[R]:
+    for number, task in enumerate(tasks, 1):
+        yield function(task)
+        done(number, len(tasks))

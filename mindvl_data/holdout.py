@@ -1,0 +1,41 @@
+"""The held-out set: samples chosen by a hash of what they show, so that no picture is on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def held_out(
+    content: NDArray[np.uint64], starts: NDArray[np.int64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Which samples are held out, bool [n].
+
+    content: a hash of each image (of the text where there is none), the samples' in a row; starts: int64
+    [n + 1] into it, every sample with at least one. Samples that share content stand or fall together, also
+    through others; the group is drawn by its smallest hash and the seed.
+    """
+    if len(starts) == 1:
+        return np.zeros(0, bool)
+    group = _groups(content, starts)
+    threshold = int(share * 2.0**64)
+    key = f"{seed}\0holdout\0".encode()
+    names, member = np.unique(group, return_inverse=True)
+    digests = [hashlib.sha256(key + int(name).to_bytes(8, "little")).digest()[:8] for name in names]
+    return np.array([int.from_bytes(digest, "little") < threshold for digest in digests])[member]
+
+
+def _groups(content: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The smallest hash among all that a sample is connected with, uint64 [n]: labels spread until they rest."""
+    names, member = np.unique(content, return_inverse=True)
+    labels = names.copy()
+    sample = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    while True:
+        group = np.minimum.reduceat(labels[member], starts[:-1])
+        spread = labels.copy()
+        np.minimum.at(spread, member, group[sample])
+        if np.array_equal(spread, labels):
+            return group
+        labels = spread

@@ -1,0 +1,106 @@
+"""The table that a build, a plan and `show` share: one packed set a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+
+def overview(stages: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
+    """One line a packed set: (name, state, manifest data)."""
+    table = Table(title="Packed sets", title_justify="left", header_style="bold")
+    for column in ("set", "state"):
+        table.add_column(column)
+    for column in (
+        "samples",
+        "tokens",
+        "loss tokens",
+        "vision",
+        "packs",
+        "bound",
+        "fill",
+        "level l²",
+        "level patches",
+    ):
+        table.add_column(column, justify="right")
+    for name, state, data in stages:
+        table.add_row(name, state, *_numbers(data))
+    return table
+
+
+def _numbers(data: Mapping[str, Any]) -> Iterator[str]:
+    total, packing = data["mixture"]["total"], data["packing"]
+    for name in ("samples", "tokens", "loss_tokens", "vision_tokens"):
+        yield f"{total[name]:,}"
+    yield f"{packing['packs']:,}"
+    yield f"{packing['lower_bound']:,}"
+    yield f"{packing['fill']:.2%}"
+    yield f"{packing['cost_balance']['attention']:.3f}"
+    yield f"{packing['cost_balance']['patches']:.3f}"
+
+
+def mixtures(stages: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
+    """Asked and achieved shares, and how often each source was passed."""
+    table = Table(title="Mixture, by tokens", title_justify="left", header_style="bold")
+    table.add_column("set")
+    table.add_column("source")
+    for column in ("asked", "achieved", "samples", "tokens", "passes"):
+        table.add_column(column, justify="right")
+    for name, _, data in stages:
+        for source, line in data["mixture"]["sources"].items():
+            table.add_row(
+                name,
+                source,
+                f"{line['asked']:.1%}",
+                f"{line['achieved']:.2%}",
+                f"{line['samples']:,}",
+                f"{line['tokens']:,}",
+                f"{line['repeats']:.2f}",
+            )
+            name = ""
+        table.add_section()
+    return table
+
+
+def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
+    """How many samples went into each step and came out, and why the others left."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in ("step", "source"):
+        table.add_column(column)
+    for column in ("in", "out"):
+        table.add_column(column, justify="right")
+    table.add_column("why")
+    last = None
+    for line in lines:
+        if last not in (None, line["step"]):
+            table.add_section()
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in line["reasons"].items())
+        step = line["step"] if line["step"] != last else ""
+        table.add_row(step, line["source"], f"{line['in']:,}", f"{line['out']:,}", reasons)
+        last = line["step"]
+    return table
+
+
+def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
+    """A whole manifest for a person."""
+    name = f"{data['stage']}-{data['seq_len']}"
+    facts = Table.grid(padding=(0, 2))
+    tokenizer, order, resolution = data["tokenizer"], data["order"], data["resolution"]
+    rows = {
+        "manifest": path,
+        "id": data["id"],
+        "recipe": f"{data['recipe'].get('name')} ({data['recipe_hash'][:12]}), engine {data['engine_version']}",
+        "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens ({tokenizer['sha256'][:12]})",
+        "resolution": f"{resolution['min_pixels']:,} to {resolution['max_pixels']:,} pixels, "
+        f"patch {resolution['patch']}, merge {resolution['merge']}",
+        "order": f"{order['rule']}, steps of {order['step']}, seed {order['seed']}",
+        "shards": f"{len(data['shards'])}, {sum(s['bytes'] for s in data['shards']) / 1e6:,.1f} MB",
+    }
+    for key, value in rows.items():
+        facts.add_row(Text(key, style="bold"), Text(str(value)))
+    stage = [(name, "", data)]
+    return Group(facts, Text(), overview(stage), Text(), mixtures(stage), Text(), funnel(data["funnel"]))

@@ -1,0 +1,61 @@
+"""The drop ledger: every sample that left, at which step, for which reason. One Parquet file a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from mindvl_data.schema import LEDGER, Drop
+
+COLUMNS = LEDGER.names
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Samples of one partition that left at one step: (sample id, why) pairs."""
+
+    source: str
+    uri: str
+    samples: Path
+    step: str
+    drops: Sequence[tuple[bytes, Drop]]
+
+
+def of_samples(dropped: Dropped) -> pl.DataFrame:
+    """Ledger lines of samples that the samples table holds; their locators come from it."""
+    lines = pl.DataFrame(
+        {
+            "sample_id": [uid for uid, _ in dropped.drops],
+            "reason": [drop.reason for _, drop in dropped.drops],
+            "detail": [drop.detail for _, drop in dropped.drops],
+        },
+        schema={"sample_id": pl.Binary, "reason": pl.String, "detail": pl.String},
+    )
+    keys = pl.scan_parquet(dropped.samples).select(pl.col("sample_id").cast(pl.Binary), "key")
+    located = lines.lazy().join(keys, on="sample_id", how="left").collect()
+    return located.select(
+        "sample_id",
+        pl.lit(dropped.source).alias("source"),
+        pl.concat_str(pl.lit(dropped.uri), pl.lit("#"), "key").alias("locator"),
+        pl.lit(dropped.step).alias("step"),
+        "reason",
+        "detail",
+    )
+
+
+def read(paths: Iterable[Path]) -> pl.DataFrame:
+    """The ledger lines that a step's workers wrote, one file a partition."""
+    empty = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String) | {"sample_id": pl.Binary})
+    frames = [pl.read_parquet(path).with_columns(pl.col("sample_id").cast(pl.Binary)) for path in paths]
+    return pl.concat([empty, *frames])
+
+
+def write(folder: Path, name: str, frames: Sequence[pl.DataFrame]) -> None:
+    """Write `folder/name.parquet`, sorted by sample id; it appears whole, by rename."""
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{name}.parquet.partial"
+    pl.concat([read(()), *frames]).sort(COLUMNS).write_parquet(partial)
+    partial.rename(folder / f"{name}.parquet")

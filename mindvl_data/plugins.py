@@ -1,0 +1,30 @@
+"""Parts by name through Python entry points: what we ship is found the way a third party's package is."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+from typing import Any
+
+from mindvl_data.errors import UserError
+
+
+class UnknownPlugin(UserError):  # noqa: N818 - reads as what it is
+    """No installed package offers a part of that name; the message lists those there are."""
+
+
+def names(group: str) -> list[str]:
+    return sorted({point.name for point in entry_points(group=group)})
+
+
+def load(group: str, name: str) -> Any:
+    """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`."""
+    for point in entry_points(group=group):
+        if point.name == name:
+            return point.load()
+    known = names(group)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UnknownPlugin(
+        f"no {group} plugin is called {name!r}; {hint}there are: {', '.join(known) or 'none'}"
+    )

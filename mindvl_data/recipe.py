@@ -1,0 +1,325 @@
+"""The recipe: YAML into frozen models. Every key is checked; an error names its YAML path."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from mindvl_data.errors import UserError
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be built; the message names the YAML path and what to do."""
+
+
+def _as_tuple(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _one_or_more(kind: dict[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [kind, {"type": "array", "items": kind, "minItems": 1}]})
+
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "string"})]
+Length = Annotated[int, Field(ge=16, le=2**24)]
+Lengths = Annotated[
+    tuple[Length, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "integer", "minimum": 16})
+]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Resolution(Model):
+    """How an image becomes patches: the Qwen2-VL rule. Bounds are in pixels after the resize."""
+
+    patch: int = Field(14, ge=1)
+    merge: int = Field(2, ge=1)
+    min_pixels: int = Field(3136, ge=1)
+    max_pixels: int = Field(1003520, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Resolution:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        return self
+
+
+class PixelBounds(Model):
+    """A stage's own pixel bounds; what is left out is the recipe's."""
+
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+
+
+class Source(Model):
+    """Where samples come from and how their text is rendered."""
+
+    format: str
+    """The reader's name: webdataset, finevision, llava, messages, or a plugin's."""
+    path: Paths
+    """Files, globs and brace ranges, relative to the recipe's folder, or a URL that fsspec knows."""
+    kind: str
+    """A label for grouping, for example caption or instruction."""
+    render: Literal["chat", "caption", "plain"] | None = None
+    """How turns become text; by default what the format says."""
+    loss: Literal["answers", "all"] = "answers"
+    """`all` trains on prompts too."""
+    images: str | None = None
+    """The folder that image paths are relative to; by default the folder of the file that names them."""
+    max_bad: float = Field(0.01, ge=0, le=1)
+    """The share of unusable samples above which the build stops."""
+    licence: str | None = None
+    """Recorded in the manifest."""
+
+
+class Filter(Model):
+    """Keeps the samples for which a Polars SQL expression over the samples table holds."""
+
+    name: str
+    where: str
+    sources: tuple[str, ...] | None = None
+    """The sources it applies to; by default all."""
+    missing: Literal["keep", "drop"] = "keep"
+    """What becomes of a sample for which the expression is null, for example a width without images."""
+
+
+class Holdout(Model):
+    """A set kept out of every draw, chosen by a hash of the image content (the text where there is none)."""
+
+    share: float = Field(gt=0, lt=1)
+    seq_len: Length = 4096
+
+
+class Budget(Model):
+    """How much one stage draws: exactly one of its keys."""
+
+    tokens: int | None = Field(None, ge=1)
+    """Text, vision and template tokens, repeats included, padding not."""
+    epochs: float | None = Field(None, gt=0)
+    """The largest budget at which no source is passed more than this often at the asked shares."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Budget:
+        if (self.tokens is None) == (self.epochs is None):
+            raise ValueError("give exactly one of tokens and epochs")
+        return self
+
+
+class Order(Model):
+    """The order in which packs are written and trained on."""
+
+    rule: Literal["balanced", "shuffled"] = "balanced"
+    """`balanced`: the packs of a step are alike in cost, so that no rank waits; `shuffled`: any pack anywhere."""
+    step: int = Field(64, ge=1)
+    """Packs a step: a multiple of the global batch that will be trained with."""
+
+
+class Stage(Model):
+    """One training stage: how much of what, at which sequence lengths."""
+
+    seq_len: Lengths
+    budget: Budget
+    mixture: dict[str, Share]
+    """Each source's share of the tokens; the shares sum to 1."""
+    max_repeats: float = Field(4, gt=0)
+    """Passes over a source in this stage above which the build stops."""
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+    fit: Literal["shortest", "each"] = "shortest"
+    """Several lengths: one draw of what fits the shortest, or a draw for each."""
+    resolution: PixelBounds = PixelBounds()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Stage:
+        total = sum(self.mixture.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of the mixture sum to {total:g}, not to 1")
+        if len(set(self.seq_len)) != len(self.seq_len):
+            raise ValueError("a sequence length is given twice")
+        return self
+
+
+class Recipe(Model):
+    """A whole recipe: sources in, packed stages out."""
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    seed: int = Field(0, ge=0)
+    tokenizer: str
+    """A tokenizer.json relative to the recipe, a hub id, or `qwen` (extra [qwen])."""
+    chat_template: str = "qwen2-vl"
+    media: Literal["embed", "reference"] = "embed"
+    """Whether shards hold the image bytes or say where they lie."""
+    embed_limit: int = Field(50_000_000_000, ge=0)
+    """Bytes of images above which a packed set is not embedded without this being raised."""
+    resolution: Resolution = Resolution()
+    sources: dict[str, Source] = Field(min_length=1)
+    filters: tuple[Filter, ...] = ()
+    holdout: Holdout | None = None
+    stages: dict[str, Stage] = Field(min_length=1)
+    order: Order = Order()
+    shard_bytes: int = Field(256 << 20, ge=1 << 10)
+    max_bad: float = Field(0.01, ge=0, le=1)
+    """The share of unusable samples over all sources above which the build stops."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture]
+        asked += [
+            (f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()
+        ]
+        for place, name in asked:
+            if name not in self.sources:
+                raise ValueError(f"{place}: there is no source {name!r}{_nearest(name, self.sources)}")
+        if len({f.name for f in self.filters}) != len(self.filters):
+            raise ValueError("filters: two have the same name")
+        if self.holdout and "holdout" in self.stages:
+            raise ValueError("stages.holdout: the name is taken by the held-out set")
+        return self
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe, where it lies, and its text as written: `raw` keeps `${VAR}` unresolved, for the manifest."""
+
+    recipe: Recipe
+    raw: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError."""
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    problems: list[str] = []
+    resolved = _resolve(raw, "", problems)
+    if not problems:
+        try:
+            return LoadedRecipe(Recipe.model_validate(resolved), raw, path.parent.resolve())
+        except ValidationError as error:
+            problems = [_explain(item, resolved) for item in error.errors()]
+    raise RecipeError(f"{path}:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for completion and checks in an editor."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            line = node.start_mark.line + 1
+            raise RecipeError(
+                f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}"
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecipeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, this is {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: write path.to.key=value")
+    *parents, last = place.split(".")
+    node: Any = raw
+    for name in parents:
+        node = node[int(name)] if isinstance(node, list) and name.isdigit() else node.setdefault(name, {})
+        if not isinstance(node, (dict, list)):
+            raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
+    node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+
+
+def _resolve(node: Any, place: str, problems: list[str]) -> Any:
+    """`${VAR}` in every string replaced from the environment; names what is missing."""
+    if isinstance(node, dict):
+        return {key: _resolve(value, f"{place}.{key}".lstrip("."), problems) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_resolve(value, f"{place}.{i}", problems) for i, value in enumerate(node)]
+    if not isinstance(node, str) or not VARIABLE.search(node):
+        return node
+    missing = [name for name in VARIABLE.findall(node) if name not in os.environ]
+    problems += [f"{place}: the environment variable {name} is not set" for name in missing]
+    text = VARIABLE.sub(lambda match: os.environ.get(match[1], ""), node)
+    # A whole value that is one variable may be a number; a string with a variable in it stays a string.
+    return yaml.safe_load(text) if VARIABLE.fullmatch(node) and text.isdigit() else text
+
+
+def _explain(error: Any, data: Any) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    return f"{place}: there is no such key{_nearest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, [str(key) for key in known], 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(map(str, known))}"
+
+
+def _known_keys(loc: Sequence[str | int]) -> list[str]:
+    """The keys that the model at this place of the recipe has."""
+    schema = Recipe.model_json_schema()
+    node: Any = schema
+    for part in loc:
+        node = next(_steps(node, part, schema), {})
+    return sorted(next(_alternatives(node, schema), {}).get("properties", {}))
+
+
+def _alternatives(node: Any, schema: Any) -> Iterator[Any]:
+    for option in node.get("anyOf", [node]):
+        option = schema["$defs"][option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option
+        if option.get("type") in ("object", "array"):
+            yield option
+
+
+def _steps(node: Any, part: str | int, schema: Any) -> Iterator[Any]:
+    for option in _alternatives(node, schema):
+        if isinstance(part, int):
+            yield option["items"]
+        elif part in option.get("properties", {}):
+            yield option["properties"][part]
+        elif isinstance(option.get("additionalProperties"), dict):
+            yield option["additionalProperties"]

@@ -1,0 +1,112 @@
+"""The samples table: its columns, what a sample id is, and the closed list of reasons for a drop."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pyarrow as pa
+
+SAMPLE_ID = pa.binary(16)
+
+# A part is a stretch of text in a turn, or, where its text is null, the place of the sample's next image.
+PARTS = pa.list_(
+    pa.struct([("turn", pa.int16()), ("role", pa.string()), ("loss", pa.bool_()), ("text", pa.string())])
+)
+# Pointers and sizes, never pixels. `uri` is relative to the recipe's folder with `${VAR}` unresolved, or
+# `build:media/…` for bytes that no file holds as one range. Width and height are after EXIF orientation.
+IMAGES = pa.list_(
+    pa.struct(
+        [
+            ("uri", pa.string()),
+            ("offset", pa.int64()),
+            ("size", pa.int64()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("format", pa.string()),
+            ("sha256", pa.binary(32)),
+        ]
+    )
+)
+# One line a sample. `key` is the sample's name within its file, or its row number in decimal; `uid` is the
+# name that the data itself brings. `text_hash` is SHA-256 of the texts. For samples with images, `width` and
+# `height` are the smallest over its images, `aspect` (long side over short) the largest; null without images.
+SAMPLES = pa.schema(
+    [
+        ("sample_id", SAMPLE_ID),
+        ("key", pa.string()),
+        ("uid", pa.string()),
+        ("num_turns", pa.int16()),
+        ("text_chars", pa.int32()),
+        ("num_images", pa.int16()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("aspect", pa.float32()),
+        ("pixels", pa.int64()),
+        ("image_bytes", pa.int64()),
+        ("text_hash", pa.binary(32)),
+        ("images", IMAGES),
+        ("parts", PARTS),
+    ]
+)
+# What a filter's expression may name: everything but the nested columns and raw hashes.
+FILTER_COLUMNS = tuple(
+    name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts")
+)
+
+LEDGER = pa.schema(
+    [
+        ("sample_id", SAMPLE_ID),
+        ("source", pa.string()),
+        ("locator", pa.string()),
+        ("step", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+# Every reason for which a sample can leave, and what its reader should make of it.
+REASONS = {
+    "unreadable_image": "the bytes are no image that Pillow can identify",
+    "truncated_image": "the header is sound but the pixels end early",
+    "image_too_large": "more pixels than the limit against decompression bombs",
+    "aspect_ratio": "one side is over 200 times the other: the resize rule refuses it",
+    "missing_image": "an image the sample names does not exist",
+    "outside_root": "a path of the sample leads out of its source's folder",
+    "image_count_mismatch": "the image places in the text are not as many as the images",
+    "unsupported_media": "video or audio: planned, not supported yet",
+    "malformed_record": "the record is not what its format says it should be",
+    "invalid_utf8": "the text is not UTF-8",
+    "truncated_archive": "the archive ends in the middle of this sample",
+    "empty": "no text to learn from",
+    "filtered": "a filter of the recipe does not hold; the detail names it",
+    "overlong": "longer than the stage's shortest sequence length",
+    "no_loss_token": "what truncation left has no token to learn from",
+}
+
+
+class Part(NamedTuple):
+    """A stretch of text in a turn; `text` None is the place of the sample's next image."""
+
+    turn: int
+    role: str
+    loss: bool | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Why one record left, without saying which: the step that saw it adds id, source and locator."""
+
+    reason: str
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reason not in REASONS:
+            raise ValueError(f"{self.reason!r} is not in schema.REASONS")
+
+
+def sample_id(source: str, path: str, key: str) -> bytes:
+    """16 bytes: SHA-256 over source name, path relative to its root, and key or row number, NUL between."""
+    return hashlib.sha256(f"{source}\0{path}\0{key}".encode("utf-8", "surrogatepass")).digest()[:16]

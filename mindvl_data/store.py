@@ -1,0 +1,85 @@
+"""The token store: the samples of one partition as ids, masks and image pointers, with random access.
+
+Plain arrays on disk, memory-mapped: a later step reads what it needs of any sample without the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE = np.dtype(
+    [
+        ("uri", "<i4"),
+        ("offset", "<i8"),
+        ("size", "<i8"),
+        ("width", "<i4"),
+        ("height", "<i4"),
+        ("has_sha256", "?"),
+        ("sha256", "u1", 32),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """One partition's samples, n in all, in the order of the samples table.
+
+    sample_ids: uint8 [n, 16]. ids: int32 and loss: bool, of all samples in a row, one image_pad an image;
+    starts: int64 [n + 1] into both. loss_tokens: int32 [n]. images: IMAGE, of all samples in a row, their
+    `uri` into `uris`; image_starts: int64 [n + 1]. text_hash: uint8 [n, 32].
+    """
+
+    sample_ids: NDArray[np.uint8]
+    ids: NDArray[np.int32]
+    loss: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    loss_tokens: NDArray[np.int32]
+    images: NDArray[Any]
+    image_starts: NDArray[np.int64]
+    text_hash: NDArray[np.uint8]
+    uris: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
+
+
+def write_store(folder: Path, store: Store) -> None:
+    """Write to `folder`, which appears whole (rename after fsync) or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name in ARRAYS:
+        with (partial / f"{name}.npy").open("wb") as file:
+            np.save(file, getattr(store, name), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+    (partial / "uris.json").write_text(json.dumps(list(store.uris)))
+    partial.rename(folder)
+
+
+def open_store(folder: Path) -> Store:
+    """The store as memory maps."""
+    uris = json.loads((folder / "uris.json").read_text())
+    return Store(**{name: _open(folder / f"{name}.npy") for name in ARRAYS}, uris=uris)
+
+
+def _open(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Lengths [n] → where each begins in a row, and the end: int64 [n + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,1 @@
+"""The lean trainer that consumes packed multimodal shards."""

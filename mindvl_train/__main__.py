@@ -1,0 +1,5 @@
+"""`python -m mindvl_train`."""
+
+from mindvl_train.cli import main
+
+main()

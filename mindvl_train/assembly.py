@@ -1,0 +1,95 @@
+"""Everything a run needs, found and checked before a file is written or a weight is drawn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_train import accelerators, plugins
+from mindvl_train.batch import BatchLayout
+from mindvl_train.config import LoadedConfig, TrainConfig, validate
+from mindvl_train.kernels.registry import resolve
+from mindvl_train.models.spec import ModelSpec
+from mindvl_train.optim import build_optimizer, freeze_all_but
+from mindvl_train.stages import Stage, open_stages
+from mindvl_train.tokenizer_fit import check_fit
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run.
+
+    Attributes:
+        config: the validated YAML.
+        record: what `run.json` keeps of it, with the ids of the manifests.
+        model: on the meta device, without weights yet.
+        kernel_names: the implementation of every operation.
+        layout: how packs become batches.
+        stages: in their order.
+        holdout: the held-out set, if there is one.
+        device: where the model trains.
+    """
+
+    config: TrainConfig
+    record: dict[str, Any]
+    model: nn.Module
+    kernel_names: dict[str, str]
+    layout: BatchLayout
+    stages: list[Stage]
+    holdout: Manifest | None
+    device: torch.device
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the whole run delivers, padding included."""
+        return sum(stage.total_tokens for stage in self.stages)
+
+    def tokens_before(self, stage: int, stage_step: int) -> int:
+        """Of them, those delivered before a step of a stage; `stage` may be the number of stages."""
+        before = sum(each.total_tokens for each in self.stages[:stage])
+        return before + sum(each.tokens_per_step * stage_step for each in self.stages[stage : stage + 1])
+
+
+def assemble(loaded: LoadedConfig, where: str) -> Assembly:
+    """Finds the plugins, opens the manifests and holds them against the model.
+
+    Args:
+        loaded: the run's configuration.
+        where: its file, for messages.
+
+    Raises:
+        UserError, ManifestError: something is missing or does not fit.
+    """
+    config = loaded.config
+    accelerator = accelerators.choose(config.accelerator)
+    kernels = resolve(config.kernels, accelerator.device_type)
+    spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
+    model_config = validate(spec.config, config.model.config, where, "model.config.")
+    inputs = spec.inputs(model_config)
+    stages = open_stages(config)
+    holdout = read_manifest(Path(config.data) / config.holdout) if config.holdout else None
+    manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
+    check_fit(list(manifests.values()), inputs, config.model)
+    with torch.device("meta"):
+        model = spec.build(model_config, kernels)
+    _check_globs(model, config)
+    image_pad = stages[0].manifest.tokenizer["special_ids"]["image_pad"]
+    return Assembly(
+        config=config,
+        record={**loaded.record, "manifests": {name: manifest.id for name, manifest in manifests.items()}},
+        model=model,
+        kernel_names=kernels.names,
+        layout=BatchLayout(inputs.patch, inputs.merge, image_pad, config.loss_weight),
+        stages=stages,
+        holdout=holdout,
+        device=torch.device(accelerator.device_type),
+    )
+
+
+def _check_globs(model: nn.Module, config: TrainConfig) -> None:
+    """A glob that selects nothing in the last stage is better known before the first."""
+    for stage in config.stages.values():
+        build_optimizer(freeze_all_but(model, stage.train), stage.lr, config.optimizer)

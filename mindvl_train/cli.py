@@ -1,0 +1,220 @@
+"""The command line; the only file that prints."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from mindvl_train.errors import UserError
+from mindvl_train.metrics import Record, StageSummary
+
+Returned = TypeVar("Returned")
+PIPE_WIDTH = 120
+
+app = typer.Typer(
+    name="mindvl-train",
+    help="Trains a vision-language model on packed shards.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `run` a command of its own while it is the only one."""
+
+
+@app.command()
+def run(
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN_YAML", help="The run's configuration.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="PATH.TO.KEY=VALUE", help="Replaces a value of the YAML; may be repeated."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where checkpoints and metrics go. [default: runs/<name>]")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Prints the summary as JSON, for a program.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Trains through all stages, or goes on from the last checkpoint of the same run."""
+    _or_exit(lambda: _run(train_yaml, set_ or [], out, as_json), debug)
+
+
+def main() -> None:
+    """The console entry point."""
+    app()
+
+
+def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool) -> None:
+    # Torch takes seconds to import: not before there is something to train.
+    from mindvl_train.config import load_config
+    from mindvl_train.trainer import train
+
+    loaded = load_config(train_yaml, overrides)
+    folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)
+    console = _console(stderr=as_json)
+    console.print(f"[bold]{escape(loaded.config.name)}[/bold] → {escape(str(folder))}")
+    result = train(loaded, str(train_yaml), folder, [TerminalLogger(console)])
+    if as_json:
+        print(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}))
+        return
+    if result.already_finished:
+        console.print("this run is finished; nothing to do. Give another --out to train again")
+    _print_summary(console, result.stages)
+    console.print(f"checkpoint: {escape(str(result.checkpoint))}", soft_wrap=True)
+    console.print(f"metrics:    {escape(str(folder / 'metrics.jsonl'))}", soft_wrap=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """Colours and the terminal's width on a terminal; neither in a pipe, where lines stay whole."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+
+
+def _or_exit(action: Callable[[], Returned], debug: bool) -> Returned:
+    """What `action` returns; an error that a person can act on is one message and exit code 2."""
+    # The contract's errors are ValueErrors of its own; imported here because pyarrow takes its time too.
+    from mindvl_data.manifest import ManifestError
+    from mindvl_data.shards import ShardError
+
+    try:
+        return action()
+    except (UserError, ManifestError, ShardError, OSError) as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+
+
+class TerminalLogger:
+    """A progress bar with the time left, and a line now and then that stays."""
+
+    LINES_PER_STAGE = 10
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("tokens"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
+        """Starts the bar where the run stands."""
+        if step >= 0:
+            self._console.print(f"going on from the checkpoint at step {step}")
+        self._progress.update(self._task, total=total_tokens, completed=done_tokens)
+        self._progress.start()
+
+    def log(self, record: Record) -> None:
+        """Moves the bar, and prints what is worth a line."""
+        match record["event"]:
+            case "run":
+                self._print(_run_line(record))
+            case "step":
+                self._step(record)
+            case "evaluation":
+                place = f"after {record['stage']}" if record["stage"] else "before the first stage"
+                self._print(f"held-out loss {place}: {record['loss']:.4f}")
+            case "stage":
+                self._print(f"{record['stage']}: {_movement(record['moved'], record['unchanged'])}")
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        self._progress.stop()
+
+    def _step(self, record: Record) -> None:
+        self._progress.update(
+            self._task, advance=record["tokens"] + record["padding"], description=record["stage"]
+        )
+        every = max(1, record["stage_steps"] // self.LINES_PER_STAGE)
+        if record["stage_step"] % every == 0 or record["stage_step"] == 1:
+            self._print(_step_line(record))
+
+    def _print(self, line: str) -> None:
+        self._console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _run_line(record: Record) -> str:
+    kernels = ", ".join(f"{operation} {name}" for operation, name in record["kernels"].items())
+    hardware = f"{record['device']}, {record['threads']} threads"
+    return f"{record['parameters']:,} parameters on {hardware}; kernels: {kernels}"
+
+
+def _step_line(record: Record) -> str:
+    rates = " ".join(f"{glob} {rate:.2e}" for glob, rate in record["lr"].items())
+    return (
+        f"{record['stage']} {record['stage_step']}/{record['stage_steps']}  loss {record['loss']:.4f}  "
+        f"grad {record['grad_norm']:.2f}  {record['tokens_per_second']:,.0f} tokens/s  "
+        f"{record['loss_tokens_per_second']:,.0f} loss tokens/s  padding {record['padding_share']:.1%}  "
+        f"lr {rates}"
+    )
+
+
+def _movement(moved: dict[str, int], unchanged: dict[str, int]) -> str:
+    """Which parts of the model a stage changed, and which kept every byte."""
+    changes = ", ".join(f"{part} ({count} tensors)" for part, count in moved.items()) or "nothing"
+    kept = ", ".join(f"{part} ({count} tensors)" for part, count in unchanged.items())
+    return f"{changes} moved" + (f"; {kept} kept every byte" if kept else "")
+
+
+def _print_summary(console: Console, stages: list[StageSummary]) -> None:
+    table = Table(title="what the run did", title_justify="left")
+    table.add_column("stage")
+    for column in ("steps", "tokens", "loss, first → last tenth", "held-out, before → after", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for stage in stages:
+        losses = f"{stage.first_loss:.4f} → {stage.last_loss:.4f}"
+        table.add_row(
+            stage.name, f"{stage.steps}", f"{stage.tokens:,}", losses, _holdout(stage), f"{stage.seconds:.1f}"
+        )
+    console.print(table)
+    for note in _notes(stages):
+        console.print(note, soft_wrap=True, highlight=False)
+
+
+def _holdout(stage: StageSummary) -> str:
+    if stage.holdout_before is None or stage.holdout_after is None:
+        return "–"
+    return f"{stage.holdout_before:.4f} → {stage.holdout_after:.4f}"
+
+
+def _notes(stages: list[StageSummary]) -> Iterator[str]:
+    """Says of every stage that froze something what moved, and when a flat loss is what to expect."""
+    trained: set[str] = set()
+    for stage in stages:
+        untrained = [part for part in stage.unchanged if part not in trained]
+        trained.update(stage.moved)
+        if stage.unchanged:
+            yield f"{stage.name}: {_movement(stage.moved, stage.unchanged)}"
+        if untrained:
+            yield f"  nothing is pretrained here: {' and '.join(untrained)} stood as drawn, so little falls"

@@ -1,0 +1,271 @@
+"""The run's YAML as frozen, typed models.
+
+Validated once, here: an unknown key names its YAML path and the nearest known key. `${VAR}` is taken from the
+environment; the run's record keeps it unresolved, so that what is secret stays out of the run's folder.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mindvl_train.errors import UserError
+from mindvl_train.kernels.registry import KernelConfig
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; says where in the YAML, what is wrong and what is known."""
+
+
+class Frozen(BaseModel):
+    """What every part of the configuration is: closed and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Frozen):
+    """Which model, and what it demands of a tokenizer beyond its vocabulary fitting the embedding.
+
+    A model with published weights states the ids and the hash that its weights were trained with; a fresh
+    model takes those of the first stage's manifest.
+    """
+
+    name: str
+    config: dict[str, Any]
+    tokenizer_sha256: str | None = None
+    special_ids: dict[str, int] = {}
+
+
+class OptimizerConfig(Frozen):
+    """AdamW (arXiv 1711.05101); matrices decay, norms and biases do not."""
+
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+
+class ScheduleConfig(Frozen):
+    """The shape of a stage's learning rate; shares are of the stage's steps.
+
+    warmup: rises linearly from 0. decay: the falling tail of `wsd`. floor: what is left at the end, as a
+    factor.
+    """
+
+    name: str = "cosine"
+    warmup: Share = 0.0
+    decay: Share = 0.2
+    floor: Share = 0.0
+
+
+class Until(Frozen):
+    """How long a stage lasts: passes over its manifest, packs, or tokens (padding included); one of them."""
+
+    epochs: Positive | None = None
+    packs: Positive | None = None
+    tokens: Positive | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Until":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give exactly one of epochs, packs, tokens")
+        return self
+
+    def in_packs(self, num_packs: int, seq_len: int) -> int:
+        """The same in packs of a manifest that has `num_packs` of `seq_len` tokens; tokens round up."""
+        if self.epochs is not None:
+            return self.epochs * num_packs
+        return self.packs if self.packs is not None else -(-(self.tokens or 0) // seq_len)
+
+
+class StageConfig(Frozen):
+    """One stage of a run: what it sees, what trains, how fast and how long.
+
+    `train` and the keys of `lr` are globs over parameter names; of several `lr` globs the first that matches
+    counts. `global_batch` is packs an optimizer step, `micro_batch` packs a forward pass.
+    """
+
+    manifest: str
+    train: tuple[str, ...] = ("*",)
+    lr: Annotated[dict[str, float], Field(min_length=1)]
+    schedule: ScheduleConfig = ScheduleConfig()
+    until: Until
+    global_batch: Positive = 1
+    micro_batch: Positive = 1
+
+    @model_validator(mode="after")
+    def _micro_divides_global(self) -> "StageConfig":
+        if self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}"
+            )
+        return self
+
+
+class LoaderConfig(Frozen):
+    """Threads that decode images, and optimizer steps kept ready."""
+
+    workers: Positive = 1
+    ahead: Positive = 2
+
+
+class CheckpointConfig(Frozen):
+    """A checkpoint every so many steps, of which the last `keep` stay; the ends of stages stay as well."""
+
+    every_steps: Positive = 100
+    keep: Positive = 2
+
+
+class TrainConfig(Frozen):
+    """A run: the model, its stages in their order, and how it is carried out.
+
+    `data` is the folder that `mindvl_data build` wrote: manifests lie beneath it. It and `out` are relative
+    to the folder you stand in, as `build/<name>` was.
+    """
+
+    name: str
+    seed: int = 0
+    data: str = "."
+    out: str | None = None
+    model: ModelSettings
+    accelerator: str = "auto"
+    kernels: KernelConfig = KernelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss_weight: Literal["token", "sample", "square_root"] = "token"
+    holdout: str | None = None
+    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    loader: LoaderConfig = LoaderConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    loggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration, and as `record` what the run's folder keeps of it: `${VAR}` unresolved."""
+
+    config: TrainConfig
+    record: dict[str, Any]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Reads the YAML at `path` and applies `--set` overrides of the form `path.to.key=value`.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown or a value does not fit.
+    """
+    raw = _read_yaml(path)
+    for override in overrides:
+        _set(raw, override)
+    config = validate(TrainConfig, _resolve(raw, ""), str(path))
+    record = _keep_unresolved(config.model_dump(mode="json"), raw)
+    return LoadedConfig(config, record)
+
+
+def validate(model: type[AnyModel], data: Any, where: str, prefix: str = "") -> AnyModel:
+    """`data` as `model`.
+
+    Args:
+        model: the pydantic model to build.
+        data: what the YAML holds at `prefix`.
+        where: the file, for messages.
+        prefix: YAML path of `data`, for messages, ending in a dot unless empty.
+
+    Raises:
+        ConfigError: lists every problem with its YAML path.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(model, prefix, dict(each)) for each in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems)) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: holds no mapping; a run's YAML begins with `name:`, `model:` and `stages:`"
+        )
+    return data
+
+
+def _set(data: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override}: expected path.to.key=value")
+    *parents, last = dotted.split(".")
+    for key in parents:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override}: {key!r} is a value, not a mapping")
+    data[last] = yaml.safe_load(text)
+
+
+def _resolve(value: Any, where: str) -> Any:
+    """The same tree with `${VAR}` in its strings replaced from the environment."""
+    if isinstance(value, Mapping):
+        return {key: _resolve(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve(item, f"{where}.{index}") for index, item in enumerate(value)]
+    return (
+        re.sub(r"\$\{(\w+)\}", lambda found: _variable(found[1], where), value) if _refers(value) else value
+    )
+
+
+def _refers(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _variable(name: str, where: str) -> str:
+    if name not in os.environ:
+        raise ConfigError(
+            f"{where}: the environment variable {name} is not set; export it or write the value"
+        )
+    return os.environ[name]
+
+
+def _keep_unresolved(record: Any, raw: Any) -> Any:
+    """`record` with the strings of `raw` that refer to a variable put back."""
+    if isinstance(record, dict) and isinstance(raw, Mapping):
+        return {key: _keep_unresolved(value, raw.get(key)) for key, value in record.items()}
+    if isinstance(record, list) and isinstance(raw, list):
+        return [_keep_unresolved(value, given) for value, given in zip(record, raw, strict=True)]
+    return raw if _refers(raw) else record
+
+
+def _problem(model: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
+    path = [str(part) for part in error["loc"]]
+    dotted = prefix + ".".join(path)
+    if error["type"] != "extra_forbidden":
+        return f"{dotted.rstrip('.')}: {error['msg'].removeprefix('Value error, ')}"
+    known = _known_keys(model, path[:-1])
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? Known keys: " if near else "known keys: "
+    return f"{dotted}: unknown key; {hint}{', '.join(known)}"
+
+
+def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    """The keys of the model that lies at `path` below `model`."""
+    annotation: Any = model
+    for key in path:
+        is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        # Below a model lies one of its fields, below a mapping what it holds.
+        annotation = annotation.model_fields[key].annotation if is_model else get_args(annotation)[-1]
+    return list(annotation.model_fields)

@@ -1,0 +1,136 @@
+"""Chooses an implementation for every operation, once, before the model is built.
+
+A kernel is an entry point `<operation>.<implementation>` of the group `mindvl_train.kernels` whose object is
+a `KernelSpec`. Nothing a vendor provides is imported before `KernelSpec.load` is called. A name that the
+hardware cannot serve is an error, never a silent fallback; `auto` takes the implementation named like the
+device (`attention.cuda` on `cuda`) and otherwise the reference.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from mindvl_train import plugins
+from mindvl_train.errors import UserError
+from mindvl_train.kernels.segments import Segments
+
+AUTO = "auto"
+REFERENCE = "reference"
+
+
+class KernelError(UserError):
+    """A kernel that was asked for by name and that this hardware cannot serve."""
+
+
+class Attention(Protocol):
+    """See `kernels/attention.py`."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool
+    ) -> Tensor: ...
+
+
+class RMSNorm(Protocol):
+    """See `kernels/rms_norm.py`."""
+
+    def __call__(self, hidden: Tensor, weight: Tensor, eps: float) -> Tensor: ...
+
+
+class SwiGLU(Protocol):
+    """See `kernels/swiglu.py`."""
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor: ...
+
+
+class Rotary(Protocol):
+    """See `kernels/rotary.py`."""
+
+    def __call__(self, heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
+
+
+class CrossEntropy(Protocol):
+    """See `kernels/cross_entropy.py`."""
+
+    def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor: ...
+
+
+class KernelConfig(BaseModel):
+    """One implementation's name, or `auto`, for each operation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attention: str = AUTO
+    rms_norm: str = AUTO
+    swiglu: str = AUTO
+    rotary: str = AUTO
+    cross_entropy: str = AUTO
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """What an entry point of `mindvl_train.kernels` holds.
+
+    Attributes:
+        devices: torch device types it runs on; empty means all of them.
+        load: imports what is needed and returns the function.
+    """
+
+    devices: frozenset[str]
+    load: Callable[[], Callable[..., Any]]
+
+    def serves(self, device_type: str) -> bool:
+        """Whether it runs on a torch device of this type (`cpu`, `cuda`, `npu`)."""
+        return not self.devices or device_type in self.devices
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The operations a model calls; held by each model, never by a module.
+
+    Attributes:
+        names: the implementation chosen for every operation, for the run's log.
+    """
+
+    attention: Attention
+    rms_norm: RMSNorm
+    swiglu: SwiGLU
+    rotary: Rotary
+    cross_entropy: CrossEntropy
+    names: dict[str, str]
+
+
+def resolve(config: KernelConfig, device_type: str) -> Kernels:
+    """The functions that `config` chooses on a device of this type.
+
+    Raises:
+        PluginError: an implementation that nobody registers.
+        KernelError: an implementation that does not run on this device.
+    """
+    names = {
+        operation: _choose(operation, wanted, device_type)
+        for operation, wanted in config.model_dump().items()
+    }
+    functions: dict[str, Any] = {
+        operation: _load(operation, name, device_type) for operation, name in names.items()
+    }
+    return Kernels(**functions, names=names)
+
+
+def _choose(operation: str, wanted: str, device_type: str) -> str:
+    if wanted != AUTO:
+        return wanted
+    named_like_the_device = f"{operation}.{device_type}" in plugins.available(plugins.KERNELS)
+    return device_type if named_like_the_device else REFERENCE
+
+
+def _load(operation: str, name: str, device_type: str) -> Callable[..., Any]:
+    spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{name}")
+    if not spec.serves(device_type):
+        raise KernelError(
+            f"kernels.{operation}: {name!r} runs on {', '.join(sorted(spec.devices))}, not on {device_type}; "
+            f"choose {AUTO!r} or {REFERENCE!r}"
+        )
+    return spec.load()

@@ -1,0 +1,25 @@
+"""Root-mean-square normalisation (Zhang & Sennrich, arXiv 1910.07467)."""
+
+import torch
+from torch import Tensor
+
+from mindvl_train.kernels.registry import KernelSpec
+
+
+def reference(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Normalises the last dimension in float32 and scales it, as Qwen's modules do.
+
+    Args:
+        hidden: [..., D].
+        weight: [D].
+        eps: added to the mean square.
+
+    Returns:
+        [..., D] in the type of `hidden`.
+    """
+    wide = hidden.float()
+    scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    return weight * (wide * scale).to(hidden.dtype)
+
+
+REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)

@@ -1,0 +1,127 @@
+"""What a run says of itself: records to loggers, and the summary made of them at its end.
+
+A logger is an entry point of the group `mindvl_train.loggers`: a function of the run's folder that returns a
+`Logger`. A record is a flat mapping of JSON values with `event` (`run`, `step`, `evaluation`, `stage`) and
+`step`, the optimizer steps taken so far.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+FILE_NAME = "metrics.jsonl"
+Record = Mapping[str, Any]
+
+
+class Logger(Protocol):
+    """Receives the records of a run."""
+
+    def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
+        """The run starts, or goes on from a checkpoint at `step`: records of later steps are void, and come
+        again.
+
+        Args:
+            step: -1 when the run starts from nothing.
+            total_tokens: that the whole run delivers, padding included.
+            done_tokens: of them, those delivered before `step`.
+        """
+
+    def log(self, record: Record) -> None:
+        """Takes one record."""
+
+    def close(self) -> None:
+        """The run ended or failed."""
+
+
+class JsonlLogger:
+    """`metrics.jsonl`: one record a line, in the order of the run, as if it had never been interrupted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+
+    def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
+        kept = [json.dumps(record) + "\n" for record in read_records(self._path) if record["step"] <= step]
+        unfinished = self._path.with_suffix(".unfinished")
+        unfinished.write_text("".join(kept))
+        unfinished.rename(self._path)
+        self._file = self._path.open("a")
+
+    def log(self, record: Record) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line that a crash cut short is not one."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One stage in a few numbers.
+
+    Attributes:
+        steps: optimizer steps.
+        tokens: delivered, padding included.
+        first_loss: mean over the first tenth of the steps.
+        last_loss: mean over the last tenth.
+        holdout_before: loss on the held-out set at the stage's beginning; None without a held-out set.
+        holdout_after: at its end.
+        seconds: in steps, waiting for data included.
+        moved: tensors that changed, by part of the model.
+        unchanged: tensors that kept every byte.
+    """
+
+    name: str
+    steps: int
+    tokens: int
+    first_loss: float
+    last_loss: float
+    holdout_before: float | None
+    holdout_after: float | None
+    seconds: float
+    moved: dict[str, int]
+    unchanged: dict[str, int]
+
+
+def summarise(records: Iterable[Record]) -> list[StageSummary]:
+    """A finished run's records, in order → a summary of each of its stages."""
+    summaries: list[StageSummary] = []
+    steps: list[Record] = []
+    holdouts: list[float] = []
+    for record in records:
+        match record["event"]:
+            case "step":
+                steps.append(record)
+            case "evaluation":
+                holdouts.append(record["loss"])
+            case "stage":
+                summaries.append(_summarise_stage(record, steps, holdouts[-2:]))
+                steps = []
+    return summaries
+
+
+def _summarise_stage(end: Record, steps: list[Record], holdouts: list[float]) -> StageSummary:
+    losses = [record["loss"] for record in steps]
+    tenth = max(1, len(losses) // 10)
+    before, after = holdouts or (None, None)
+    return StageSummary(
+        name=end["stage"],
+        steps=len(steps),
+        tokens=sum(record["tokens"] + record["padding"] for record in steps),
+        first_loss=sum(losses[:tenth]) / tenth,
+        last_loss=sum(losses[-tenth:]) / tenth,
+        holdout_before=before,
+        holdout_after=after,
+        seconds=sum(record["seconds"] for record in steps),
+        moved=end["moved"],
+        unchanged=end["unchanged"],
+    )

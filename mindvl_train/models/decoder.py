@@ -1,0 +1,115 @@
+"""A dense decoder over a packed stream: by configuration Qwen2.5 (q, k, v biases) or Qwen3 (q, k norms)."""
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from mindvl_train.kernels.registry import Kernels
+from mindvl_train.kernels.segments import Segments
+from mindvl_train.models.layers import FeedForward, RMSNorm, inverse_frequencies, rotary_table
+
+
+class DecoderConfig(BaseModel):
+    """Sizes of the decoder, under the names of the published `config.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1_000_000.0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    tie_word_embeddings: bool = False
+
+
+class DecoderAttention(nn.Module):
+    """Causal attention with fewer key-value heads than query heads (arXiv 2305.13245)."""
+
+    def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
+        super().__init__()
+        size, head_dim = config.hidden_size, config.head_dim
+        kv_size = config.num_key_value_heads * head_dim
+        self.q_proj = nn.Linear(size, config.num_attention_heads * head_dim, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * head_dim, size, bias=False)
+        self.q_norm = RMSNorm(head_dim, config.rms_norm_eps, kernels) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(head_dim, config.rms_norm_eps, kernels) if config.qk_norm else nn.Identity()
+        self.head_dim = head_dim
+        self.kernels = kernels
+
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
+        """[T, hidden_size] → [T, hidden_size]."""
+        heads = (-1, self.head_dim)
+        query = self.kernels.rotary(self.q_norm(self.q_proj(hidden).unflatten(-1, heads)), *rotary)
+        key = self.kernels.rotary(self.k_norm(self.k_proj(hidden).unflatten(-1, heads)), *rotary)
+        value = self.v_proj(hidden).unflatten(-1, heads)
+        attended = self.kernels.attention(query, key, value, segments, causal=True)
+        projected: Tensor = self.o_proj(attended.flatten(1))
+        return projected
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm and around a residual."""
+
+    def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.self_attn = DecoderAttention(config, kernels)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, kernels, bias=False)
+
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
+        """[T, hidden_size] → [T, hidden_size]."""
+        attended: Tensor = hidden + self.self_attn(self.input_layernorm(hidden), rotary, segments)
+        fed: Tensor = attended + self.mlp(self.post_attention_layernorm(attended))
+        return fed
+
+
+class Decoder(nn.Module):
+    """Embeddings → hidden states. The head is applied by the loss, which may do without the whole logits."""
+
+    def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, kernels) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.lm_head = (
+            None
+            if config.tie_word_embeddings
+            else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        )
+
+    @property
+    def head(self) -> Tensor:
+        """[vocab_size, hidden_size]: what turns hidden states into logits; the embedding where it is tied."""
+        return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(self, embeddings: Tensor, positions: Tensor, segments: Segments) -> Tensor:
+        """Decodes a packed stream.
+
+        Args:
+            embeddings: [T, hidden_size].
+            positions: [T] int64, restarting at 0 in every segment.
+            segments: their boundaries.
+
+        Returns:
+            [T, hidden_size], normalised.
+        """
+        rotary = self._rotary(positions)
+        hidden = embeddings
+        for layer in self.layers:
+            hidden = layer(hidden, rotary, segments)
+        normalised: Tensor = self.norm(hidden)
+        return normalised
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        frequencies = inverse_frequencies(self.config.head_dim, self.config.rope_theta, positions.device)
+        return rotary_table(torch.outer(positions.float(), frequencies))

@@ -1,0 +1,47 @@
+"""The parts that the vision tower and the decoder share."""
+
+import torch
+from torch import Tensor, nn
+
+from mindvl_train.kernels.registry import Kernels
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a learnt scale."""
+
+    def __init__(self, size: int, eps: float, kernels: Kernels) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+        self.kernels = kernels
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., size] → [..., size]."""
+        return self.kernels.rms_norm(hidden, self.weight, self.eps)
+
+
+class FeedForward(nn.Module):
+    """The gated feed-forward layer."""
+
+    def __init__(self, size: int, intermediate_size: int, kernels: Kernels, *, bias: bool) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(size, intermediate_size, bias=bias)
+        self.up_proj = nn.Linear(size, intermediate_size, bias=bias)
+        self.down_proj = nn.Linear(intermediate_size, size, bias=bias)
+        self.kernels = kernels
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[T, size] → [T, size]."""
+        gated: Tensor = self.down_proj(self.kernels.swiglu(self.gate_proj(hidden), self.up_proj(hidden)))
+        return gated
+
+
+def inverse_frequencies(size: int, theta: float, device: torch.device) -> Tensor:
+    """theta^(-2i/size) for i < size/2: [size / 2] float32."""
+    return theta ** -(torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
+
+
+def rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Angles [T, D/2] → their cosines and sines [T, D], both halves written out as the kernels want them."""
+    doubled = torch.cat((angles, angles), dim=-1)
+    return doubled.cos(), doubled.sin()

@@ -1,0 +1,41 @@
+"""What a model plugin is: an entry point of the group `mindvl_train.models` holds a `ModelSpec`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from torch import nn
+
+from mindvl_train.kernels.registry import Kernels
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What a model expects of a manifest.
+
+    Attributes:
+        vocab_size: rows of the embedding; may be padded beyond the tokenizer's vocabulary.
+        patch: side of a vision patch in pixels.
+        merge: patches on a side of the square that becomes one token.
+    """
+
+    vocab_size: int
+    patch: int
+    merge: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a model is configured, checked and built.
+
+    Attributes:
+        config: the frozen pydantic model of `model.config` in the run's YAML.
+        inputs: config → what it expects of a manifest.
+        build: (config, kernels) → a module whose `forward(batch)` returns the sum of weighted token losses;
+            called on the meta device, so that a model costs nothing before its weights are known.
+    """
+
+    config: type[BaseModel]
+    inputs: Callable[[Any], ModelInputs]
+    build: Callable[[Any, Kernels], nn.Module]

@@ -1,0 +1,75 @@
+"""The vision-language model: image features take the places of the image placeholders in the text stream."""
+
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from mindvl_train.batch import Batch
+from mindvl_train.kernels.registry import Kernels
+from mindvl_train.models.decoder import Decoder, DecoderConfig
+from mindvl_train.models.projector import Projector
+from mindvl_train.models.spec import ModelInputs, ModelSpec
+from mindvl_train.models.vit import VisionConfig, VisionTower
+
+
+class VLMConfig(BaseModel):
+    """A vision tower and a decoder; the projector's sizes follow from theirs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vision: VisionConfig
+    decoder: DecoderConfig
+
+
+class VLM(nn.Module):
+    """`vision` → `projector` → `decoder`; these three names are what `train:` and `lr:` globs begin with."""
+
+    def __init__(self, config: VLMConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.vision = VisionTower(config.vision, kernels)
+        self.projector = Projector(config.vision, config.decoder.hidden_size, kernels)
+        self.decoder = Decoder(config.decoder, kernels)
+        self.kernels = kernels
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
+        features = self._image_features(batch)
+        hidden = self._hidden(batch, features)
+        losses = self.kernels.cross_entropy(
+            hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets
+        )
+        # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
+        # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
+        return (losses * batch.weights).sum() + 0.0 * features.sum()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """[T, vocab_size]: the prediction of what follows each token of the stream."""
+        return F.linear(self._hidden(batch, self._image_features(batch)), self.decoder.head)
+
+    def _image_features(self, batch: Batch) -> Tensor:
+        encoded = self.vision(batch.patches, batch.patch_positions, batch.image_segments)
+        features: Tensor = self.projector(encoded)
+        return features
+
+    def _hidden(self, batch: Batch, features: Tensor) -> Tensor:
+        embeddings = self.decoder.embed_tokens(batch.ids)
+        placed = features[: len(features) - batch.num_masked_features]
+        if len(placed) != len(batch.placeholders):
+            raise ValueError(
+                f"{len(placed)} image features for {len(batch.placeholders)} image placeholders: the batch's "
+                "patches and tokens do not belong together"
+            )
+        embeddings = embeddings.index_copy(0, batch.placeholders, placed.to(embeddings.dtype))
+        hidden: Tensor = self.decoder(embeddings, batch.positions, batch.segments)
+        return hidden
+
+
+def _inputs(config: VLMConfig) -> ModelInputs:
+    return ModelInputs(
+        vocab_size=config.decoder.vocab_size,
+        patch=config.vision.patch_size,
+        merge=config.vision.spatial_merge_size,
+    )
+
+
+SPEC = ModelSpec(config=VLMConfig, inputs=_inputs, build=VLM)

@@ -1,0 +1,58 @@
+"""What a run was started with, so that the same command goes on and another one does not by mistake."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mindvl_train.errors import UserError
+
+RECORD = "run.json"
+# What may change between two starts of one run, because no loss depends on it.
+FREE_KEYS = ("name", "data", "out", "loader", "checkpoint", "loggers")
+
+
+class RunFolderError(UserError):
+    """A run folder that belongs to another configuration; names what changed."""
+
+
+def claim(folder: Path, record: Mapping[str, Any]) -> None:
+    """Makes `folder` this run's, or finds that it is already.
+
+    Args:
+        folder: where the run writes.
+        record: the configuration and the manifests' ids, as JSON values.
+
+    Raises:
+        RunFolderError: it holds a run of another configuration.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        unfinished.rename(path)
+        return
+    changes = list(_changes(_fixed(json.loads(path.read_text())), _fixed(record)))
+    if changes:
+        raise RunFolderError(
+            f"{folder} holds a run with another configuration:\n"
+            + "\n".join(f"  {change}" for change in changes)
+            + "\ngive another --out, take the change back, or remove the folder to begin again"
+        )
+
+
+def _fixed(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in FREE_KEYS}
+
+
+def _changes(before: Any, after: Any, where: str = "") -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in [*before, *(key for key in after if key not in before)]:
+            inner = f"{where}.{key}" if where else str(key)
+            yield from _changes(before.get(key), after.get(key), inner)
+        # Order counts where it means something: stages follow one another, the first matching glob wins.
+        if set(before) == set(after) and list(before) != list(after):
+            yield f"{where}: its keys stand in another order"
+    elif before != after:
+        yield f"{where}: was {json.dumps(before)}, is now {json.dumps(after)}"

@@ -1,0 +1,115 @@
+"""A stage of a run: its manifest, what trains in it, how fast and for how many steps."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_train import plugins
+from mindvl_train.config import StageConfig, TrainConfig
+from mindvl_train.errors import UserError
+from mindvl_train.schedules import Schedule
+
+
+class FrozenMovedError(UserError):
+    """A parameter that was frozen has changed: a fault in the trainer, and the stage is worth nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with its manifest opened and its schedule found.
+
+    Attributes:
+        name: its key in the run's YAML.
+        config: its part of the YAML.
+        manifest: what it trains on.
+        schedule: the learning rate's shape.
+        total_steps: optimizer steps from beginning to end.
+    """
+
+    name: str
+    config: StageConfig
+    manifest: Manifest
+    schedule: Schedule
+    total_steps: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all ranks, padding included."""
+        return self.config.global_batch * self.manifest.seq_len
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens delivered from beginning to end, padding included."""
+        return self.total_steps * self.tokens_per_step
+
+    def factor(self, step: int) -> float:
+        """The factor on every learning rate at a step of the stage, counted from 0."""
+        return self.schedule(step, self.total_steps, self.config.schedule)
+
+
+def open_stages(config: TrainConfig) -> list[Stage]:
+    """The stages in their order.
+
+    Raises:
+        ManifestError: a manifest is missing or damaged.
+        PluginError: a schedule that nobody registers.
+    """
+    return [_open_stage(name, stage, Path(config.data)) for name, stage in config.stages.items()]
+
+
+def _open_stage(name: str, config: StageConfig, data: Path) -> Stage:
+    manifest = read_manifest(data / config.manifest)
+    packs = config.until.in_packs(manifest.num_packs, manifest.seq_len)
+    return Stage(
+        name=name,
+        config=config,
+        manifest=manifest,
+        schedule=plugins.load(plugins.SCHEDULES, config.schedule.name),
+        total_steps=steps_for(packs, manifest.num_packs, config.global_batch),
+    )
+
+
+def steps_for(packs: int, packs_per_epoch: int, global_batch: int) -> int:
+    """Steps that deliver `packs`; the last step of every epoch is filled up, not shared with the next."""
+    epochs, rest = divmod(packs, packs_per_epoch)
+    return epochs * -(-packs_per_epoch // global_batch) + -(-rest // global_batch)
+
+
+def fingerprints(model: nn.Module) -> dict[str, str]:
+    """The sha256 of every parameter's bytes."""
+    return {
+        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+        for name, parameter in model.named_parameters()
+    }
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What a stage changed: tensors by part of the model, the first word of a parameter's name."""
+
+    moved: dict[str, int]
+    unchanged: dict[str, int]
+
+
+def movement(before: Mapping[str, str], model: nn.Module) -> Movement:
+    """Compares the parameters with their fingerprints at the stage's beginning.
+
+    Raises:
+        FrozenMovedError: a parameter moved that does not train.
+    """
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    moved: dict[str, int] = {}
+    unchanged: dict[str, int] = {}
+    for name, digest in fingerprints(model).items():
+        changed = digest != before[name]
+        if changed and not trains[name]:
+            raise FrozenMovedError(f"{name} is frozen in this stage and has changed; please report this")
+        counts = moved if changed else unchanged
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + 1
+    return Movement(moved, unchanged)

@@ -1,0 +1,83 @@
+"""Packed samples do not see each other, and nothing predicts a segment's first token."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindvl_train.batch import collate
+from mindvl_train.models.vlm import VLM
+from tests.mindvl_train.synthetic import LAYOUT, Sample, image_sample, pack_of, text_sample, tiny_model
+
+MODEL = tiny_model()
+
+
+def _alone_and_packed(
+    samples: list[Sample], model: VLM = MODEL, padding: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    seq_len = sum(len(sample.tokens) for sample in samples) + padding
+    with torch.no_grad():
+        alone = [model.logits(collate([pack_of([sample])], LAYOUT)) for sample in samples]
+        packed = model.logits(collate([pack_of(samples, seq_len)], LAYOUT))
+    return torch.cat(alone), packed[: seq_len - padding]
+
+
+SAMPLES = st.one_of(
+    st.integers(1, 9),
+    st.tuples(st.sampled_from([(2, 2), (2, 4), (4, 2), (4, 4)]), st.integers(1, 6)),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shapes=st.lists(SAMPLES, min_size=1, max_size=5), padding=st.integers(0, 3), seed=st.integers(0, 99))
+def test_logits_of_a_pack_are_those_of_its_samples_alone(
+    shapes: list[int | tuple[tuple[int, int], int]], padding: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    samples = [
+        text_sample(rng, shape) if isinstance(shape, int) else image_sample(rng, *shape) for shape in shapes
+    ]
+    alone, packed = _alone_and_packed(samples, padding=padding)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_segments_of_equal_length_do_not_leak(image: bool) -> None:
+    rng = np.random.default_rng(1)
+    make = (lambda: image_sample(rng, (4, 4), 5)) if image else (lambda: text_sample(rng, 11))
+    alone, packed = _alone_and_packed([make() for _ in range(4)])
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_two_packs_in_one_batch_do_not_leak() -> None:
+    rng = np.random.default_rng(2)
+    packs = [pack_of([text_sample(rng, 7), image_sample(rng, (2, 4), 3)], 24, index) for index in range(2)]
+    with torch.no_grad():
+        alone = torch.cat([MODEL.logits(collate([pack], LAYOUT)) for pack in packs])
+        together = MODEL.logits(collate(packs, LAYOUT))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_the_comparison_would_notice_a_leak() -> None:
+    """The model is sharp enough: without boundaries the logits are far from those of the samples alone."""
+    rng = np.random.default_rng(3)
+    samples = [text_sample(rng, 11) for _ in range(3)]
+    alone, _ = _alone_and_packed(samples)
+    one = Sample(
+        np.concatenate([sample.tokens for sample in samples]),
+        np.concatenate([sample.loss_mask for sample in samples]),
+        (),
+    )
+    with torch.no_grad():
+        leaked = MODEL.logits(collate([pack_of([one])], LAYOUT))
+    assert (leaked[11:] - alone[11:]).abs().max() > 0.1
+
+
+def test_the_picture_reaches_the_logits() -> None:
+    rng = np.random.default_rng(4)
+    first, second = image_sample(rng, (4, 4), 5), image_sample(rng, (4, 4), 5)
+    exchanged = Sample(first.tokens, first.loss_mask, second.images)
+    with torch.no_grad():
+        logits = [MODEL.logits(collate([pack_of([sample])], LAYOUT)) for sample in (first, exchanged)]
+    assert (logits[0] - logits[1]).abs().max() > 0.01

@@ -1,0 +1,43 @@
+"""Steps of a stage, and what a stage is said to have moved."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindvl_data.stream import next_step
+from mindvl_train.optim import freeze_all_but
+from mindvl_train.stages import FrozenMovedError, fingerprints, movement, steps_for
+from tests.mindvl_train.synthetic import tiny_model
+
+
+@given(packs=st.integers(1, 60), per_epoch=st.integers(1, 20), global_batch=st.integers(1, 9))
+def test_the_steps_of_a_stage_are_those_that_the_stream_takes(
+    packs: int, per_epoch: int, global_batch: int
+) -> None:
+    cursor, steps = 0, 0
+    while cursor < packs:
+        cursor, steps = next_step(cursor, per_epoch, global_batch, "pad").after, steps + 1
+    assert steps_for(packs, per_epoch, global_batch) == steps
+
+
+def test_what_moved_is_told_by_its_bytes() -> None:
+    model = tiny_model()
+    freeze_all_but(model, ["projector.*"])
+    before = fingerprints(model)
+    with torch.no_grad():
+        model.projector.fc1.bias[0] += 1
+    moved = movement(before, model)
+    assert moved.moved == {"projector": 1}
+    assert moved.unchanged["projector"] == 4
+    assert sum(moved.unchanged.values()) == len(before) - 1
+
+
+def test_a_frozen_parameter_that_moved_is_an_error() -> None:
+    model = tiny_model()
+    freeze_all_but(model, ["projector.*"])
+    before = fingerprints(model)
+    with torch.no_grad():
+        model.decoder.norm.weight.neg_()
+    with pytest.raises(FrozenMovedError, match="decoder.norm.weight is frozen"):
+        movement(before, model)
