@@ -26,15 +26,11 @@ from mindvl_data.errors import UserError
 if TYPE_CHECKING:
     from mindvl_data.build import BuildReport
 
-app = typer.Typer(
-    help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
-ManifestPath = Annotated[
-    Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")
-]
+ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")]
 Out = Annotated[Path | None, typer.Option(help="The build folder; by default build/<recipe name>.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
 Set = Annotated[
@@ -62,6 +58,9 @@ def build(
 def plan(
     recipe: RecipePath,
     out: Out = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Tokenise about so many samples, estimate the rest and say the error.")
+    ] = None,
     workers: Workers = None,
     set_: Set = None,
     as_json: Json = False,
@@ -69,7 +68,7 @@ def plan(
 ) -> None:
     """Show what a build would make, without writing a data set; fills the build's cache."""
     with _reported(debug):
-        _report(_build(recipe, out, workers, set_ or [], dry_run=True), as_json)
+        _report(_build(recipe, out, workers, set_ or [], dry_run=True, sample=sample), as_json)
 
 
 @app.command()
@@ -132,7 +131,7 @@ def schema() -> None:
 
 
 def _build(
-    recipe: Path, out: Path | None, workers: int | None, overrides: list[str], dry_run: bool
+    recipe: Path, out: Path | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
 ) -> BuildReport:
     from mindvl_data.build import build as run
     from mindvl_data.recipe import load_recipe
@@ -147,21 +146,21 @@ def _build(
                 tasks[step] = bar.add_task(step, total=total)
             bar.update(tasks[step], completed=done, total=total)
 
-        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run)
+        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample)
 
 
 def _report(report: BuildReport, as_json: bool) -> None:
     if as_json:
+        estimates = {name: estimate.__dict__ for name, estimate in report.estimates.items()}
         stages = [
-            {"name": s.name, "state": s.state, "manifest": _shown(s.manifest), **dict(s.data)}
-            for s in report.stages
+            {"name": s.name, "state": s.state, "manifest": _shown(s.manifest), **dict(s.data)} for s in report.stages
         ]
-        _print_json({"out": _shown(report.out), "work": dict(report.work), "stages": stages})
+        _print_json({"out": _shown(report.out), "work": dict(report.work), "estimates": estimates, "stages": stages})
         return
     from mindvl_data.inspect import stages as tables
 
     console = Console()
-    sets = [(s.name, s.state, s.data) for s in report.stages]
+    sets = [(stage.name, stage.data) for stage in report.stages]
     console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
     console.print(tables.mixtures(sets), "")
     console.print(tables.overview(sets), "")
@@ -169,14 +168,17 @@ def _report(report: BuildReport, as_json: bool) -> None:
         for line in stage.data["funnel"]:
             if line["step"] == "fit" and line["reasons"]:
                 why = ", ".join(f"{count} {reason}" for reason, count in line["reasons"].items())
-                console.print(
-                    f"{stage.name}: {why} of {line['source']} (see ledger/fit-{stage.name}.parquet)"
-                )
-    if not report.work:
+                console.print(f"{stage.name}: {why} of {line['source']} (see ledger/fit-{stage.name}.parquet)")
+    for name, estimate in report.estimates.items():
+        console.print(
+            f"{name}: text tokens estimated from {estimate.tokenised:,} of {estimate.samples:,} samples, "
+            f"± {estimate.error:.2%} at 95 %"
+        )
+    if not report.work and not report.estimates:
         console.print("Nothing has changed: no work was done.")
     for stage in report.stages:
         if stage.manifest:
-            console.print(f"{stage.name}: {_shown(stage.manifest)}", soft_wrap=True)
+            console.print(f"{stage.state:>10}  {_shown(stage.manifest)}", soft_wrap=True)
     if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
         console.print(f"\nNext: python -m mindvl_data show {_shown(first)}", soft_wrap=True)
 
@@ -230,9 +232,7 @@ def _reported(debug: bool, failure: int = 2) -> Iterator[None]:
             raise
         expected = isinstance(error, (UserError, OSError))
         what = (
-            str(error)
-            if expected
-            else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
+            str(error) if expected else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
         )
         errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(failure if expected else 2) from None

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data.schema import LEDGER, Drop, Part
-from mindvl_data.store import IMAGE, Store, starts_of, write_store
+from mindvl_data.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import TEMPLATES, Encoded, encode, load_tokeniser
 
 BATCH_SAMPLES = 4096
@@ -62,7 +62,8 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[Store, list[di
     encoded = encode(samples, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     sound = loss_tokens > 0
-    store = _store(batch.filter(pa.array(sound)), _selected(encoded, sound), loss_tokens[sound])
+    kept = _selected(encoded, sound)
+    store = from_samples(batch.filter(pa.array(sound)), kept.ids, kept.loss, kept.offsets, loss_tokens[sound])
     return store, [_drop(line, task) for line in batch.filter(pa.array(~sound)).to_pylist()]
 
 
@@ -88,38 +89,6 @@ def _selected(encoded: Encoded, rows: NDArray[np.bool_]) -> Encoded:
     lengths = np.diff(encoded.offsets)
     tokens = np.repeat(rows, lengths)
     return Encoded(encoded.ids[tokens], encoded.loss[tokens], starts_of(lengths[rows]))
-
-
-def _store(batch: pa.RecordBatch, encoded: Encoded, loss_tokens: NDArray[np.int32]) -> Store:
-    images, uris = _images(batch.column("images"))
-    return Store(
-        sample_ids=_bytes(batch.column("sample_id"), 16),
-        ids=encoded.ids,
-        loss=encoded.loss,
-        starts=encoded.offsets,
-        loss_tokens=loss_tokens,
-        images=images,
-        image_starts=starts_of(batch.column("images").value_lengths().to_numpy(zero_copy_only=False)),
-        text_hash=_bytes(batch.column("text_hash"), 32),
-        uris=uris,
-    )
-
-
-def _bytes(column: pa.Array, width: int) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, width)
-
-
-def _images(column: pa.Array) -> tuple[NDArray[Any], list[str]]:
-    struct = column.flatten()
-    uri = struct.field("uri").dictionary_encode()
-    table = np.zeros(len(struct), IMAGE)
-    table["uri"] = uri.indices.to_numpy(zero_copy_only=False)
-    for name in ("offset", "size", "width", "height"):
-        table[name] = struct.field(name).to_numpy(zero_copy_only=False)
-    digest = struct.field("sha256")
-    table["has_sha256"] = digest.is_valid().to_numpy(zero_copy_only=False)
-    table["sha256"] = _bytes(digest.fill_null(bytes(32)), 32)
-    return table, uri.dictionary.to_pylist()
 
 
 def _joined(stores: list[Store]) -> Store:

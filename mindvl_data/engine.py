@@ -72,9 +72,7 @@ class Engine:
         return self._pool
 
 
-def _in_process(
-    function: Callable[[T], R], tasks: Sequence[T], done: Callable[[int, int], None]
-) -> Iterator[R]:
+def _in_process(function: Callable[[T], R], tasks: Sequence[T], done: Callable[[int, int], None]) -> Iterator[R]:
     for number, task in enumerate(tasks, 1):
         yield function(task)
         done(number, len(tasks))

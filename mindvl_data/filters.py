@@ -38,9 +38,7 @@ def expressions(filters: Sequence[Filter]) -> list[pl.Expr]:
             raise RecipeError(f"{place}: {rule.where!r} is no SQL expression: {error}") from error
         unknown = sorted(set(parsed[-1].meta.root_names()) - known)
         if unknown:
-            raise RecipeError(
-                f"{place}: there is no column {unknown[0]!r}; there are: {', '.join(sorted(known))}"
-            )
+            raise RecipeError(f"{place}: there is no column {unknown[0]!r}; there are: {', '.join(sorted(known))}")
     return parsed
 
 
@@ -48,9 +46,7 @@ def dropped_by(task: FilterTask) -> NDArray[np.int16]:
     """For every line of the partition the number of the first filter that drops it, or NO_FILTER: int16 [n]."""
     parsed = expressions(task.filters)
     asked = {name for expression in parsed for name in expression.meta.root_names()}
-    table = pl.read_parquet(
-        task.samples, columns=[name for name in FILTER_COLUMNS if name in asked] or ["key"]
-    )
+    table = pl.read_parquet(task.samples, columns=[name for name in FILTER_COLUMNS if name in asked] or ["key"])
     table = table.with_columns(source=pl.lit(task.source), kind=pl.lit(task.kind))
     first = np.full(len(table), NO_FILTER, np.int16)
     for number, (rule, expression) in enumerate(zip(task.filters, parsed, strict=True)):
@@ -66,8 +62,4 @@ def _holds(table: pl.DataFrame, rule: Filter, expression: pl.Expr, number: int) 
         raise RecipeError(f"filters.{number}.where: {rule.where!r} cannot be evaluated: {error}") from error
     if column.dtype != pl.Boolean:
         raise RecipeError(f"filters.{number}.where: {rule.where!r} is {column.dtype}, not true or false")
-    return (
-        column.fill_null(rule.missing == "keep")
-        .extend_constant(True, max(0, len(table) - len(column)))
-        .to_numpy()
-    )
+    return column.fill_null(rule.missing == "keep").extend_constant(True, max(0, len(table) - len(column))).to_numpy()

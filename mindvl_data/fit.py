@@ -85,9 +85,7 @@ def fit(
     lost = {int(i): ("overlong", f"{weights.tokens[i]} tokens, the pack holds {seq_len}") for i in too_long}
     if overlong != "truncate" or not len(too_long):
         return Fitted(weights, fits, too_long[:0], lost)
-    weights = replace(
-        weights, **{name: getattr(weights, name).copy() for name in weights.__dataclass_fields__}
-    )
+    weights = replace(weights, **{name: getattr(weights, name).copy() for name in weights.__dataclass_fields__})
     vision, patches = image_weights(corpus, resolution)
     cut = []
     for i in map(int, too_long):
@@ -125,9 +123,7 @@ def _cut(
     return bool(weights.loss_tokens[sample])
 
 
-def truncated(
-    ids: NDArray[np.int32], vision: NDArray[np.int64], seq_len: int, image_pad: int
-) -> tuple[int, int]:
+def truncated(ids: NDArray[np.int32], vision: NDArray[np.int64], seq_len: int, image_pad: int) -> tuple[int, int]:
     """How many ids and images of a sample fit `seq_len`; an image counts with its vision-start and -end."""
     places = np.flatnonzero(ids == image_pad)
     expanded = np.ones(len(ids), np.int64)

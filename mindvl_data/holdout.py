@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def held_out(
-    content: NDArray[np.uint64], starts: NDArray[np.int64], share: float, seed: int
-) -> NDArray[np.bool_]:
+def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
     """Which samples are held out, bool [n].
 
     content: a hash of each image (of the text where there is none), the samples' in a row; starts: int64

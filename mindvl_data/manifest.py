@@ -145,9 +145,7 @@ def _checked_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); build the data set again") from error
     if hashlib.sha256(raw).hexdigest() != expected:
-        raise ManifestError(
-            f"{path}: altered since it was written (its sha256 differs); build the data set again"
-        )
+        raise ManifestError(f"{path}: altered since it was written (its sha256 differs); build the data set again")
     return raw.decode()
 
 
@@ -173,9 +171,7 @@ def pack_at(manifest: Manifest, number: int) -> Pack:
             with ShardReader(check_shard(manifest, shard), first) as reader:
                 return reader[number - first]
         first += shard.packs
-    raise ManifestError(
-        f"{manifest.path}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}"
-    )
+    raise ManifestError(f"{manifest.path}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}")
 
 
 def verify(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
@@ -210,9 +206,7 @@ def _shard_problems(manifest: Manifest, shard: ShardInfo, first: int, digests: l
         return [str(error)]
 
 
-def _pack_problems(
-    manifest: Manifest, shard: ShardInfo, reader: ShardReader, digests: list[bytes]
-) -> Iterator[str]:
+def _pack_problems(manifest: Manifest, shard: ShardInfo, reader: ShardReader, digests: list[bytes]) -> Iterator[str]:
     if len(reader) != shard.packs:
         yield f"holds {len(reader)} packs, the manifest says {shard.packs}"
     tokenizer, merge = manifest.tokenizer, manifest.resolution["merge"]

@@ -51,13 +51,9 @@ class MediaReader:
             file.seek(offset)
             data = file.read(size)
         except OSError as error:
-            raise MediaError(
-                f"{uri} [{offset}, +{size}]: cannot be read ({error}); was the source moved?"
-            ) from error
+            raise MediaError(f"{uri} [{offset}, +{size}]: cannot be read ({error}); was the source moved?") from error
         if len(data) != size or (sha256 is not None and hashlib.sha256(data).digest() != sha256):
-            raise MediaError(
-                f"{uri} [{offset}, +{size}]: changed since it was scanned; restore it or build again"
-            )
+            raise MediaError(f"{uri} [{offset}, +{size}]: changed since it was scanned; restore it or build again")
         return data
 
     def _file(self, uri: str) -> IO[bytes]:

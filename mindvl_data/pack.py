@@ -43,9 +43,7 @@ class Packs:
         counts = np.diff(self.offsets)[order]
         offsets = np.concatenate([[0], np.cumsum(counts)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        return Packs(
-            self.index[np.repeat(self.offsets[:-1][order], counts) + within], offsets, self.lower_bound
-        )
+        return Packs(self.index[np.repeat(self.offsets[:-1][order], counts) + within], offsets, self.lower_bound)
 
 
 def plan(lengths: NDArray[np.integer], capacity: int) -> Packs:
@@ -121,9 +119,7 @@ def _fill(left: list[int], bits: int, mirror: int, capacity: int) -> list[int]:
     return pattern
 
 
-def _closing(
-    left: list[int], bits: int, mirror: int, capacity: int, residual: int, pattern: list[int]
-) -> list[int]:
+def _closing(left: list[int], bits: int, mirror: int, capacity: int, residual: int, pattern: list[int]) -> list[int]:
     """One length, or two as alike as can be, that fill the residual exactly; empty when there are none."""
     if left[residual] > pattern.count(residual):
         return [residual]

@@ -25,6 +25,4 @@ def load(group: str, name: str) -> Any:
     known = names(group)
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownPlugin(
-        f"no {group} plugin is called {name!r}; {hint}there are: {', '.join(known) or 'none'}"
-    )
+    raise UnknownPlugin(f"no {group} plugin is called {name!r}; {hint}there are: {', '.join(known) or 'none'}")

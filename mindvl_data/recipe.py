@@ -42,9 +42,7 @@ def _one_or_more(kind: dict[str, Any]) -> WithJsonSchema:
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "string"})]
 Length = Annotated[int, Field(ge=16, le=2**24)]
-Lengths = Annotated[
-    tuple[Length, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "integer", "minimum": 16})
-]
+Lengths = Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "integer", "minimum": 16})]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -186,9 +184,7 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
         asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture]
-        asked += [
-            (f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()
-        ]
+        asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
         for place, name in asked:
             if name not in self.sources:
                 raise ValueError(f"{place}: there is no source {name!r}{_nearest(name, self.sources)}")
@@ -237,13 +233,11 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             line = node.start_mark.line + 1
-            raise RecipeError(
-                f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}"
-            )
+            raise RecipeError(f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}")
         return super().construct_mapping(node, deep)
 
 
@@ -253,7 +247,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe") from error
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecipeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+        hint = "\n(a value with ${VAR} stands in quotes within {…})" if "${" in str(error) else ""
+        raise RecipeError(f"{path}: not readable as YAML: {error}{hint}") from error
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, this is {type(raw).__name__}")
     return raw
@@ -304,8 +299,8 @@ def _known_keys(loc: Sequence[str | int]) -> list[str]:
     schema = Recipe.model_json_schema()
     node: Any = schema
     for part in loc:
-        node = next(_steps(node, part, schema), {})
-    return sorted(next(_alternatives(node, schema), {}).get("properties", {}))
+        node = next(_steps(node, part, schema), None) or {}
+    return sorted(key for model in _alternatives(node, schema) for key in model.get("properties", {}))
 
 
 def _alternatives(node: Any, schema: Any) -> Iterator[Any]:

@@ -95,9 +95,7 @@ def _line(sample: Sample, task: ScanTask, media: IO[bytes]) -> dict[str, Any] | 
         headers = [vision.read_header(image.data) for image in sample.images]
     except vision.BadImage as error:
         return Drop(error.reason, error.detail)
-    images = [
-        _image(image, header, task, media) for image, header in zip(sample.images, headers, strict=True)
-    ]
+    images = [_image(image, header, task, media) for image, header in zip(sample.images, headers, strict=True)]
     sides = [(header.width, header.height) for header in headers]
     return {
         "key": sample.key,

@@ -11,9 +11,7 @@ import pyarrow as pa
 SAMPLE_ID = pa.binary(16)
 
 # A part is a stretch of text in a turn, or, where its text is null, the place of the sample's next image.
-PARTS = pa.list_(
-    pa.struct([("turn", pa.int16()), ("role", pa.string()), ("loss", pa.bool_()), ("text", pa.string())])
-)
+PARTS = pa.list_(pa.struct([("turn", pa.int16()), ("role", pa.string()), ("loss", pa.bool_()), ("text", pa.string())]))
 # Pointers and sizes, never pixels. `uri` is relative to the recipe's folder with `${VAR}` unresolved, or
 # `build:media/…` for bytes that no file holds as one range. Width and height are after EXIF orientation.
 IMAGES = pa.list_(
@@ -51,9 +49,7 @@ SAMPLES = pa.schema(
     ]
 )
 # What a filter's expression may name: everything but the nested columns and raw hashes.
-FILTER_COLUMNS = tuple(
-    name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts")
-)
+FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
 
 LEDGER = pa.schema(
     [

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from mindvl_data.errors import UserError
 MAX_BATCH_PACKS = 16
 MAX_BATCH_BYTES = 32 << 20
 SAMPLE_ID_BYTES = 16
+Digest: TypeAlias = bytes
 
 
 class ShardError(UserError):
@@ -85,7 +86,7 @@ class ShardInfo:
     packs: int
     bytes: int
     sha256: str
-    pack_digests: tuple[bytes, ...] = ()
+    pack_digests: tuple[Digest, ...] = ()
 
 
 def shard_name(number: int) -> str:
@@ -140,11 +141,11 @@ def pack_digest(pack: Pack) -> bytes:
     digest = hashlib.sha256()
     for array, dtype in ((pack.tokens, "<i4"), (pack.cu_seqlens, "<i4")):
         digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array, dtype=dtype))
-    digest.update(np.packbits(pack.loss_mask, bitorder="little"))
+        digest.update(np.ascontiguousarray(array, dtype=dtype).data)
+    digest.update(np.packbits(pack.loss_mask, bitorder="little").data)
     digest.update(b"".join(pack.sample_ids))
     for image in pack.images:
-        digest.update(np.array([image.start, *image.grid], "<i8"))
+        digest.update(np.array([image.start, *image.grid], "<i8").data)
         digest.update(image.sha256 or f"{image.uri}\0{image.offset}\0{image.size}".encode())
     return digest.digest()
 
@@ -232,9 +233,7 @@ def _record_batch(packs: list[Pack], seq_len: int, sources: Sequence[str]) -> pa
             pa.array(np.concatenate([pack.cu_seqlens for pack in packs]), pa.int32()),
         ),
         pa.array([pack.num_tokens for pack in packs], pa.int32()),
-        _list_array(
-            segments, pa.array([uid for pack in packs for uid in pack.sample_ids], pa.binary(SAMPLE_ID_BYTES))
-        ),
+        _list_array(segments, pa.array([uid for pack in packs for uid in pack.sample_ids], pa.binary(SAMPLE_ID_BYTES))),
         _list_array(segments, names),
         _list_array(segments, pa.array([repeat for pack in packs for repeat in pack.repeats], pa.int16())),
         _list_array([len(pack.images) for pack in packs], _image_array(packs, seq_len)),
@@ -282,9 +281,7 @@ class ShardReader:
             self._map = pa.memory_map(str(path))
             self._file = pa.ipc.open_file(self._map)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ShardError(
-                f"{path}: not a readable pack shard ({error}); rebuild it or copy it again"
-            ) from error
+            raise ShardError(f"{path}: not a readable pack shard ({error}); rebuild it or copy it again") from error
         sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         kind = self._file.schema.field("tokens").type
@@ -372,14 +369,11 @@ def pack_problems(pack: Pack, special_ids: Mapping[str, int], vocab_size: int, m
         "loss on a segment's first token": not pack.loss_mask[cu[:-1]].any(),
         "loss on an image placeholder": not pack.loss_mask[pack.tokens == special_ids["image_pad"]].any(),
         "no token to learn from": pack.loss_mask.any(),
-        "num_patches is not the sum of its grids": pack.num_patches
-        == sum(i.num_patches for i in pack.images),
+        "num_patches is not the sum of its grids": pack.num_patches == sum(i.num_patches for i in pack.images),
         "attention_cost is wrong": pack.attention_cost == attention_cost(cu, n),
         "vision_cost is wrong": pack.vision_cost == vision_cost(pack.images),
     }
-    return [problem for problem, holds in checks.items() if not holds] + _image_problems(
-        pack, special_ids, merge
-    )
+    return [problem for problem, holds in checks.items() if not holds] + _image_problems(pack, special_ids, merge)
 
 
 def _image_problems(pack: Pack, special_ids: Mapping[str, int], merge: int) -> list[str]:

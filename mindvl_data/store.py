@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 IMAGE = np.dtype(
@@ -78,6 +79,45 @@ def open_store(folder: Path) -> Store:
 def _open(path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
+
+
+def from_samples(
+    samples: pa.RecordBatch,
+    ids: NDArray[np.int32],
+    loss: NDArray[np.bool_],
+    starts: NDArray[np.int64],
+    loss_tokens: NDArray[np.int32],
+) -> Store:
+    """A store of lines of the samples table (sample_id, text_hash, images) with their tokens."""
+    images, uris = _images(samples.column("images"))
+    return Store(
+        sample_ids=_bytes(samples.column("sample_id"), 16),
+        ids=ids,
+        loss=loss,
+        starts=starts,
+        loss_tokens=loss_tokens,
+        images=images,
+        image_starts=starts_of(samples.column("images").value_lengths().to_numpy(zero_copy_only=False)),
+        text_hash=_bytes(samples.column("text_hash"), 32),
+        uris=uris,
+    )
+
+
+def _bytes(column: pa.Array, width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, width)
+
+
+def _images(column: pa.Array) -> tuple[NDArray[Any], list[str]]:
+    struct = column.flatten()
+    uri = struct.field("uri").dictionary_encode()
+    table = np.zeros(len(struct), IMAGE)
+    table["uri"] = uri.indices.to_numpy(zero_copy_only=False)
+    for name in ("offset", "size", "width", "height"):
+        table[name] = struct.field(name).to_numpy(zero_copy_only=False)
+    digest = struct.field("sha256")
+    table["has_sha256"] = digest.is_valid().to_numpy(zero_copy_only=False)
+    table["sha256"] = _bytes(digest.fill_null(bytes(32)), 32)
+    return table, uri.dictionary.to_pylist()
 
 
 def starts_of(lengths: NDArray[Any]) -> NDArray[np.int64]:

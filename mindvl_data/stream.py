@@ -107,9 +107,7 @@ class PackStream:
         if not 0 <= self._rank < self._world:
             raise ValueError(f"rank {self._rank} is not within a world of {self._world}")
         if self.global_batch < 1 or self.global_batch % self._world:
-            raise ValueError(
-                f"global_batch {self.global_batch} is no multiple of the world size {self._world}"
-            )
+            raise ValueError(f"global_batch {self.global_batch} is no multiple of the world size {self._world}")
         if self._last not in ("pad", "wrap", "drop"):
             raise ValueError(f"last is {self._last!r}; pad, wrap or drop")
         if self._last == "drop" and self.global_batch > self.manifest.num_packs:

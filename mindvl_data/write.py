@@ -201,8 +201,8 @@ def _pack(
 ) -> Pack:
     num_tokens = len(tokens)
     padding = task.seq_len - num_tokens
-    cu_seqlens = np.append(starts, task.seq_len) if padding else starts
-    cu_seqlens = cu_seqlens.astype(np.int32)
+    borders = np.append(starts, task.seq_len) if padding else starts
+    cu_seqlens: NDArray[np.int32] = borders.astype(np.int32)
     return Pack(
         index=index,
         tokens=np.concatenate([tokens, np.full(padding, task.pad, np.int32)]),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mindvl_data.errors import UserError
 from mindvl_train import plugins
-from mindvl_train.errors import UserError
 
 AUTO_ORDER = ("npu", "cuda", "cpu")
 
@@ -52,7 +52,5 @@ def choose(name: str) -> Accelerator:
         return next(accelerator for accelerator in candidates if accelerator.available())
     accelerator: Accelerator = plugins.load(plugins.ACCELERATORS, name)
     if not accelerator.available():
-        raise AcceleratorError(
-            f"accelerator: {name!r} is not available on this machine; set it to auto or cpu"
-        )
+        raise AcceleratorError(f"accelerator: {name!r} is not available on this machine; set it to auto or cpu")
     return accelerator

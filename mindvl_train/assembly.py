@@ -61,7 +61,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         where: its file, for messages.
 
     Raises:
-        UserError, ManifestError: something is missing or does not fit.
+        UserError: something is missing or does not fit.
     """
     config = loaded.config
     accelerator = accelerators.choose(config.accelerator)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mindvl_data import vision
+from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
-from mindvl_train.errors import UserError
 from mindvl_train.kernels.segments import Segments
 
 # A patch as `vision.decode` makes it.
@@ -69,9 +69,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
-        }
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
 

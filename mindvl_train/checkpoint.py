@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mindvl_train.errors import UserError
+from mindvl_data.errors import UserError
 
 FORMAT_VERSION = 1
 WEIGHTS = "weights.safetensors"
@@ -120,9 +120,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         state = json.loads((path / STATE).read_text())
         if state["format_version"] != FORMAT_VERSION:
-            raise _unusable(
-                path, f"its format is {state['format_version']}, this version reads {FORMAT_VERSION}"
-            )
+            raise _unusable(path, f"its format is {state['format_version']}, this version reads {FORMAT_VERSION}")
         for name, expected in state["files"].items():
             if _sha256(path / name) != expected:
                 raise _unusable(path, f"{name} was altered after it was written")

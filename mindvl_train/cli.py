@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mindvl_train.errors import UserError
+from mindvl_data.errors import UserError
 from mindvl_train.metrics import Record, StageSummary
 
 Returned = TypeVar("Returned")
@@ -44,16 +44,12 @@ def run(
     train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN_YAML", help="The run's configuration.")],
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="PATH.TO.KEY=VALUE", help="Replaces a value of the YAML; may be repeated."
-        ),
+        typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Replaces a value of the YAML; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Where checkpoints and metrics go. [default: runs/<name>]")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Prints the summary as JSON, for a program.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints the summary as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Trains through all stages, or goes on from the last checkpoint of the same run."""
@@ -93,13 +89,9 @@ def _console(*, stderr: bool) -> Console:
 
 def _or_exit(action: Callable[[], Returned], debug: bool) -> Returned:
     """What `action` returns; an error that a person can act on is one message and exit code 2."""
-    # The contract's errors are ValueErrors of its own; imported here because pyarrow takes its time too.
-    from mindvl_data.manifest import ManifestError
-    from mindvl_data.shards import ShardError
-
     try:
         return action()
-    except (UserError, ManifestError, ShardError, OSError) as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
         Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
@@ -153,9 +145,7 @@ class TerminalLogger:
         self._progress.stop()
 
     def _step(self, record: Record) -> None:
-        self._progress.update(
-            self._task, advance=record["tokens"] + record["padding"], description=record["stage"]
-        )
+        self._progress.update(self._task, advance=record["tokens"] + record["padding"], description=record["stage"])
         every = max(1, record["stage_steps"] // self.LINES_PER_STAGE)
         if record["stage_step"] % every == 0 or record["stage_step"] == 1:
             self._print(_step_line(record))

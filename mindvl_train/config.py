@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mindvl_train.errors import UserError
+from mindvl_data.errors import UserError
 from mindvl_train.kernels.registry import KernelConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -106,9 +106,7 @@ class StageConfig(Frozen):
     @model_validator(mode="after")
     def _micro_divides_global(self) -> "StageConfig":
         if self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}"
-            )
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}")
         return self
 
 
@@ -194,15 +192,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML"
-        ) from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{path}: holds no mapping; a run's YAML begins with `name:`, `model:` and `stages:`"
-        )
+        raise ConfigError(f"{path}: holds no mapping; a run's YAML begins with `name:`, `model:` and `stages:`")
     return data
 
 
@@ -224,9 +218,7 @@ def _resolve(value: Any, where: str) -> Any:
         return {key: _resolve(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
     if isinstance(value, list):
         return [_resolve(item, f"{where}.{index}") for index, item in enumerate(value)]
-    return (
-        re.sub(r"\$\{(\w+)\}", lambda found: _variable(found[1], where), value) if _refers(value) else value
-    )
+    return re.sub(r"\$\{(\w+)\}", lambda found: _variable(found[1], where), value) if _refers(value) else value
 
 
 def _refers(value: Any) -> bool:
@@ -235,9 +227,7 @@ def _refers(value: Any) -> bool:
 
 def _variable(name: str, where: str) -> str:
     if name not in os.environ:
-        raise ConfigError(
-            f"{where}: the environment variable {name} is not set; export it or write the value"
-        )
+        raise ConfigError(f"{where}: the environment variable {name} is not set; export it or write the value")
     return os.environ[name]
 
 

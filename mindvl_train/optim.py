@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mindvl_data.errors import UserError
 from mindvl_train.config import OptimizerConfig
-from mindvl_train.errors import UserError
 
 
 class GlobError(UserError):
@@ -52,9 +52,7 @@ def _refuse_idle(globs: Sequence[str], names: Sequence[str] | Mapping[str, Any],
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
             parts = sorted({name.split(".")[0] for name in names})
-            raise GlobError(
-                f"{key}: {glob!r} matches none of the parameters; they begin with {', '.join(parts)}"
-            )
+            raise GlobError(f"{key}: {glob!r} matches none of the parameters; they begin with {', '.join(parts)}")
 
 
 def build_optimizer(

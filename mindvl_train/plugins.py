@@ -8,7 +8,7 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from mindvl_train.errors import UserError
+from mindvl_data.errors import UserError
 
 MODELS = "mindvl_train.models"
 ACCELERATORS = "mindvl_train.accelerators"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindvl_train.errors import UserError
+from mindvl_data.errors import UserError
 
 RECORD = "run.json"
 # What may change between two starts of one run, because no loss depends on it.

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest, read_manifest
 from mindvl_train import plugins
 from mindvl_train.config import StageConfig, TrainConfig
-from mindvl_train.errors import UserError
 from mindvl_train.schedules import Schedule
 
 

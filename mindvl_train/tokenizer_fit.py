@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_train.config import ModelSettings
-from mindvl_train.errors import UserError
 from mindvl_train.models.spec import ModelInputs
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_data.stream import PackStream
 from mindvl_train import plugins
@@ -22,7 +23,6 @@ from mindvl_train.assembly import Assembly, assemble
 from mindvl_train.batch import Batch
 from mindvl_train.checkpoint import Checkpoint, CheckpointFolder, Progress
 from mindvl_train.config import LoadedConfig
-from mindvl_train.errors import UserError
 from mindvl_train.loader import Loader, StepBatches
 from mindvl_train.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
 from mindvl_train.models.initialise import give_weights
@@ -66,7 +66,7 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
         loggers: receive the run's records, besides those that the configuration names.
 
     Raises:
-        UserError, ManifestError: what is wrong, where, and what to do.
+        UserError: what is wrong, where, and what to do.
     """
     parts = assemble(loaded, where)
     claim(folder, parts.record)
@@ -81,9 +81,7 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
 
 
 @contextmanager
-def _begun(
-    loggers: Sequence[Logger], parts: Assembly, restored: Checkpoint | None
-) -> Iterator[Sequence[Logger]]:
+def _begun(loggers: Sequence[Logger], parts: Assembly, restored: Checkpoint | None) -> Iterator[Sequence[Logger]]:
     """The loggers, told where the run stands; closed however it ends."""
     progress = restored.progress if restored else Progress()
     done_tokens = parts.tokens_before(progress.stage, progress.stage_step)

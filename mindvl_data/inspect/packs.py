@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -65,11 +66,11 @@ def _spans(pack: Pack, tokeniser: Tokeniser, start: int, stop: int) -> Iterator[
     grids = {image.start: image.grid for image in pack.images}
     change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * (pack.tokens[start:stop] == pad))
     borders = [start, *(np.flatnonzero(change) + 1 + start).tolist(), stop]
-    for a, b in zip(borders[:-1], borders[1:], strict=True):
+    for a, b in itertools.pairwise(borders):
         if pack.tokens[a] == pad:
             yield Span(a, b, False, "", grids.get(a))
         else:
-            yield Span(a, b, bool(pack.loss_mask[a]), tokeniser.decode(pack.tokens[a:b]))
+            yield Span(a, b, bool(pack.loss_mask[a]), tokeniser.decode(pack.tokens[a:b].tolist()))
 
 
 def view(pack: Pack, tokeniser: Tokeniser) -> RenderableType:
@@ -88,9 +89,7 @@ def _panel(segment: Mapping[str, Any]) -> Panel:
     for span in segment["spans"]:
         if span["grid"]:
             _, high, wide = span["grid"]
-            body.append(
-                f"[image: {high} × {wide} patches, {span['stop'] - span['start']} tokens]", style="cyan"
-            )
+            body.append(f"[image: {high} × {wide} patches, {span['stop'] - span['start']} tokens]", style="cyan")
         elif span["learnt"]:
             body.append(f"«{span['text']}»", style=LEARNT)
         else:

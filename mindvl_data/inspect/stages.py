@@ -5,30 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 
-def overview(stages: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
-    """One line a packed set: (name, state, manifest data)."""
-    table = Table(title="Packed sets", title_justify="left", header_style="bold")
-    for column in ("set", "state"):
-        table.add_column(column)
-    for column in (
-        "samples",
-        "tokens",
-        "loss tokens",
-        "vision",
-        "packs",
-        "bound",
-        "fill",
-        "level l²",
-        "level patches",
-    ):
+def overview(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """One line a packed set: (name, manifest data). `bound`: no packing has fewer packs."""
+    table = Table(
+        title="Packed sets", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
+    table.add_column("set", no_wrap=True)
+    for column in ("samples", "tokens", "learnt", "vision", "packs", "bound", "fill"):
         table.add_column(column, justify="right")
-    for name, state, data in stages:
-        table.add_row(name, state, *_numbers(data))
+    for name, data in stages:
+        table.add_row(name, *_numbers(data))
     return table
 
 
@@ -39,18 +31,23 @@ def _numbers(data: Mapping[str, Any]) -> Iterator[str]:
     yield f"{packing['packs']:,}"
     yield f"{packing['lower_bound']:,}"
     yield f"{packing['fill']:.2%}"
-    yield f"{packing['cost_balance']['attention']:.3f}"
-    yield f"{packing['cost_balance']['patches']:.3f}"
 
 
-def mixtures(stages: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
+def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """Asked and achieved shares, and how often each source was passed."""
-    table = Table(title="Mixture, by tokens", title_justify="left", header_style="bold")
+    table = Table(
+        title="Mixture, by tokens",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+    )
     table.add_column("set")
     table.add_column("source")
     for column in ("asked", "achieved", "samples", "tokens", "passes"):
         table.add_column(column, justify="right")
-    for name, _, data in stages:
+    for name, data in stages:
         for source, line in data["mixture"]["sources"].items():
             table.add_row(
                 name,
@@ -68,7 +65,9 @@ def mixtures(stages: Sequence[tuple[str, str, Mapping[str, Any]]]) -> Table:
 
 def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
     """How many samples went into each step and came out, and why the others left."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     for column in ("step", "source"):
         table.add_column(column)
     for column in ("in", "out"):
@@ -90,6 +89,7 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
     name = f"{data['stage']}-{data['seq_len']}"
     facts = Table.grid(padding=(0, 2))
     tokenizer, order, resolution = data["tokenizer"], data["order"], data["resolution"]
+    balance = data["packing"]["cost_balance"]
     rows = {
         "manifest": path,
         "id": data["id"],
@@ -97,10 +97,11 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
         "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens ({tokenizer['sha256'][:12]})",
         "resolution": f"{resolution['min_pixels']:,} to {resolution['max_pixels']:,} pixels, "
         f"patch {resolution['patch']}, merge {resolution['merge']}",
-        "order": f"{order['rule']}, steps of {order['step']}, seed {order['seed']}",
+        "order": f"{order['rule']}, steps of {order['step']}, seed {order['seed']}; the busiest pack of a step "
+        f"costs {balance['attention']:.2f} × the mean in Σ l², {balance['patches']:.2f} × in patches",
         "shards": f"{len(data['shards'])}, {sum(s['bytes'] for s in data['shards']) / 1e6:,.1f} MB",
     }
     for key, value in rows.items():
         facts.add_row(Text(key, style="bold"), Text(str(value)))
-    stage = [(name, "", data)]
+    stage = [(name, data)]
     return Group(facts, Text(), overview(stage), Text(), mixtures(stage), Text(), funnel(data["funnel"]))

@@ -66,9 +66,7 @@ def attempt(key: str, parse: Callable[..., Sample], *args: Any) -> Record:
         return Failed(key, error.drop)
 
 
-def split_places(
-    text: str, turn: int, role: str, loss: bool | None, marker: str = "<image>"
-) -> Iterator[Part]:
+def split_places(text: str, turn: int, role: str, loss: bool | None, marker: str = "<image>") -> Iterator[Part]:
     """The parts of a text in which `marker` is the place of an image (LLaVA, ShareGPT)."""
     for number, piece in enumerate(text.split(marker)):
         if number:

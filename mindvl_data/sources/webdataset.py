@@ -78,9 +78,7 @@ def _sample(key: str, group: _Group, handle: IO[bytes], uri: str) -> Sample:
     if group.unsupported:
         raise Unusable("unsupported_media", group.unsupported)
     meta = _json(_text(handle, group.texts["json"])) if "json" in group.texts else {}
-    caption = (
-        _text(handle, group.texts["txt"]) if "txt" in group.texts else meta.get("text", meta.get("caption"))
-    )
+    caption = _text(handle, group.texts["txt"]) if "txt" in group.texts else meta.get("text", meta.get("caption"))
     if not isinstance(caption, str):
         raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
     images = [ImageBytes(_bytes(handle, place), uri, place[0]) for place in group.images]

@@ -50,9 +50,7 @@ def patch_grid(width: int, height: int, resolution: Resolution) -> tuple[int, in
     return 1, new_height // resolution.patch, new_width // resolution.patch
 
 
-def patch_grids(
-    width: NDArray[np.integer], height: NDArray[np.integer], resolution: Resolution
-) -> NDArray[np.int16]:
+def patch_grids(width: NDArray[np.integer], height: NDArray[np.integer], resolution: Resolution) -> NDArray[np.int16]:
     """`patch_grid` of many: widths and heights [n] → (h, w) [n, 2]; (0, 0) where the aspect is refused.
 
     Bit for bit the scalar rule while a picture has less than 2**53 pixels (float64 holds the product).

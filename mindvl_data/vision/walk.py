@@ -52,12 +52,7 @@ def _plain(marker: int, payload: bytes) -> bool:
     if marker == _DQT:  # whole tables of 64 bytes, each behind its number
         return len(payload) % 65 == 0 and all(number < 16 for number in payload[::65])
     if marker in _SOF:  # 8 bits a sample; 1, 3 or 4 components of 3 bytes
-        return (
-            len(payload) > 8
-            and payload[0] == 8
-            and payload[5] in (1, 3, 4)
-            and len(payload) == 6 + 3 * payload[5]
-        )
+        return len(payload) > 8 and payload[0] == 8 and payload[5] in (1, 3, 4) and len(payload) == 6 + 3 * payload[5]
     return 0xE0 <= marker <= 0xEF and len(payload) >= _SHORTEST.get((marker, payload[:4]), 0)
 
 
@@ -81,9 +76,7 @@ def _exif_orientation(tiff: bytes) -> int | None:
     table = tiff[start + 2 : start + 2 + 12 * entries]
     if len(table) != 12 * entries:
         return None
-    found = [
-        entry[1:] for entry in struct.iter_unpack(order + "HHIHxx", table) if entry[0] == _ORIENTATION_TAG
-    ]
+    found = [entry[1:] for entry in struct.iter_unpack(order + "HHIHxx", table) if entry[0] == _ORIENTATION_TAG]
     if len(found) != 1 or found[0][:2] != (_SHORT, 1):
         return None
     orientation = int(found[0][2])

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from mindvl_data.errors import UserError
 from mindvl_train import plugins
-from mindvl_train.errors import UserError
 from mindvl_train.kernels.segments import Segments
 
 AUTO = "auto"
@@ -28,9 +28,7 @@ class KernelError(UserError):
 class Attention(Protocol):
     """See `kernels/attention.py`."""
 
-    def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool
-    ) -> Tensor: ...
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool) -> Tensor: ...
 
 
 class RMSNorm(Protocol):
@@ -109,13 +107,8 @@ def resolve(config: KernelConfig, device_type: str) -> Kernels:
         PluginError: an implementation that nobody registers.
         KernelError: an implementation that does not run on this device.
     """
-    names = {
-        operation: _choose(operation, wanted, device_type)
-        for operation, wanted in config.model_dump().items()
-    }
-    functions: dict[str, Any] = {
-        operation: _load(operation, name, device_type) for operation, name in names.items()
-    }
+    names = {operation: _choose(operation, wanted, device_type) for operation, wanted in config.model_dump().items()}
+    functions: dict[str, Any] = {operation: _load(operation, name, device_type) for operation, name in names.items()}
     return Kernels(**functions, names=names)
 
 

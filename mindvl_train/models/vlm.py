@@ -35,9 +35,7 @@ class VLM(nn.Module):
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
         features = self._image_features(batch)
         hidden = self._hidden(batch, features)
-        losses = self.kernels.cross_entropy(
-            hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets
-        )
+        losses = self.kernels.cross_entropy(hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets)
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
         # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
         return (losses * batch.weights).sum() + 0.0 * features.sum()

@@ -112,8 +112,7 @@ def test_the_resize_rule_is_the_published_one(
     grid = vision.patch_grid(width, height, resolution)
     assert grid == (1, published[0] // geometry[0], published[1] // geometry[0])
     assert (
-        vision.num_vision_tokens(*grid, geometry[1])
-        == published[0] * published[1] // (geometry[0] * geometry[1]) ** 2
+        vision.num_vision_tokens(*grid, geometry[1]) == published[0] * published[1] // (geometry[0] * geometry[1]) ** 2
     )
 
 
@@ -340,9 +339,7 @@ def exif_block(kind: int, count: int, value: bytes, order: str = "<") -> bytes:
         (exif_block(99, 1, b"\6"), 1),
     ],
 )
-def test_an_orientation_of_another_type_is_read_as_pillow_reads_it(
-    kind: str, block: bytes, orientation: int
-) -> None:
+def test_an_orientation_of_another_type_is_read_as_pillow_reads_it(kind: str, block: bytes, orientation: int) -> None:
     data = encoded(drawing(), kind, exif=block, **ORIENTED[kind])
     header = vision.read_header(data)
     assert header.orientation == orientation
@@ -369,17 +366,12 @@ def test_xmp_tells_the_orientation_where_exif_does_not(kind: str) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     data = encoded(drawing(), kind, xmp=xmp)
     assert vision.read_header(data).orientation == 6
-    assert (
-        vision.load_rgb(data).size == ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == (40, 60)
-    )
+    assert vision.load_rgb(data).size == ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == (40, 60)
 
 
 def png(*chunks: tuple[str, bytes]) -> bytes:
     body = [
-        struct.pack(">I", len(data))
-        + name.encode()
-        + data
-        + struct.pack(">I", zlib.crc32(name.encode() + data))
+        struct.pack(">I", len(data)) + name.encode() + data + struct.pack(">I", zlib.crc32(name.encode() + data))
         for name, data in (*chunks, ("IEND", b""))
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(body)

@@ -14,9 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def test_positions_restart_in_every_segment_and_in_padding() -> None:
-    batch = collate(
-        [pack_of([text_sample(RNG, 3), text_sample(RNG, 2)], 7), pack_of([text_sample(RNG, 2)])], LAYOUT
-    )
+    batch = collate([pack_of([text_sample(RNG, 3), text_sample(RNG, 2)], 7), pack_of([text_sample(RNG, 2)])], LAYOUT)
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 1]
     assert batch.segments.cu_seqlens == (0, 3, 5, 7, 9)
 
@@ -79,16 +77,12 @@ def test_loss_weights(rule: str, expected: list[float]) -> None:
 
 def test_placeholders_that_are_not_the_runs_of_the_images_are_an_error() -> None:
     pack = replace(pack_of([image_sample(RNG, (2, 4), 2)], index=5), images=())
-    with pytest.raises(
-        BatchError, match=r"pack 5: its 0 images cover 0 tokens, but its 2 image placeholders"
-    ):
+    with pytest.raises(BatchError, match=r"pack 5: its 0 images cover 0 tokens, but its 2 image placeholders"):
         collate([pack], LAYOUT)
 
 
 def test_an_image_that_cannot_be_decoded_names_its_pack() -> None:
     pack = pack_of([image_sample(RNG, (2, 4), 2)], index=3)
     broken = replace(pack, images=(replace(pack.images[0], data=b"no picture"),))
-    with pytest.raises(
-        BatchError, match=r"pack 3: the image at token 1 cannot be decoded .*mindvl_data verify"
-    ):
+    with pytest.raises(BatchError, match=r"pack 3: the image at token 1 cannot be decoded .*mindvl_data verify"):
         collate([broken], LAYOUT)

@@ -15,9 +15,7 @@ from mindvl_train.checkpoint import Checkpoint, CheckpointError, CheckpointFolde
 
 def _checkpoint(step: int) -> Checkpoint:
     return Checkpoint(
-        progress=Progress(
-            step=step, stage=1, stage_step=step, manifest="abc", packs=7, fingerprints={"w": "f"}
-        ),
+        progress=Progress(step=step, stage=1, stage_step=step, manifest="abc", packs=7, fingerprints={"w": "f"}),
         weights={"w": torch.full((3, 2), float(step)), "half": torch.ones(2, dtype=torch.bfloat16)},
         optimizer={"exp_avg/w": torch.full((3, 2), 0.5), "step/w": torch.tensor(float(step))},
     )
@@ -94,9 +92,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, name: str) -> None:
     data = bytearray((path / name).read_bytes())
     data[-1] ^= 1
     (path / name).write_bytes(data)
-    with pytest.raises(
-        CheckpointError, match=f"step-00000001: {name} was altered .* remove this folder to go on"
-    ):
+    with pytest.raises(CheckpointError, match=f"step-00000001: {name} was altered .* remove this folder to go on"):
         read_checkpoint(path)
 
 

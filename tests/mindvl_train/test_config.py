@@ -73,9 +73,7 @@ def test_variables_are_resolved_but_not_recorded(tmp_path: Path, monkeypatch: py
 
 def test_a_variable_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
-    with pytest.raises(
-        ConfigError, match="stages.warmup.train.0: the environment variable NOWHERE is not set"
-    ):
+    with pytest.raises(ConfigError, match=r"stages.warmup.train.0: the environment variable NOWHERE is not set"):
         load_config(_write(tmp_path, RUN), ["stages.warmup.train=['${NOWHERE}']"])
 
 

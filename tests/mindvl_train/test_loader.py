@@ -10,9 +10,7 @@ from mindvl_train.loader import Loader
 from tests.mindvl_train.synthetic import LAYOUT, mixed_packs, write_data_set
 
 
-def _loader(
-    manifest: Path, *, ahead: int = 3, workers: int = 2, packs: int = 0, micro_batch: int = 1
-) -> Loader:
+def _loader(manifest: Path, *, ahead: int = 3, workers: int = 2, packs: int = 0, micro_batch: int = 1) -> Loader:
     stream = PackStream(manifest, global_batch=2, epochs=None)
     stream.load_state_dict({"manifest": stream.manifest.id, "packs": packs})
     return Loader(stream, 2, micro_batch, LAYOUT, workers, ahead)
@@ -24,9 +22,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("ahead", "workers"), [(1, 1), (3, 2), (20, 3)])
-def test_the_cursor_counts_what_was_delivered_not_what_is_ready(
-    manifest: Path, ahead: int, workers: int
-) -> None:
+def test_the_cursor_counts_what_was_delivered_not_what_is_ready(manifest: Path, ahead: int, workers: int) -> None:
     """Seven packs two at a time: the fourth step is filled, and the cursor stays a count of real packs."""
     steps = _loader(manifest, ahead=ahead, workers=workers).steps(limit=6)
     assert [step.cursor.packs for step in steps] == [2, 4, 6, 7, 9, 11]

@@ -13,9 +13,7 @@ from tests.mindvl_train.synthetic import LAYOUT, Sample, image_sample, pack_of, 
 MODEL = tiny_model()
 
 
-def _alone_and_packed(
-    samples: list[Sample], model: VLM = MODEL, padding: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _alone_and_packed(samples: list[Sample], model: VLM = MODEL, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     seq_len = sum(len(sample.tokens) for sample in samples) + padding
     with torch.no_grad():
         alone = [model.logits(collate([pack_of([sample])], LAYOUT)) for sample in samples]
@@ -35,9 +33,7 @@ def test_logits_of_a_pack_are_those_of_its_samples_alone(
     shapes: list[int | tuple[tuple[int, int], int]], padding: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    samples = [
-        text_sample(rng, shape) if isinstance(shape, int) else image_sample(rng, *shape) for shape in shapes
-    ]
+    samples = [text_sample(rng, shape) if isinstance(shape, int) else image_sample(rng, *shape) for shape in shapes]
     alone, packed = _alone_and_packed(samples, padding=padding)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
 

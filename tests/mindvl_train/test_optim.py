@@ -40,16 +40,14 @@ def test_the_first_glob_that_matches_counts() -> None:
 
 
 def test_a_glob_that_matches_nothing_is_an_error() -> None:
-    with pytest.raises(
-        GlobError, match=r"train: 'projektor.\*' matches none .* begin with decoder, projector, vision"
-    ):
+    with pytest.raises(GlobError, match=r"train: 'projektor.\*' matches none .* begin with decoder, projector, vision"):
         freeze_all_but(tiny_model(), ["projektor.*"])
     with pytest.raises(GlobError, match=r"lr: 'vision.\*' matches none .* begin with decoder"):
         learning_rates(["decoder.a"], {"vision.*": 1, "*": 1})
 
 
 def test_a_parameter_that_no_glob_gives_a_rate_is_an_error() -> None:
-    with pytest.raises(GlobError, match="lr: no glob matches decoder.a, which trains"):
+    with pytest.raises(GlobError, match=r"lr: no glob matches decoder.a, which trains"):
         learning_rates(["vision.a", "decoder.a"], {"vision.*": 1})
 
 

@@ -53,7 +53,7 @@ def _with_kernel(monkeypatch: pytest.MonkeyPatch, name: str, attribute: str) -> 
 
 def test_a_kernel_that_the_hardware_cannot_serve_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _with_kernel(monkeypatch, "attention.varlen", "CUDA_ONLY")
-    with pytest.raises(KernelError, match="kernels.attention: 'varlen' runs on cuda, not on cpu"):
+    with pytest.raises(KernelError, match=r"kernels.attention: 'varlen' runs on cuda, not on cpu"):
         resolve(KernelConfig(attention="varlen"), "cpu")
 
 

@@ -12,9 +12,7 @@ from tests.mindvl_train.synthetic import tiny_model
 
 
 @given(packs=st.integers(1, 60), per_epoch=st.integers(1, 20), global_batch=st.integers(1, 9))
-def test_the_steps_of_a_stage_are_those_that_the_stream_takes(
-    packs: int, per_epoch: int, global_batch: int
-) -> None:
+def test_the_steps_of_a_stage_are_those_that_the_stream_takes(packs: int, per_epoch: int, global_batch: int) -> None:
     cursor, steps = 0, 0
     while cursor < packs:
         cursor, steps = next_step(cursor, per_epoch, global_batch, "pad").after, steps + 1
@@ -39,5 +37,5 @@ def test_a_frozen_parameter_that_moved_is_an_error() -> None:
     before = fingerprints(model)
     with torch.no_grad():
         model.decoder.norm.weight.neg_()
-    with pytest.raises(FrozenMovedError, match="decoder.norm.weight is frozen"):
+    with pytest.raises(FrozenMovedError, match=r"decoder.norm.weight is frozen"):
         movement(before, model)

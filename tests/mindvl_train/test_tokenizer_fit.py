@@ -39,9 +39,7 @@ def test_a_padded_embedding_fits(tmp_path: Path) -> None:
         (FITS, {"special_ids": {"video_pad": 9}}, "its video_pad is token None, the model's is 9"),
     ],
 )
-def test_what_does_not_fit_is_named(
-    tmp_path: Path, inputs: ModelInputs, stated: dict[str, Any], message: str
-) -> None:
+def test_what_does_not_fit_is_named(tmp_path: Path, inputs: ModelInputs, stated: dict[str, Any], message: str) -> None:
     with pytest.raises(FitError) as caught:
         check_fit([_manifest(tmp_path / "one")], inputs, _settings(**stated))
     assert message in str(caught.value)

@@ -1,0 +1,114 @@
+"""Estimating: text tokens of every kept sample from a tokenised few, so that a plan need not read all texts.
+
+Vision tokens are exact (they come from headers). Text tokens are a least-squares fit of characters and turns
+over the tokenised samples; the error is that fit's own, at 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mindvl_data.schema import Part
+from mindvl_data.store import Store, from_samples, starts_of
+from mindvl_data.tokenise import ChatTemplate, Tokeniser, counts, encode
+
+COLUMNS = ["sample_id", "text_hash", "images", "text_chars", "num_turns", "num_images"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How one source's tokens were estimated: samples tokenised, of how many, and the error of its text tokens."""
+
+    tokenised: int
+    samples: int
+    error: float
+
+
+def estimate(
+    partitions: Sequence[tuple[Path, NDArray[np.bool_]]],
+    most: int,
+    render: str,
+    loss: str,
+    template: ChatTemplate,
+    tokeniser: Tokeniser,
+) -> tuple[list[Store], Estimate]:
+    """Stores of one source's partitions (samples table, which lines are kept) with lengths but no ids.
+
+    most: how many samples are tokenised; all of them when there are no more, and then nothing is estimated.
+    """
+    tables = [_kept(pq.read_table(path, columns=COLUMNS), kept) for path, kept in partitions]
+    features = np.concatenate([_features(table) for table in tables])
+    chosen = _chosen(tables, most)
+    text, learnt = _tokenised(partitions, chosen, render, loss, template, tokeniser)
+    flat = np.concatenate(chosen)
+    lengths, error = _fitted(features, flat, text)
+    loss_tokens, _ = _fitted(features, flat, learnt)
+    stores, start = [], 0
+    for table in tables:
+        span = slice(start, start + len(table))
+        start += len(table)
+        ids = lengths[span] + table.column("num_images").to_numpy()
+        batch = table.combine_chunks().to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
+        none = np.zeros(0, np.int32)
+        stores.append(from_samples(batch, none, none.astype(bool), starts_of(ids), loss_tokens[span].astype(np.int32)))
+    return stores, Estimate(int(flat.sum()), len(features), error)
+
+
+def _kept(table: pa.Table, kept: NDArray[np.bool_]) -> pa.Table:
+    return table.filter(pa.array(kept))
+
+
+def _features(table: pa.Table) -> NDArray[np.float64]:
+    columns = [table.column(name).to_numpy().astype(np.float64) for name in ("text_chars", "num_turns", "num_images")]
+    return np.stack([np.ones(len(table)), *columns], axis=1)
+
+
+def _chosen(tables: Sequence[pa.Table], most: int) -> list[NDArray[np.bool_]]:
+    """Which lines are tokenised: those with the smallest sample ids, which are hashes, over all tables."""
+    words = [
+        np.array([int.from_bytes(i[:8], "big") for i in t.column("sample_id").to_pylist()], np.uint64) for t in tables
+    ]
+    every = np.sort(np.concatenate(words))
+    limit = every[min(most, len(every)) - 1] if len(every) else np.uint64(0)
+    return [word <= limit for word in words]
+
+
+def _tokenised(
+    partitions: Sequence[tuple[Path, NDArray[np.bool_]]],
+    chosen: Sequence[NDArray[np.bool_]],
+    render: str,
+    loss: str,
+    template: ChatTemplate,
+    tokeniser: Tokeniser,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Text and loss tokens of the chosen samples, in the order of the tables."""
+    samples = []
+    for (path, kept), rows in zip(partitions, chosen, strict=True):
+        parts = _kept(_kept(pq.read_table(path, columns=["parts"]), kept), rows).column("parts").to_pylist()
+        samples += [[Part(**part) for part in sample] for sample in parts]
+    found = counts(encode(samples, render, template, tokeniser, loss), tokeniser)
+    return found.text_tokens.astype(np.float64), found.loss_tokens.astype(np.float64)
+
+
+def _fitted(
+    features: NDArray[np.float64], chosen: NDArray[np.bool_], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], float]:
+    """Every sample's value, known or fitted, int64 [n]; and the 95 % error of their sum, relative to it."""
+    found = np.zeros(len(features))
+    found[chosen] = values
+    if chosen.all():
+        return found.astype(np.int64), 0.0
+    weights, *_ = np.linalg.lstsq(features[chosen], values, rcond=None)
+    found[~chosen] = np.maximum(1, features[~chosen] @ weights)
+    residual = values - features[chosen] @ weights
+    spread = float(np.sqrt((residual**2).sum() / max(1, len(values) - features.shape[1])))
+    unknown = int((~chosen).sum())
+    error = 1.96 * spread * unknown * np.sqrt(1 / len(values) + 1 / unknown) / found.sum()
+    return np.round(found).astype(np.int64), float(error)

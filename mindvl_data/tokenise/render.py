@@ -1,0 +1,120 @@
+"""How a sample becomes text: the renders (chat, caption, plain) and the chat templates, as tables.
+
+`loss` is the source's rule: `answers` trains on what the render says, `all` on the prompts and the template's text
+too. A part's own `loss` rules over both. Image blocks and a sample's first token are never trained on.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
+
+from mindvl_data.schema import Part
+
+END_OF_TEXT: Final = "<|endoftext|>"
+
+
+class Stretch(NamedTuple):
+    """Text, or if `special` the name of one special token; `loss` where it is trained on."""
+
+    text: str
+    loss: bool
+    special: bool = False
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What stands before and behind a turn's content; `{role}` is the role's name, `<|…|>` a special token.
+
+    The suffix begins with the token that ends a turn. `default_system` is the system turn of a sample without one.
+    """
+
+    prefix: str
+    suffix: str
+    default_system: str | None = None
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """The template for the manifest: its name, its data and their hash."""
+        data = asdict(self)
+        text = json.dumps(data, sort_keys=True, ensure_ascii=False)
+        return {"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest(), **data}
+
+
+TEMPLATES: Final[dict[str, ChatTemplate]] = {
+    # Qwen2-VL and Qwen2.5-VL, as published.
+    "qwen2-vl": ChatTemplate("<|im_start|>{role}\n", "<|im_end|>\n", "You are a helpful assistant."),
+    # The same without a system turn of its own: Qwen3-VL.
+    "chatml": ChatTemplate("<|im_start|>{role}\n", "<|im_end|>\n"),
+}
+
+_IMAGE = tuple(Stretch(f"<|{name}|>", False, True) for name in ("vision_start", "image_pad", "vision_end"))
+
+
+def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[Stretch]:
+    """Turns in the template; loss on the assistant's content and the token that ends its turn."""
+    turns = [list(turn) for _, turn in groupby(parts, key=attrgetter("turn"))]
+    if template.default_system is not None and (not turns or turns[0][0].role != "system"):
+        turns.insert(0, [Part(-1, "system", None, template.default_system)])
+    for turn in turns:
+        role = turn[0].role
+        trained = _trained(turn[0], loss == "all" or role == "assistant")
+        scaffold = trained and loss == "all"
+        for text in _split(template.prefix):
+            yield Stretch(text.replace("{role}", role), scaffold, _is_special(text))
+        for part in turn:
+            yield from _content(part, _trained(part, trained))
+        end, *rest = _split(template.suffix)
+        yield Stretch(end, trained, True)
+        for text in rest:
+            yield Stretch(text, scaffold, _is_special(text))
+
+
+def plain(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[Stretch]:
+    """Texts and images in order, then end-of-text; loss on all text and end-of-text.
+
+    A newline parts two texts that come from different turns.
+    """
+    trained, before = False, None
+    for part in parts:
+        if part.text is not None:
+            trained = _trained(part, True)
+            if before is not None and before.text is not None and before.turn != part.turn:
+                yield Stretch("\n", trained)
+        yield from _content(part, trained)
+        before = part
+    yield Stretch(END_OF_TEXT, trained, True)
+
+
+def caption(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[Stretch]:
+    """Images, caption, end-of-text; loss on the caption and end-of-text."""
+    return plain(sorted(parts, key=lambda part: part.text is not None), template, loss)
+
+
+Render = Callable[[Sequence[Part], ChatTemplate, str], Iterator[Stretch]]
+RENDERS: Final[dict[str, Render]] = {"chat": chat, "caption": caption, "plain": plain}
+
+
+def _trained(part: Part, default: bool) -> bool:
+    return default if part.loss is None else part.loss
+
+
+def _content(part: Part, trained: bool) -> Iterator[Stretch]:
+    if part.text is None:
+        yield from _IMAGE
+    else:
+        yield Stretch(part.text, trained)
+
+
+@lru_cache
+def _split(marks: str) -> tuple[str, ...]:
+    """A template's prefix or suffix as texts and special tokens."""
+    return tuple(text for text in re.split(r"(<\|\w+\|>)", marks) if text)
+
+
+def _is_special(text: str) -> bool:
+    return text.startswith("<|")

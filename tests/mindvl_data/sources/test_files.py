@@ -1,0 +1,83 @@
+"""The files of a source: patterns, names in outputs, fingerprints."""
+
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from mindvl_data.sources.files import FingerprintCache, SourceError, SourceFile, braces, fingerprint, source_files
+
+
+def found(folder: Path, pattern: str, shown: str | None = None) -> list[SourceFile]:
+    return source_files((pattern,), (shown or pattern,), None, folder, FingerprintCache(folder / "cache.json"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a/x-1.tar", "a/x-0.tar", "b/x-0.tar", "b/other.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+def test_globs_are_sorted_and_paths_relative_to_the_folder_before_the_wildcard(folder: Path) -> None:
+    files = found(folder, "*/x-*.tar")
+    assert [file.path for file in files] == ["a/x-0.tar", "a/x-1.tar", "b/x-0.tar"]
+    assert [file.uri for file in files] == ["a/x-0.tar", "a/x-1.tar", "b/x-0.tar"]
+    assert [file.path for file in found(folder, "a/x-*.tar")] == ["x-0.tar", "x-1.tar"]
+    assert [file.uri for file in found(folder, "a/x-*.tar")] == ["a/x-0.tar", "a/x-1.tar"]
+
+
+def test_braces_name_files_apart_and_each_must_exist(folder: Path) -> None:
+    assert [file.path for file in found(folder, "{a,b}/x-0.tar")] == ["a/x-0.tar", "b/x-0.tar"]
+    assert [file.path for file in found(folder, "a/x-{0..1}.tar")] == ["x-0.tar", "x-1.tar"]
+    with pytest.raises(SourceError, match=r"a/x-2\.tar: no such file"):
+        found(folder, "a/x-{0..2}.tar")
+    assert list(braces("{00..02}-{a,b}")) == ["00-a", "00-b", "01-a", "01-b", "02-a", "02-b"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("none.tar", "no such file"), ("c/*.tar", "no file matches"), ("a", "no such")]
+)
+def test_what_is_not_there_is_named(folder: Path, pattern: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        found(folder, pattern)
+
+
+def test_the_value_of_a_variable_is_in_no_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "topsecret").mkdir()
+    (folder / "topsecret" / "y-topsecret.tar").write_text("")
+    monkeypatch.setenv("WHERE", "topsecret")
+    (file,) = found(folder, "topsecret/y-*.tar", "${WHERE}/y-*.tar")
+    assert (file.uri, file.path) == ("${WHERE}/y-${WHERE}.tar", "y-${WHERE}.tar")
+    assert file.image_uri == "${WHERE}"
+
+
+def test_a_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    fs, path = LocalFileSystem(), tmp_path / "big"
+
+    def of(data: bytes) -> str:
+        path.write_bytes(data)
+        return fingerprint(fs, str(path), fs.info(str(path)))
+
+    assert of(b"a").startswith("sha256:")
+    assert of(b"a") != of(b"b")
+    big = bytearray(20 << 20)
+    first = of(bytes(big))
+    big[-1] = 1
+    assert first.startswith("sampled:")
+    assert of(bytes(big)) != first
+
+
+def test_an_unchanged_file_is_not_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again() -> list[str]:
+        cache = FingerprintCache(folder / "cache.json")
+        files = source_files(("a/x-*.tar",), ("a/x-*.tar",), None, folder, cache)
+        cache.save()
+        return [file.fingerprint for file in files]
+
+    first = again()
+    monkeypatch.setattr("mindvl_data.sources.files.fingerprint", lambda *_: "read")
+    assert again() == first
+    (folder / "a" / "x-0.tar").write_text("changed")
+    assert again() == ["read", first[1]]

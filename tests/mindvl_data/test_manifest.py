@@ -1,0 +1,68 @@
+"""The manifest: nothing altered, missing or of another version is taken for a data set."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mindvl_data.manifest import ManifestError, pack_at, read_manifest, verify
+from tests.mindvl_data.packs import make_manifest, make_pack
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return make_manifest(tmp_path / "set", [make_pack(i) for i in range(10)])
+
+
+def problems(path: Path) -> list[str]:
+    return [f"{name}: {text}" for name, texts in verify(read_manifest(path)) for text in texts]
+
+
+def test_a_sound_set_is_sound(manifest: Path) -> None:
+    assert problems(manifest) == []
+    found = read_manifest(manifest.parent)
+    assert (found.num_packs, found.seq_len, len(found.shards)) == (10, 64, 3)
+    assert [pack_at(found, i).index for i in (0, 5, 9)] == [0, 5, 9]
+    with pytest.raises(ManifestError, match="no pack 10; its packs are 0 to 9"):
+        pack_at(found, 10)
+
+
+@pytest.mark.parametrize("name", ["shard-00001.arrow", "draws.parquet"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_verify_names_the_damaged_file(manifest: Path, name: str, damage: str) -> None:
+    path = manifest.parent / name
+    data = bytearray(path.read_bytes() or b"x")
+    data[len(data) // 2] ^= 1
+    path.unlink() if damage == "remove" else path.write_bytes(data if damage == "flip" else data[:-1] + b"12")
+    assert any(text.startswith(name) for text in problems(manifest))
+
+
+def test_an_altered_manifest_is_refused_even_when_it_is_still_json(manifest: Path) -> None:
+    manifest.write_text(manifest.read_text().replace('"seq_len": 64', '"seq_len": 65'))
+    with pytest.raises(ManifestError, match="altered"):
+        read_manifest(manifest)
+
+
+def test_an_id_that_is_not_of_the_content_is_found(manifest: Path) -> None:
+    reseal(manifest, json.loads(manifest.read_text()) | {"id": "0" * 64})
+    assert any("id is not the hash" in text for text in problems(manifest))
+
+
+def reseal(path: Path, data: dict) -> None:
+    path.write_text(json.dumps(data))
+    path.with_suffix(".json.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_another_version_says_what_to_do(manifest: Path) -> None:
+    data = json.loads(manifest.read_text()) | {"format_version": 99}
+    reseal(manifest, data)
+    with pytest.raises(ManifestError, match=r"format_version is 99.*build the data set again"):
+        read_manifest(manifest)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.json.sha256"])
+def test_half_a_manifest_is_none(manifest: Path, name: str) -> None:
+    (manifest.parent / name).unlink()
+    with pytest.raises(ManifestError, match=name):
+        read_manifest(manifest)

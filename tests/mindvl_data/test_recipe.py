@@ -1,0 +1,135 @@
+"""The recipe: every key is checked, and an error names its YAML path and what to do."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mindvl_data.recipe import RecipeError, json_schema, load_recipe
+
+QUICKSTART = Path("recipes/quickstart/recipe.yaml")
+
+
+
+
+def test_the_quickstart_is_read_as_written() -> None:
+    loaded = load_recipe(QUICKSTART)
+    recipe = loaded.recipe
+    assert recipe.stages["sft"].seq_len == (2048, 4096)
+    assert recipe.stages["warmup"].seq_len == (2048,)
+    assert recipe.stages["warmup"].budget.tokens == 80_000
+    assert recipe.sources["captions"].path == ("data/captions-*.tar",)
+    assert loaded.folder == QUICKSTART.parent.resolve()
+    assert recipe.model_config["frozen"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tokeniser=x", r"tokeniser: there is no such key; did you mean 'tokenizer'\?"),
+        ("stages.warmup.budgt=3", r"stages\.warmup\.budgt: there is no such key; did you mean 'budget'\?"),
+        ("stages.warmup.budget.token=3", r"stages\.warmup\.budget\.token: .*did you mean 'tokens'"),
+        ("sources.vqa.formt=x", r"sources\.vqa\.formt: .*did you mean 'format'"),
+        ("filters.0.were=x", r"filters\.0\.were: .*did you mean 'where'"),
+        ("resolution.zzz=1", r"resolution\.zzz: there is no such key; there are: max_pixels, merge"),
+        ("stages.warmup.mixture.captions=0.6", r"stages\.warmup: the shares of the mixture sum to 0\.9, not to 1"),
+        ("stages.warmup.budget.epochs=1", r"stages\.warmup\.budget: give exactly one of tokens and epochs"),
+        ("stages.warmup.seq_len=[2048, 2048]", r"stages\.warmup: a sequence length is given twice"),
+        ("stages.warmup.seq_len=many", r"stages\.warmup\.seq_len\.0: Input should be a valid integer"),
+        ("resolution.min_pixels=9999999", r"resolution: min_pixels 9999999 is above max_pixels"),
+        ("media=zip", r"media: Input should be 'embed' or 'reference'"),
+        (
+            "stages.warmup.mixture={captoins: 1.0}",
+            r"stages\.warmup\.mixture: there is no source 'captoins'; did you mean",
+        ),
+        ("filters.0.sources=[nobody]", r"filters\.0\.sources: there is no source 'nobody'"),
+        ("filters.1.name=large enough", r"filters: two have the same name"),
+        ("name=a/b", r"name: String should match pattern"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_by_its_path(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(QUICKSTART, [override])
+
+
+def test_every_problem_is_listed_at_once() -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(QUICKSTART, ["sedd=1", "stages.sft.overlong=maybe"])
+    assert "sedd" in str(error.value)
+    assert "stages.sft.overlong" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("seed", "write path.to.key=value"), ("seed.deeper=1", "seed is a value, not a mapping")],
+)
+def test_an_override_that_reaches_nowhere_is_named(override: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(QUICKSTART, [override])
+
+
+def test_overrides_reach_mappings_and_lists() -> None:
+    loaded = load_recipe(QUICKSTART, ["filters.0.where=width > 3", "stages.sft.budget={tokens: 5}"])
+    assert loaded.recipe.filters[0].where == "width > 3"
+    assert loaded.recipe.stages["sft"].budget.tokens == 5
+    assert loaded.hash != load_recipe(QUICKSTART).hash
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "a recipe is a mapping"),
+        ("- 1", "a recipe is a mapping"),
+        ("a: [", "not readable as YAML"),
+        ("a: 1\nb: {c: 1, c: 2}", "the key 'c' is given twice in the mapping that begins on line 2"),
+        ("a: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("1: 2", "Keys should be strings"),
+        ("\x00", "not readable as YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_with_one_message(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(write(tmp_path, text))
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.yaml: no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_variables_resolve_for_use_and_stay_as_written_for_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text())
+    raw["sources"]["text"]["path"] = "${WHERE}/text.jsonl"
+    raw["seed"] = "${SEED}"
+    path = write(tmp_path, yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"sources\.text\.path: the environment variable WHERE is not set"):
+        load_recipe(path)
+    monkeypatch.setenv("WHERE", "/secret/place")
+    monkeypatch.setenv("SEED", "12")
+    loaded = load_recipe(path)
+    assert loaded.recipe.sources["text"].path == ("/secret/place/text.jsonl",)
+    assert loaded.recipe.seed == 12
+    assert "secret" not in json.dumps(loaded.raw)
+
+
+def test_the_schema_in_the_repository_is_the_one_of_the_code() -> None:
+    written = json.loads(Path("recipes/recipe.schema.json").read_text())
+    assert written == json_schema(), "python -m mindvl_data schema > recipes/recipe.schema.json"
+
+
+def test_the_schema_describes_every_key_of_a_recipe() -> None:
+    schema = json_schema()
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Source"]["properties"]["format"]["description"]
+    lengths = schema["$defs"]["Stage"]["properties"]["seq_len"]["anyOf"]
+    assert {option["type"] for option in lengths} == {"integer", "array"}

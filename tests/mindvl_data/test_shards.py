@@ -1,0 +1,158 @@
+"""The pack shard: what is written is what is read, and every broken rule is found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mindvl_data import shards
+from mindvl_data.shards import Pack, ShardError, ShardReader, pack_digest, pack_problems, schema, write_shard
+from tests.mindvl_data.packs import SPECIAL_IDS, VOCAB_SIZE, make_pack
+
+
+def same(a: Pack, b: Pack) -> bool:
+    return a.index == b.index and all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__
+    )
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_packs_come_back_as_they_were_written_in_any_order(tmp_path: Path, images: bool) -> None:
+    packs = [make_pack(i, images=images) for i in range(40)]
+    info = write_shard(tmp_path / "shard-00000.arrow", packs, 64, ["b", "a"])
+    with ShardReader(tmp_path / info.path) as reader:
+        assert len(reader) == info.packs == 40
+        assert all(same(reader[i], packs[i]) for i in (39, 0, 17, 15, 16))
+        assert all(same(a, b) for a, b in zip(reader, packs, strict=True))
+        with pytest.raises(IndexError):
+            reader[40]
+
+
+def test_the_columns_are_the_contract(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.arrow", [make_pack(0)], 64, ["a", "b"])
+    with pa.memory_map(str(tmp_path / "s.arrow")) as file:
+        found = pa.ipc.open_file(file).schema
+    assert found == schema(64)
+    assert [f"{field.name}: {field.type}" for field in found] == [
+        "tokens: fixed_size_list<item: int32>[64]",
+        "loss_mask: fixed_size_list<item: bool>[64]",
+        "cu_seqlens: list<item: int32>",
+        "num_tokens: int32",
+        "sample_id: list<item: fixed_size_binary[16]>",
+        "source: list<item: dictionary<values=string, indices=int16, ordered=0>>",
+        "repeat: list<item: int16>",
+        "images: list<item: struct<start: int32, grid_t: int16, grid_h: int16, grid_w: int16, bytes: large_binary, "
+        "uri: string, offset: int64, size: int64, sha256: fixed_size_binary[32]>>",
+        "num_patches: int32",
+        "attention_cost: int64",
+        "vision_cost: int64",
+    ]
+
+
+def test_record_batches_stay_small_enough_for_one_range_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def batches(packs: list[Pack]) -> list[int]:
+        write_shard(tmp_path / "s.arrow", packs, 64, ["a", "b"])
+        with pa.memory_map(str(tmp_path / "s.arrow")) as file:
+            reader = pa.ipc.open_file(file)
+            return [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
+
+    packs = [make_pack(i) for i in range(20)]
+    assert batches(packs) == [16, 4]
+    monkeypatch.setattr(shards, "MAX_BATCH_BYTES", 3 * len(packs[0].images[0].data or b""))
+    assert max(batches(packs)) == 2
+
+
+def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
+    first = write_shard(tmp_path / "a.arrow", map(make_pack, range(20)), 64, ["a", "b"])
+    again = write_shard(tmp_path / "b.arrow", map(make_pack, range(20)), 64, ["a", "b"])
+    assert first.sha256 == again.sha256 == shards.file_sha256(tmp_path / "b.arrow")
+    assert first.bytes == (tmp_path / "a.arrow").stat().st_size
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.arrow", "b.arrow"]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_a_digest_is_of_the_content_alone(seed: int) -> None:
+    pack = make_pack(seed)
+    assert pack_digest(replace(pack, index=7, sources=("x", "y"), repeats=(3, 3))) == pack_digest(pack)
+    tokens = pack.tokens.copy()
+    tokens[seed % 50] ^= 1
+    assert pack_digest(replace(pack, tokens=tokens)) != pack_digest(pack)
+    assert pack_digest(replace(pack, loss_mask=~pack.loss_mask)) != pack_digest(pack)
+    assert pack_digest(replace(pack, images=())) != pack_digest(pack)
+
+
+def broken(name: str) -> Pack:
+    pack = make_pack(3)
+    tokens, mask = pack.tokens.copy(), pack.loss_mask.copy()
+    match name:
+        case "num_tokens":
+            return replace(pack, num_tokens=49)
+        case "borders":
+            return replace(pack, cu_seqlens=np.array([0, 20, 50], np.int32))
+        case "sample_id":
+            return replace(pack, sample_ids=pack.sample_ids[:1])
+        case "vocabulary":
+            tokens[10] = VOCAB_SIZE
+        case "padding":
+            tokens[60] = 9
+        case "loss on padding":
+            mask[60] = True
+        case "first token":
+            mask[20] = True
+        case "placeholder":
+            mask[3] = True
+        case "learn":
+            mask[:] = False
+        case "num_patches":
+            return replace(pack, num_patches=15)
+        case "attention_cost":
+            return replace(pack, attention_cost=1)
+        case "vision_cost":
+            return replace(pack, vision_cost=1)
+        case "framed":
+            tokens[1] = 9
+        case "sha256":
+            return replace(pack, images=(replace(pack.images[0], data=b"other"),))
+        case "neither":
+            return replace(pack, images=(replace(pack.images[0], data=None),))
+        case "runs":
+            tokens[40] = SPECIAL_IDS["image_pad"]
+    return replace(pack, tokens=tokens, loss_mask=mask)
+
+
+WORDS = {
+    "num_tokens": "no segment border",
+    "borders": "does not rise",
+    "sample_id": "not one a real segment",
+    "vocabulary": "outside the vocabulary",
+    "padding": "not the end-of-text",
+    "loss on padding": "loss on padding",
+    "first token": "first token",
+    "placeholder": "loss on an image placeholder",
+    "learn": "no token to learn from",
+    "num_patches": "num_patches",
+    "attention_cost": "attention_cost",
+    "vision_cost": "vision_cost",
+    "framed": "not framed",
+    "sha256": "do not have their sha256",
+    "neither": "neither bytes nor a place",
+    "runs": "not exactly the runs",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_every_broken_rule_is_named(name: str) -> None:
+    assert pack_problems(make_pack(3), SPECIAL_IDS, VOCAB_SIZE, 2) == []
+    assert any(WORDS[name] in problem for problem in pack_problems(broken(name), SPECIAL_IDS, VOCAB_SIZE, 2))
+
+
+@pytest.mark.parametrize("data", [b"", b"ARROW1", b"nothing of the kind" * 100])
+def test_a_file_that_is_no_shard_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "s.arrow").write_bytes(data)
+    with pytest.raises(ShardError, match=r"s\.arrow"):
+        ShardReader(tmp_path / "s.arrow")
