@@ -1,5 +1,6 @@
 """`python -m mindvl_train`."""
 
-from mindvl_train.cli import main
+if __name__ == "__main__":
+    from mindvl_train.cli import main
 
-main()
+    main()
