@@ -96,6 +96,54 @@ def show(
 
 
 @app.command()
+def explain(
+    manifest: ManifestPath,
+    sample: Annotated[
+        str | None, typer.Argument(metavar="[SAMPLE]", help="A sample id in hexadecimal, a uid, or a key.")
+    ] = None,
+    pack: Annotated[int | None, typer.Option(min=0, help="With --token: the sample at this place of a pack.")] = None,
+    token: Annotated[int | None, typer.Option(min=0, help="A token of the pack.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Tell a sample's story: its file and range, what kept or dropped it, where each draw went."""
+    from mindvl_data.inspect import explain as stories
+    from mindvl_data.manifest import read_manifest
+
+    with _reported(debug):
+        found = read_manifest(manifest)
+        if sample is None:
+            if pack is None or token is None:
+                raise UserError("explain: name a sample, or a place with --pack and --token")
+            sample = stories.sample_at(found, pack, token).hex()
+        told = stories.stories(found, sample)
+        if as_json:
+            _print_json(told)
+        else:
+            for story in told:
+                Console().print(stories.view(story), "")
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(metavar="A", help="A manifest.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what changed between two manifests: recipe, sources, funnel, mixture, packing."""
+    from mindvl_data.inspect import changes
+    from mindvl_data.manifest import read_manifest
+
+    with _reported(debug):
+        a, b = read_manifest(before).data, read_manifest(after).data
+        if as_json:
+            _print_json({"same_data": a["id"] == b["id"], "changes": changes.changes(a, b)})
+        else:
+            Console().print(changes.view(a, b))
+
+
+@app.command()
 def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) -> None:
     """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
     from mindvl_data.manifest import read_manifest

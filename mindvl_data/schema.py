@@ -48,6 +48,8 @@ SAMPLES = pa.schema(
         ("parts", PARTS),
     ]
 )
+# Which tables in the build folder's samples/ the last build used: a list of samples, source, file.
+SAMPLES_INDEX = "index.json"
 # What a filter's expression may name: everything but the nested columns and raw hashes.
 FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
 

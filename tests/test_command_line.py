@@ -18,6 +18,8 @@ from tests.conftest import QUICKSTART
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.
 OPTIONS = {
     "build": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
+    "diff": ["--debug", "--help", "--json", "A", "B"],
+    "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "plan": ["--debug", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
     "schema": ["--help"],
     "show": ["--debug", "--help", "--json", "--pack", "MANIFEST"],

@@ -86,20 +86,21 @@ def _exif_orientation(tiff: bytes) -> int | None:
 def walk_webp(data: bytes | memoryview) -> Stored | None:
     """Size of a still WebP without EXIF or XMP (orientation 1); None where Pillow must decide."""
     head = bytes(data[:30])
-    if len(head) < 30 or int.from_bytes(head[4:8], "little") + 8 > len(data):
+    end = int.from_bytes(head[4:8], "little") + 8
+    if head[8:12] != b"WEBP" or not 30 <= end <= len(data):
         return None
     canvas: tuple[int, int] | None = None
     position = 12
     if head[12:16] == b"VP8X":
-        if head[16:20] != b"\x0a\0\0\0" or head[20] & _ANIMATED_OR_TAGGED:
+        if head[16:20] != b"\x0a\0\0\0" or head[20] & ~_STILL:
             return None
         canvas = 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
         position = _webp_frame(data, 30)
-    size = _webp_frame_size(bytes(data[position : position + 18]), len(data) - position)
+    size = _webp_frame_size(bytes(data[position : position + 18]), end - position)
     return None if size is None or size != (canvas or size) else (*size, 1)
 
 
-_ANIMATED_OR_TAGGED = 0x02 | 0x04 | 0x08  # flags of VP8X: animation, XMP, EXIF
+_STILL = 0x10 | 0x20  # flags of VP8X: alpha and colour profile; not animation, XMP or EXIF
 
 
 def _webp_frame(data: bytes | memoryview, position: int) -> int:
@@ -111,13 +112,17 @@ def _webp_frame(data: bytes | memoryview, position: int) -> int:
 
 
 def _webp_frame_size(chunk: bytes, left: int) -> tuple[int, int] | None:
-    """Size in the first 18 bytes of a VP8 or VP8L chunk, which has `left` bytes to the file's end."""
-    if len(chunk) < 18 or int.from_bytes(chunk[4:8], "little") + 8 > left:
+    """Size in the first 18 bytes of the VP8 or VP8L chunk that takes up the `left` bytes to the file's end."""
+    size = int.from_bytes(chunk[4:8], "little")
+    if len(chunk) < 18 or 8 + size + (size & 1) != left:
         return None
-    if chunk[:4] == b"VP8 " and chunk[11:14] == b"\x9d\x01\x2a" and not chunk[8] & 1:
-        width, height = struct.unpack_from("<HH", chunk, 14)
-        return (width & 0x3FFF, height & 0x3FFF) if width and height else None
     if chunk[:4] == b"VP8L" and chunk[8] == 0x2F and not chunk[12] >> 5:
         bits = int.from_bytes(chunk[9:13], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    # A key frame that is shown, of a known profile, whose first partition fits (RFC 6386, section 9.1).
+    tag = int.from_bytes(chunk[8:11], "little")
+    shown = tag & 1 == 0 and tag >> 1 & 7 <= 3 and tag >> 4 & 1
+    if chunk[:4] == b"VP8 " and shown and tag >> 5 < size and chunk[11:14] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", chunk, 14)
+        return (width & 0x3FFF, height & 0x3FFF) if width & 0x3FFF and height & 0x3FFF else None
     return None

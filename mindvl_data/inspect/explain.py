@@ -1,0 +1,143 @@
+"""One sample's story: where it came from, what kept or dropped it, where each of its draws went.
+
+Reads the build folder alone: the samples table, the ledger and the draws.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mindvl_data.errors import UserError
+from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
+from mindvl_data.schema import SAMPLES_INDEX
+
+FACTS = ["source", "file", "key", "uid", "num_turns", "text_chars", "num_images", "width", "height", "image_bytes"]
+
+
+class ExplainError(UserError):
+    """A sample or place that is not to be found; the message says where it was looked for."""
+
+
+def sample_at(manifest: Manifest, number: int, token: int) -> bytes:
+    """The id of the sample that token `token` of pack `number` belongs to. Raises ExplainError on padding."""
+    pack = pack_at(manifest, number)
+    if not 0 <= token < pack.seq_len:
+        raise ExplainError(f"--token {token}: the tokens of a pack are 0 to {pack.seq_len - 1}")
+    segment = int(np.searchsorted(pack.cu_seqlens, token, side="right")) - 1
+    if segment >= len(pack.sample_ids):
+        raise ExplainError(f"token {token} of pack {number} is padding: its samples end at {pack.num_tokens}")
+    return pack.sample_ids[segment]
+
+
+def stories(manifest: Manifest, name: str) -> list[dict[str, Any]]:
+    """The stories of the samples called `name`: a sample id in hexadecimal, a uid, or a key.
+
+    Raises ExplainError when no sample, kept or dropped, is called so.
+    """
+    build = manifest.path.parent.parent
+    ids = _ids(build, name)
+    if not ids:
+        raise ExplainError(f"{name}: no sample of {build} has this id, uid or key; is it of another build?")
+    return [_story(build, uid) for uid in ids]
+
+
+def _ids(build: Path, name: str) -> list[bytes]:
+    """Ids that `name` can mean, among the samples kept and those dropped."""
+    kept, dropped = _samples(build, ["sample_id", "key", "uid"]), _ledger(build)
+    if _is_id(name):
+        known = {*kept["sample_id"], *dropped["sample_id"]}
+        return [bytes.fromhex(name)] if bytes.fromhex(name) in known else []
+    by_name = kept.filter((pl.col("key") == name) | (pl.col("uid") == name))["sample_id"]
+    by_place = dropped.filter(pl.col("locator").str.ends_with(f"#{name}"))["sample_id"]
+    return sorted({*by_name, *by_place})
+
+
+def _is_id(name: str) -> bool:
+    try:
+        return len(bytes.fromhex(name)) == 16
+    except ValueError:
+        return False
+
+
+def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Lines of the samples tables that the last build used, with the source and file of each."""
+    index = build / "samples" / SAMPLES_INDEX
+    try:
+        tables = json.loads(index.read_text())
+    except (OSError, ValueError) as error:
+        raise ExplainError(
+            f"{index}: cannot be read ({error}); explain needs the build folder as it was built"
+        ) from error
+    frames = [
+        pl.read_parquet(build / "samples" / table["samples"], columns=list(columns)).with_columns(
+            pl.col("sample_id").cast(pl.Binary), source=pl.lit(table["source"]), file=pl.lit(table["file"])
+        )
+        for table in tables
+    ]
+    return pl.concat(frames)
+
+
+def _ledger(build: Path) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path) for path in sorted((build / "ledger").glob("*.parquet"))])
+
+
+def sets(build: Path) -> list[Path]:
+    """The packed sets of a build folder."""
+    return sorted(path.parent for path in build.glob(f"*/{FILE_NAME}"))
+
+
+def _story(build: Path, uid: bytes) -> dict[str, Any]:
+    line = _samples(build, ["sample_id", *FACTS[2:], "images"]).filter(pl.col("sample_id") == uid)
+    drops = _ledger(build).filter(pl.col("sample_id") == uid)
+    return {
+        "sample_id": uid.hex(),
+        "facts": line.select(FACTS).to_dicts()[0] if len(line) else {},
+        "images": [
+            {key: value for key, value in image.items() if key != "sha256"}
+            for image in (line["images"].to_list()[0] if len(line) else [])
+        ],
+        "dropped": drops.drop("sample_id").to_dicts(),
+        "draws": {folder.name: _draws(folder, uid) for folder in sets(build)},
+    }
+
+
+def _draws(folder: Path, uid: bytes) -> list[dict[str, Any]]:
+    manifest = read_manifest(folder)
+    table = pl.scan_parquet(folder / manifest.data["draws"]["path"]).with_columns(pl.col("sample_id").cast(pl.Binary))
+    return table.filter(pl.col("sample_id") == uid).drop("sample_id").collect().to_dicts()
+
+
+def view(story: Mapping[str, Any]) -> RenderableType:
+    """A story for a person."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(Text("sample", style="bold"), story["sample_id"])
+    for name, value in story["facts"].items():
+        if value is not None:
+            facts.add_row(Text(name, style="bold"), Text(str(value)))
+    for image in story["images"]:
+        size = f"{image['width']} × {image['height']} {image['format']}"
+        place = f"{image['uri']} [{image['offset']}, +{image['size']}] {size}"
+        facts.add_row(Text("image", style="bold"), Text(place))
+    for drop in story["dropped"]:
+        facts.add_row(
+            Text("dropped", style="red"), Text(f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})")
+        )
+    for name, draws in story["draws"].items():
+        facts.add_row(Text(name, style="bold"), Text(_drawn(draws)))
+    return Group(facts)
+
+
+def _drawn(draws: Sequence[Mapping[str, Any]]) -> str:
+    places = [
+        f"repeat {d['repeat']}: shard {d['shard']}, pack {d['pack']}, tokens {d['start']}–{d['stop']}" for d in draws
+    ]
+    return "\n".join(places) or "not drawn"

@@ -1,0 +1,25 @@
+"""Diff: what changed between two manifests, and nothing else."""
+
+from pathlib import Path
+
+from mindvl_data.build import BuildReport, build
+from mindvl_data.inspect.changes import changes
+from mindvl_data.recipe import load_recipe
+from tests.conftest import QUICKSTART
+
+
+def test_a_manifest_does_not_differ_from_itself(quickstart: BuildReport) -> None:
+    data = quickstart.stages[0].data
+    assert changes(data, data) == {}
+
+
+def test_a_changed_recipe_shows_where_it_was_felt(quickstart: BuildReport, tmp_path: Path) -> None:
+    loaded = load_recipe(QUICKSTART / "recipe.yaml", ["filters.1.where=text_chars >= 30", "seed=8"])
+    report = build(loaded, tmp_path / "out", dry_run=True)
+    found = changes(quickstart.stages[0].data, report.stages[0].data)
+    assert ("recipe.seed", 7, 8) in found["recipe"]
+    assert ("recipe.filters.1.where", "text_chars >= 3", "text_chars >= 30") in found["recipe"]
+    before = dict((path, value) for path, value, _ in found["funnel"])
+    assert before["funnel.filter: says something · captions.out"] == 150
+    assert any(path.startswith("mixture.sources.captions") for path, _, _ in found["mixture"])
+    assert "tokenizer" not in found

@@ -1,0 +1,65 @@
+"""Explain: one sample's story from the build folder alone, and back from a token to its sample."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mindvl_data.build import BuildReport, build
+from mindvl_data.inspect.explain import ExplainError, sample_at, stories
+from mindvl_data.manifest import pack_at, read_manifest
+from mindvl_data.media import MediaReader
+from mindvl_data.recipe import load_recipe
+
+
+def test_a_story_leads_to_the_bytes_and_to_every_draw(quickstart: BuildReport) -> None:
+    manifest = read_manifest(quickstart.out / "multitask-4096")
+    uid = sample_at(manifest, 3, 20)
+    (story,) = stories(manifest, uid.hex())
+    draws = story["draws"]["multitask-4096"]
+    assert any(d["pack"] == 3 and d["start"] <= 20 < d["stop"] for d in draws)
+    embedded = {image.sha256 for image in pack_at(manifest, 3).images}
+    with MediaReader(quickstart.out) as media:
+        for image in story["images"]:
+            data = media.read(image["uri"], image["offset"], image["size"], None)
+            assert hashlib.sha256(data).digest() in embedded
+
+
+def test_every_token_of_every_pack_leads_to_a_sample_that_was_drawn_there(quickstart: BuildReport) -> None:
+    manifest = read_manifest(quickstart.out / "holdout-4096")
+    for number in range(manifest.num_packs):
+        pack = pack_at(manifest, number)
+        for segment, uid in enumerate(pack.sample_ids):
+            for token in (pack.cu_seqlens[segment], pack.cu_seqlens[segment + 1] - 1):
+                assert sample_at(manifest, number, int(token)) == uid
+
+
+def test_padding_and_strangers_are_said_to_be_that(quickstart: BuildReport) -> None:
+    manifest = read_manifest(quickstart.out / "holdout-4096")
+    padded = next(n for n in range(manifest.num_packs) if pack_at(manifest, n).num_tokens < manifest.seq_len)
+    with pytest.raises(ExplainError, match="is padding"):
+        sample_at(manifest, padded, manifest.seq_len - 1)
+    with pytest.raises(ExplainError, match="tokens of a pack are 0 to 4095"):
+        sample_at(manifest, 0, 4096)
+    for name in ("nobody", "ab" * 16):
+        with pytest.raises(ExplainError, match="no sample of"):
+            stories(manifest, name)
+
+
+def test_a_dropped_sample_has_a_story_too_and_the_sources_are_not_needed(recipe_folder: Path, tmp_path: Path) -> None:
+    (recipe_folder / "data" / "documents" / "images" / "doc-002.png").write_bytes(b"no image")
+    loaded = load_recipe(
+        recipe_folder / "recipe.yaml",
+        ["sources.documents.max_bad=0.1", "max_bad=0.1", "filters.1.where=text_chars >= 28"],
+    )
+    build(loaded, tmp_path / "out")
+    shutil.rmtree(recipe_folder)
+    manifest = read_manifest(tmp_path / "out" / "multitask-4096")
+    (unreadable,) = [s for s in stories(manifest, "2") if any(d["step"] == "scan" for d in s["dropped"])]
+    assert unreadable["dropped"][0]["reason"] == "unreadable_image"
+    assert unreadable["dropped"][0]["locator"] == "data/documents/documents.json#2"
+    (short,) = stories(manifest, "000000000")
+    assert [d["reason"] for d in short["dropped"]] == ["filtered"]
+    assert "says something: text_chars >= 28" in short["dropped"][0]["detail"]
+    assert not any(short["draws"].values())
