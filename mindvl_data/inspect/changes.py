@@ -61,7 +61,7 @@ def view(a: Mapping[str, Any], b: Mapping[str, Any]) -> RenderableType:
     else:
         head = Text(f"Other data: id {a['id'][:12]} became {b['id'][:12]}.", style="bold")
     tables = [_table(part, lines) for part, lines in changes(a, b).items()]
-    return Group(head, *(tables or [Text("Nothing else differs.")]))
+    return Group(head, *tables) if tables else Group(head, Text("Nothing else differs."))
 
 
 def _table(part: str, lines: list[tuple[str, Any, Any]]) -> Table:

@@ -1,6 +1,7 @@
 """The quickstart, from its recipe to its packs: what must be right from the first day."""
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -161,7 +162,7 @@ def test_the_funnel_loses_nobody(quickstart: BuildReport) -> None:
         data = read_manifest(quickstart.out / name).data
         for source in data["sources"]:
             lines = [line for line in data["funnel"] if line["source"] == source]
-            for before, after in zip(lines, lines[1:], strict=False):
+            for before, after in itertools.pairwise(lines):
                 if after["step"] != "fit":
                     assert after["in"] == before["out"]
             for line in lines:
