@@ -105,7 +105,7 @@ def write_manifest(folder: Path, data: Mapping[str, Any]) -> Path:
     path = folder / FILE_NAME
     path.write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
-    path.with_suffix(".json.sha256").write_text(f"{digest}  {FILE_NAME}\n")
+    path.with_name(path.name + ".sha256").write_text(f"{digest}  {FILE_NAME}\n")
     return path
 
 
@@ -134,7 +134,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _checked_text(path: Path) -> str:
-    seal = path.with_suffix(".json.sha256")
+    seal = path.with_name(path.name + ".sha256")
     try:
         raw = path.read_bytes()
         expected = seal.read_text().split()[0]

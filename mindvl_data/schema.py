@@ -80,6 +80,7 @@ REASONS = {
     "empty": "no text to learn from",
     "filtered": "a filter of the recipe does not hold; the detail names it",
     "overlong": "longer than the stage's shortest sequence length",
+    "truncated": "kept, but cut to the stage's shortest sequence length; the detail says how much is left",
     "no_loss_token": "what truncation left has no token to learn from",
 }
 

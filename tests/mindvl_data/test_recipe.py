@@ -12,8 +12,6 @@ from mindvl_data.recipe import RecipeError, json_schema, load_recipe
 QUICKSTART = Path("recipes/quickstart/recipe.yaml")
 
 
-
-
 def test_the_quickstart_is_read_as_written() -> None:
     loaded = load_recipe(QUICKSTART)
     recipe = loaded.recipe

@@ -1,0 +1,66 @@
+"""The build, top to bottom: scan, filter, count, hold out, then for every stage mix, pack, write, manifest.
+
+Each step's output lies in the build folder under the hash of all it depends on: what is there is not done
+again, so a killed build goes on where it was and a changed threshold redoes only what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindvl_data.build.prepare import prepare
+from mindvl_data.build.run import BuildError, Progress, Run, opened
+from mindvl_data.build.stage import StageResult, build_stage, specs
+from mindvl_data.build.summary import FunnelLine
+from mindvl_data.engine import Engine
+from mindvl_data.estimate import Estimate
+from mindvl_data.filters import expressions
+from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
+from mindvl_data.tokenise import TEMPLATES
+
+__all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check"]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made, or a plan would make. `work`: the tasks each step really did."""
+
+    recipe: Recipe
+    out: Path
+    stages: Sequence[StageResult]
+    funnel: Sequence[FunnelLine]
+    work: Counter[str]
+    estimates: Mapping[str, Estimate]
+
+
+def build(
+    loaded: LoadedRecipe,
+    out: Path,
+    workers: int = 1,
+    progress: Progress = lambda step, done, total: None,
+    dry_run: bool = False,
+    sample: int | None = None,
+) -> BuildReport:
+    """Build every stage of a recipe into `out`; with `dry_run` all but shards, manifests and ledger.
+
+    sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
+
+    Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
+    """
+    check(loaded.recipe)
+    with opened(out, loaded.folder), Engine(workers) as engine:
+        run = Run(loaded, out, engine, progress, dry_run, sample)
+        prepared = prepare(run)
+        stages = [build_stage(run, prepared, spec) for spec in specs(loaded.recipe)]
+        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates)
+
+
+def check(recipe: Recipe) -> None:
+    """What can be wrong with a recipe before any data is read. Raises RecipeError."""
+    expressions(recipe.filters)
+    if recipe.chat_template not in TEMPLATES:
+        known = ", ".join(sorted(TEMPLATES))
+        raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}; there are: {known}")

@@ -1,0 +1,180 @@
+"""Publishing: the manifest is put together and the folder of a packed set appears whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+import mindvl_data
+from mindvl_data.build.prepare import Prepared
+from mindvl_data.build.run import BuildError, Run
+from mindvl_data.manifest import FORMAT_VERSION, Manifest, read_manifest, write_manifest
+from mindvl_data.schema import SAMPLE_ID
+from mindvl_data.shards import ShardInfo, file_sha256
+from mindvl_data.vision import Resolution
+
+NOTE = "build.json"
+DRAWS = "draws.parquet"
+FILES = "sources.parquet"
+LISTED_FILES = 1000
+WORK = ".work"
+
+
+def check_size(embedded: int, limit: int, name: str) -> None:
+    """Raises BuildError above the recipe's `embed_limit`: so much is not copied without being asked for."""
+    if embedded > limit:
+        raise BuildError(
+            f"{name}: would embed {embedded / 1e9:.1f} GB of images, embed_limit is {limit / 1e9:.1f} GB; "
+            "set `media: reference` to leave them where they are, or raise embed_limit (bytes)"
+        )
+
+
+def published(folder: Path, name: str, key: str) -> Manifest | None:
+    """The published set when it has this key: `manifest` for all of it, `content` for its shards alone."""
+    try:
+        if json.loads((folder / NOTE).read_text())[name] != key:
+            return None
+        manifest = read_manifest(folder)
+    except (OSError, ValueError, KeyError):
+        return None
+    whole = all(
+        manifest.shard_path(s).is_file() and manifest.shard_path(s).stat().st_size == s.bytes for s in manifest.shards
+    )
+    return manifest if whole and (folder / DRAWS).is_file() else None
+
+
+def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[str, Any]:
+    """The manifest's keys that name the recipe, the tokenizer and the rules."""
+    tokeniser = run.tokeniser
+    return {
+        "format_version": FORMAT_VERSION,
+        "recipe_hash": run.loaded.hash,
+        "recipe": run.loaded.raw,
+        "engine_version": mindvl_data.__version__,
+        "stage": stage,
+        "seq_len": seq_len,
+        "tokenizer": {
+            "name": run.loaded.raw["tokenizer"],
+            "sha256": tokeniser.hash,
+            "vocab_size": tokeniser.vocab_size,
+            "special_ids": tokeniser.special_ids,
+            "pad_id": tokeniser.pad_id,
+        },
+        "chat_template": run.template.describe(run.recipe.chat_template),
+        "resolution": dict(resolution.__dict__),
+    }
+
+
+def sources(run: Run, prepared: Prepared, names: Sequence[str]) -> dict[str, Any]:
+    """Every source with its files, each with size and fingerprint; `${VAR}` as written."""
+    described = {}
+    for name in names:
+        source = run.recipe.sources[name]
+        files = [
+            {"path": p.file.uri, "bytes": p.file.size, "fingerprint": p.file.fingerprint}
+            for p in prepared.partitions
+            if p.source == name
+        ]
+        described[name] = {
+            "format": source.format,
+            "kind": source.kind,
+            "licence": source.licence,
+            "files": files,
+        }
+    return described
+
+
+def work_folder(out: Path, name: str, content_key: str) -> Path:
+    """Where shards are written before they are published; what another key left there is removed."""
+    work = out / WORK / f"{name}-{content_key}"
+    for other in (out / WORK).glob(f"{name}-*"):
+        if other != work:
+            shutil.rmtree(other)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def link_shards(there: Manifest, work: Path) -> list[ShardInfo]:
+    """The shards of a published set under another manifest: linked, not written again."""
+    for shard in there.shards:
+        (work / shard.path).unlink(missing_ok=True)
+        os.link(there.shard_path(shard), work / shard.path)
+    return list(there.shards)
+
+
+def publish(
+    folder: Path,
+    work: Path,
+    data: Mapping[str, Any],
+    shards: Sequence[ShardInfo],
+    draws: Mapping[str, NDArray[Any]],
+    content: str,
+    keys: Mapping[str, str],
+) -> Path:
+    """Write draws and manifest beside the finished shards, then rename the whole folder into place."""
+    _write_draws(work / DRAWS, draws)
+    draw_info = {"path": DRAWS, "draws": len(draws["repeat"]), "sha256": file_sha256(work / DRAWS)}
+    listed = [{"path": s.path, "packs": s.packs, "bytes": s.bytes, "sha256": s.sha256} for s in shards]
+    path = write_manifest(
+        work,
+        {
+            **data,
+            "sources": _listed(work, data["sources"]),
+            "id": content,
+            "draws": draw_info,
+            "shards": listed,
+        },
+    )
+    (work / NOTE).write_text(json.dumps(dict(keys)) + "\n")
+    for shard in shards:
+        (work / shard.path).with_suffix(".json").unlink(missing_ok=True)
+    _sync(work)
+    _replace(folder, work)
+    return folder / path.name
+
+
+def _listed(work: Path, described: Mapping[str, Any]) -> dict[str, Any]:
+    """The sources; past a thousand files their lists go to a Parquet file beside the manifest, hashed in it."""
+    if sum(len(source["files"]) for source in described.values()) <= LISTED_FILES:
+        return dict(described)
+    lines = [{"source": name, **file} for name, source in described.items() for file in source["files"]]
+    pq.write_table(pa.Table.from_pylist(lines), work / FILES, compression="zstd")
+    place = {"path": FILES, "sha256": file_sha256(work / FILES)}
+    return {name: {**source, "files": {**place, "count": len(source["files"])}} for name, source in described.items()}
+
+
+def _write_draws(path: Path, draws: Mapping[str, NDArray[Any]]) -> None:
+    ids = pa.FixedSizeBinaryArray.from_buffers(
+        SAMPLE_ID, len(draws["sample_id"]), [None, pa.py_buffer(draws["sample_id"].tobytes())]
+    )
+    columns = {
+        "sample_id": ids,
+        **{name: pa.array(values) for name, values in draws.items() if name != "sample_id"},
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(folder: Path, work: Path) -> None:
+    """An older set under the name is moved aside first; killed in between, the next build renames again."""
+    if folder.exists():
+        aside = work.with_name(f"old-{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        work.rename(folder)
+        shutil.rmtree(aside)
+    else:
+        work.rename(folder)

@@ -1,0 +1,81 @@
+"""One build at work: its folder, its lock, what it has done so far."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mindvl_data.engine import Engine
+from mindvl_data.errors import UserError
+from mindvl_data.media import LOCAL_FILE
+from mindvl_data.recipe import LoadedRecipe, Recipe
+from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
+
+Progress = Callable[[str, int, int], None]
+
+
+class BuildError(UserError):
+    """A build that cannot go on; the message says what, where and what to do."""
+
+
+@dataclass
+class Run:
+    """`work` counts the tasks that each step really did: what was there already is not in it."""
+
+    loaded: LoadedRecipe
+    out: Path
+    engine: Engine
+    progress: Progress
+    dry_run: bool
+    sample: int | None = None
+    work: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @cached_property
+    def tokeniser(self) -> Tokeniser:
+        return load_tokeniser(self.recipe.tokenizer, self.loaded.folder)
+
+    @property
+    def template(self) -> ChatTemplate:
+        return TEMPLATES[self.recipe.chat_template]
+
+    def folder(self, name: str) -> Path:
+        path = self.out / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def step(self, name: str, function: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
+        """The tasks of one step through the engine, shown and counted."""
+        if not tasks:
+            return []
+        self.work[name] += len(tasks)
+        self.progress(name, 0, len(tasks))
+        return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total))
+
+
+@contextmanager
+def opened(out: Path, recipe_folder: Path) -> Iterator[None]:
+    """The build folder, made and held against a second build. Raises BuildError when one is at work there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise BuildError(f"{out}: cannot be written ({error}); choose another --out") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BuildError(f"{out}: another build is at work there; wait for it or choose another --out") from error
+        # Where the recipe lies is no part of the data set; a reader of referenced media needs it.
+        (out / LOCAL_FILE).write_text(json.dumps({"recipe_folder": str(recipe_folder)}) + "\n")
+        yield
