@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.batch import BatchLayout
 from mindvl_train.config import LoadedConfig, TrainConfig, validate
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import build_optimizer, freeze_all_but
-from mindvl_train.stages import Stage, open_stages
+from mindvl_train.stages import Stage, open_manifest, open_stages
 from mindvl_train.tokenizer_fit import check_fit
 
 
@@ -70,7 +70,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     model_config = validate(spec.config, config.model.config, where, "model.config.")
     inputs = spec.inputs(model_config)
     stages = open_stages(config)
-    holdout = read_manifest(Path(config.data) / config.holdout) if config.holdout else None
+    holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
     manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
     check_fit(list(manifests.values()), inputs, config.model)
     with torch.device("meta"):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,7 +23,6 @@ from rich.table import Table
 from mindvl_data.errors import UserError
 from mindvl_train.metrics import Record, StageSummary
 
-Returned = TypeVar("Returned")
 PIPE_WIDTH = 120
 
 app = typer.Typer(
@@ -91,10 +90,10 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
 
 
-def _or_exit(action: Callable[[], Returned], debug: bool) -> Returned:
-    """What `action` returns; an error that a person can act on is one message and exit code 2."""
+def _or_exit(action: Callable[[], None], debug: bool) -> None:
+    """Does it; an error that a person can act on is one message and exit code 2."""
     try:
-        return action()
+        action()
     except (UserError, OSError) as error:
         if debug:
             raise

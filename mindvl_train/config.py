@@ -209,7 +209,10 @@ def _set(data: dict[str, Any], override: str) -> None:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise ConfigError(f"--set {override}: {key!r} is a value, not a mapping")
-    data[last] = yaml.safe_load(text)
+    try:
+        data[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
 
 
 def _resolve(value: Any, where: str) -> Any:

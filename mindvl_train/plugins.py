@@ -47,6 +47,6 @@ def load(group: str, name: str) -> Any:
     known = available(group)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise PluginError(f"{group}: no plugin named {name!r}{hint} Known: {', '.join(known) or 'none'}")
+        hint = f"did you mean {near[0]!r}? Known: " if near else "known: "
+        raise PluginError(f"{group}: no plugin named {name!r}; {hint}{', '.join(known) or 'none'}")
     return known[name].load()

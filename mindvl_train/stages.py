@@ -15,6 +15,10 @@ from mindvl_train.config import StageConfig, TrainConfig
 from mindvl_train.schedules import Schedule
 
 
+class MissingManifestError(UserError):
+    """A manifest that the YAML names and nobody built."""
+
+
 class FrozenMovedError(UserError):
     """A parameter that was frozen has changed: a fault in the trainer, and the stage is worth nothing."""
 
@@ -56,14 +60,28 @@ def open_stages(config: TrainConfig) -> list[Stage]:
     """The stages in their order.
 
     Raises:
-        ManifestError: a manifest is missing or damaged.
+        MissingManifestError, ManifestError: a manifest is not there, or damaged.
         PluginError: a schedule that nobody registers.
     """
     return [_open_stage(name, stage, Path(config.data)) for name, stage in config.stages.items()]
 
 
+def open_manifest(path: Path, key: str) -> Manifest:
+    """The manifest that the YAML names at `key`.
+
+    Raises:
+        MissingManifestError, ManifestError: it is not there, or damaged.
+    """
+    if not path.exists():
+        raise MissingManifestError(
+            f"{key}: {path} does not exist; build it with `python -m mindvl_data build RECIPE`, or set `data` to "
+            "the folder that a build wrote"
+        )
+    return read_manifest(path)
+
+
 def _open_stage(name: str, config: StageConfig, data: Path) -> Stage:
-    manifest = read_manifest(data / config.manifest)
+    manifest = open_manifest(data / config.manifest, f"stages.{name}.manifest")
     packs = config.until.in_packs(manifest.num_packs, manifest.seq_len)
     return Stage(
         name=name,

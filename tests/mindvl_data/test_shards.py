@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_data import shards
-from mindvl_data.shards import Pack, ShardError, ShardReader, pack_digest, pack_problems, schema, write_shard
+from mindvl_data.shards import Pack, ShardError, ShardReader, layout, pack_digest, pack_problems, schema, write_shard
 from tests.mindvl_data.packs import SPECIAL_IDS, VOCAB_SIZE, make_pack
 
 
@@ -62,7 +62,7 @@ def test_record_batches_stay_small_enough_for_one_range_read(tmp_path: Path, mon
 
     packs = [make_pack(i) for i in range(20)]
     assert batches(packs) == [16, 4]
-    monkeypatch.setattr(shards, "MAX_BATCH_BYTES", 3 * len(packs[0].images[0].data or b""))
+    monkeypatch.setattr(layout, "MAX_BATCH_BYTES", 3 * len(packs[0].images[0].data or b""))
     assert max(batches(packs)) == 2
 
 

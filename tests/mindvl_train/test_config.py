@@ -46,6 +46,7 @@ def test_a_rate_without_a_point_is_a_number(tmp_path: Path) -> None:
         ("stages={}", "stages: Dictionary should have at least 1 item"),
         ("loss_weight=mean", "loss_weight: Input should be 'token', 'sample' or 'square_root'"),
         ("name", "--set name: expected path.to.key=value"),
+        ("name=[", "--set name=[: the value is not YAML"),
         ("name.inner=1", "--set name.inner=1: 'name' is a value, not a mapping"),
     ],
 )

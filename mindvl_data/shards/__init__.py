@@ -1,0 +1,29 @@
+"""The pack shard: one Arrow IPC file, one line a pack of exactly `seq_len` tokens.
+
+The layout is the contract between the engine and any trainer (docs/format.md). Record batches are small, so
+that one pack is one range read; buffers are uncompressed, so that a memory map is the array.
+"""
+
+from mindvl_data.shards.checking import pack_problems
+from mindvl_data.shards.layout import ShardError, schema, shard_name
+from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, vision_cost
+from mindvl_data.shards.reading import ShardReader
+from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
+
+__all__ = [
+    "Pack",
+    "PackImage",
+    "ShardError",
+    "ShardInfo",
+    "ShardReader",
+    "attention_cost",
+    "content_id",
+    "file_sha256",
+    "pack_bytes",
+    "pack_digest",
+    "pack_problems",
+    "schema",
+    "shard_name",
+    "vision_cost",
+    "write_shard",
+]

@@ -1,0 +1,88 @@
+"""One training sequence in memory: a pack, its images, what it costs and the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class PackImage:
+    """One image of a pack: its place among the tokens, its grid in patches before the merge, its bytes."""
+
+    start: int
+    grid: tuple[int, int, int]
+    data: bytes | None = None
+    uri: str | None = None
+    offset: int | None = None
+    size: int | None = None
+    sha256: bytes | None = None
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One training sequence of `seq_len` tokens.
+
+    tokens: int32 [seq_len], image placeholders expanded. loss_mask: bool [seq_len], true where the token is
+    itself a target (unshifted). cu_seqlens: int32 [segments + 1], 0 … seq_len; padding is one last segment.
+    num_tokens: where the padding begins. sample_ids, sources, repeats: one entry a real segment.
+    """
+
+    index: int
+    tokens: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+    cu_seqlens: NDArray[np.int32]
+    num_tokens: int
+    sample_ids: tuple[bytes, ...]
+    sources: tuple[str, ...]
+    repeats: tuple[int, ...]
+    images: tuple[PackImage, ...]
+    num_patches: int
+    attention_cost: int
+    vision_cost: int
+
+    @property
+    def seq_len(self) -> int:
+        return len(self.tokens)
+
+    def without_loss(self) -> Pack:
+        """The same pack with nothing to learn from: what fills the last batch of an epoch."""
+        return replace(self, loss_mask=np.zeros_like(self.loss_mask))
+
+
+def attention_cost(cu_seqlens: NDArray[np.int32], num_tokens: int) -> int:
+    """Σ l² over the real segments (padding attends to nothing that counts)."""
+    lengths = np.diff(cu_seqlens[cu_seqlens <= num_tokens]).astype(np.int64)
+    return int((lengths**2).sum())
+
+
+def vision_cost(images: Iterable[PackImage]) -> int:
+    """Σ (grid_h · grid_w)² · grid_t over the images: attention inside the vision tower."""
+    return sum((h * w) ** 2 * t for t, h, w in (image.grid for image in images))
+
+
+def pack_digest(pack: Pack) -> bytes:
+    """SHA-256 of a pack's content alone; independent of Arrow, of shard borders and of recipe names."""
+    digest = hashlib.sha256()
+    for array, dtype in ((pack.tokens, "<i4"), (pack.cu_seqlens, "<i4")):
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array, dtype=dtype).data)
+    digest.update(np.packbits(pack.loss_mask, bitorder="little").data)
+    digest.update(b"".join(pack.sample_ids))
+    for image in pack.images:
+        digest.update(np.array([image.start, *image.grid], "<i8").data)
+        digest.update(image.sha256 or f"{image.uri}\0{image.offset}\0{image.size}".encode())
+    return digest.digest()
+
+
+def content_id(pack_digests: Iterable[bytes]) -> str:
+    """A manifest's id: the hash of its packs' digests in order, hexadecimal."""
+    return hashlib.sha256(b"".join(pack_digests)).hexdigest()

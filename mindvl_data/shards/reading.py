@@ -1,0 +1,85 @@
+"""Reading a shard: any pack at random, through a memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mindvl_data.shards.layout import ShardError, schema
+from mindvl_data.shards.pack import Pack, PackImage
+
+
+class ShardReader:
+    """Random access to the packs of one shard through a memory map. Use as a context manager, or close()."""
+
+    def __init__(self, path: Path, first_pack: int = 0) -> None:
+        """`first_pack`: the place in the manifest of this shard's first pack."""
+        self.path = path
+        self._first = first_pack
+        try:
+            self._map = pa.memory_map(str(path))
+            self._file = pa.ipc.open_file(self._map)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise ShardError(f"{path}: not a readable pack shard ({error}); rebuild it or copy it again") from error
+        sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        kind = self._file.schema.field("tokens").type
+        if self._file.schema != schema(kind.list_size):
+            raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._map.close()
+
+    def __getitem__(self, place: int) -> Pack:
+        """The pack at `place` within this shard (0 … len - 1)."""
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        number = int(np.searchsorted(self._starts, place, side="right")) - 1
+        row = self._file.get_batch(number).slice(place - int(self._starts[number]), 1)
+        return _read_pack(row, self._first + place)
+
+    def __iter__(self) -> Iterator[Pack]:
+        for number in range(self._file.num_record_batches):
+            batch = self._file.get_batch(number)
+            for i in range(batch.num_rows):
+                yield _read_pack(batch.slice(i, 1), self._first + int(self._starts[number]) + i)
+
+
+def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
+    """`row`: a record batch of one line."""
+
+    def numbers(name: str) -> Any:
+        return row.column(name).flatten().to_numpy(zero_copy_only=False)
+
+    return Pack(
+        index=index,
+        tokens=numbers("tokens"),
+        loss_mask=numbers("loss_mask"),
+        cu_seqlens=numbers("cu_seqlens"),
+        num_tokens=row.column("num_tokens")[0].as_py(),
+        sample_ids=tuple(row.column("sample_id").flatten().to_pylist()),
+        sources=tuple(row.column("source").flatten().to_pylist()),
+        repeats=tuple(row.column("repeat").flatten().to_pylist()),
+        images=tuple(_read_image(image) for image in row.column("images").flatten().to_pylist()),
+        num_patches=row.column("num_patches")[0].as_py(),
+        attention_cost=row.column("attention_cost")[0].as_py(),
+        vision_cost=row.column("vision_cost")[0].as_py(),
+    )
+
+
+def _read_image(row: dict[str, Any]) -> PackImage:
+    grid = (row["grid_t"], row["grid_h"], row["grid_w"])
+    return PackImage(row["start"], grid, row["bytes"], row["uri"], row["offset"], row["size"], row["sha256"])

@@ -1,0 +1,145 @@
+"""Writing a shard: packs in order become one file, hashed as it is written, that appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from mindvl_data.shards import layout
+from mindvl_data.shards.layout import SAMPLE_ID_BYTES, schema
+from mindvl_data.shards.pack import Pack, pack_digest
+
+Digest: TypeAlias = bytes
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What the manifest says of one shard; `pack_digests` (32 bytes each) make the manifest's id."""
+
+    path: str
+    packs: int
+    bytes: int
+    sha256: str
+    pack_digests: tuple[Digest, ...] = ()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_shard(path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequence[str]) -> ShardInfo:
+    """Write packs in order to `path`, which appears whole (rename after fsync) or not at all.
+
+    sources: every source name of the data set, in a fixed order: the file's one dictionary.
+    """
+    partial = path.with_suffix(".partial")
+    digests: list[bytes] = []
+    with partial.open("wb") as file:
+        sink = _HashingFile(file)
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema(seq_len)) as writer:
+            for group in _batches(packs):
+                digests += [pack_digest(pack) for pack in group]
+                writer.write_batch(_record_batch(group, seq_len, sources))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    return ShardInfo(path.name, len(digests), sink.size, sink.digest.hexdigest(), tuple(digests))
+
+
+class _HashingFile(io.RawIOBase):
+    """Hashes what passes through, so that a shard is never read again to be hashed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def _batches(packs: Iterable[Pack]) -> Iterator[list[Pack]]:
+    group: list[Pack] = []
+    size = 0
+    for pack in packs:
+        more = pack_bytes(pack.seq_len, sum(len(image.data or b"") for image in pack.images))
+        if group and (len(group) == layout.MAX_BATCH_PACKS or size + more > layout.MAX_BATCH_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(pack)
+        size += more
+    if group:
+        yield group
+
+
+def pack_bytes(seq_len: int, image_bytes: int) -> int:
+    """What one pack adds to a shard, near enough to close shards by: tokens, mask bits, image bytes."""
+    return 4 * seq_len + seq_len // 8 + image_bytes
+
+
+def _record_batch(packs: list[Pack], seq_len: int, sources: Sequence[str]) -> pa.RecordBatch:
+    code = {name: number for number, name in enumerate(sources)}
+    names = pa.DictionaryArray.from_arrays(
+        pa.array([code[name] for pack in packs for name in pack.sources], pa.int16()),
+        pa.array(list(sources), pa.string()),
+    )
+    tokens = np.concatenate([pack.tokens for pack in packs]).astype(np.int32, copy=False)
+    mask = np.concatenate([pack.loss_mask for pack in packs])
+    segments = [len(pack.sample_ids) for pack in packs]
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(tokens, pa.int32()), seq_len),
+        pa.FixedSizeListArray.from_arrays(pa.array(mask, pa.bool_()), seq_len),
+        _list_array(
+            [len(pack.cu_seqlens) for pack in packs],
+            pa.array(np.concatenate([pack.cu_seqlens for pack in packs]), pa.int32()),
+        ),
+        pa.array([pack.num_tokens for pack in packs], pa.int32()),
+        _list_array(segments, pa.array([uid for pack in packs for uid in pack.sample_ids], pa.binary(SAMPLE_ID_BYTES))),
+        _list_array(segments, names),
+        _list_array(segments, pa.array([repeat for pack in packs for repeat in pack.repeats], pa.int16())),
+        _list_array([len(pack.images) for pack in packs], _image_array(packs, seq_len)),
+        pa.array([pack.num_patches for pack in packs], pa.int32()),
+        pa.array([pack.attention_cost for pack in packs], pa.int64()),
+        pa.array([pack.vision_cost for pack in packs], pa.int64()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema(seq_len))
+
+
+def _list_array(counts: list[int], values: pa.Array) -> pa.Array:
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
+
+
+def _image_array(packs: list[Pack], seq_len: int) -> pa.Array:
+    images = [image for pack in packs for image in pack.images]
+    fields: Mapping[str, list[Any]] = {
+        "start": [image.start for image in images],
+        "grid_t": [image.grid[0] for image in images],
+        "grid_h": [image.grid[1] for image in images],
+        "grid_w": [image.grid[2] for image in images],
+        "bytes": [image.data for image in images],
+        "uri": [image.uri for image in images],
+        "offset": [image.offset for image in images],
+        "size": [image.size for image in images],
+        "sha256": [image.sha256 for image in images],
+    }
+    kind = schema(seq_len).field("images").type.value_type
+    arrays = [pa.array(fields[field.name], field.type) for field in kind]
+    return pa.StructArray.from_arrays(arrays, fields=list(kind))
