@@ -96,6 +96,26 @@ def show(
 
 
 @app.command()
+def peek(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file of samples.")],
+    samples: Annotated[int, typer.Option(min=0, help="How many samples to show.")] = 3,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Guess a file's format, show what the engine makes of its first samples, print the YAML to paste."""
+    from mindvl_data.inspect import peek as looking
+    from mindvl_data.vision import Resolution
+
+    with _reported(debug):
+        look = looking.peek(path)
+        if as_json:
+            shown = [looking.described(sample, Resolution()) for sample in look.samples[:samples]]
+            _print_json({"format": look.format, "render": look.render, "problems": look.problems, "samples": shown})
+        else:
+            Console().print(looking.view(look, samples, Resolution()))
+
+
+@app.command()
 def explain(
     manifest: ManifestPath,
     sample: Annotated[

@@ -20,6 +20,7 @@ OPTIONS = {
     "build": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
+    "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
     "plan": ["--debug", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
     "schema": ["--help"],
     "show": ["--debug", "--help", "--json", "--pack", "MANIFEST"],

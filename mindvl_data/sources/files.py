@@ -75,9 +75,10 @@ class SourceFile:
 class FingerprintCache:
     """Fingerprints by place, size and time of change, so that an unchanged file is not read again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None = None) -> None:
+        """`path` None: nothing is known, nothing is kept."""
         self._path = path
-        self._old: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+        self._old: dict[str, str] = json.loads(path.read_text()) if path and path.exists() else {}
         self._new: dict[str, str] = {}
 
     def get(self, fs: Any, path: str, info: dict[str, Any]) -> str:
@@ -86,6 +87,7 @@ class FingerprintCache:
         return self._new[stamp]
 
     def save(self) -> None:
+        assert self._path is not None
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self._new))
         partial.rename(self._path)

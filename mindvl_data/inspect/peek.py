@@ -1,0 +1,144 @@
+"""A first look at a file: which format it is, what the engine makes of its first samples, the YAML to paste."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from mindvl_data import plugins, vision
+from mindvl_data.errors import UserError
+from mindvl_data.sources import DEFAULT_RENDER, GROUP, Failed, Record, Sample
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+
+LOOKED_AT = 50
+
+
+class PeekError(UserError):
+    """A file that no reader makes samples of; the message says what each reader found."""
+
+
+@dataclass(frozen=True)
+class Peek:
+    """What one reader made of the first records of a file."""
+
+    path: Path
+    format: str
+    render: str
+    records: Sequence[Record]
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [record for record in self.records if isinstance(record, Sample)]
+
+    @property
+    def problems(self) -> Counter[str]:
+        return Counter(record.drop.reason for record in self.records if isinstance(record, Failed))
+
+
+def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
+    """The reader that makes the most samples of the first records. Raises PeekError when none makes any."""
+    if not path.exists():
+        raise PeekError(f"{path}: no such file")
+    file = _file(path)
+    looks, refused = [], []
+    for name in plugins.names(GROUP):
+        reader = plugins.load(GROUP, name)
+        try:
+            records = list(itertools.islice(reader(file), looked_at))
+        except (UserError, ValueError, OSError, KeyError) as error:
+            refused.append(f"  {name}: {error}")
+            continue
+        look = Peek(path, name, str(getattr(reader, "render", DEFAULT_RENDER)), records)
+        if look.samples:
+            looks.append(look)
+        else:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in look.problems.items())
+            refused.append(f"  {name}: {reasons or 'no records'}")
+    if not looks:
+        raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
+    return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples)))
+
+
+def _file(path: Path) -> SourceFile:
+    """The path as a source's file, without keeping its fingerprint."""
+    return source_files((path.name,), (path.name,), None, path.absolute().parent, FingerprintCache())[0]
+
+
+def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
+    """One sample as data: its turns, and its images with size, grid and tokens, or what is wrong with them."""
+    turns: list[dict[str, Any]] = []
+    for part in sample.parts:
+        if not turns or turns[-1]["turn"] != part.turn:
+            turns.append({"turn": part.turn, "role": part.role, "text": ""})
+        turns[-1]["text"] += "<image>" if part.text is None else part.text
+    return {
+        "key": sample.key,
+        "uid": sample.uid,
+        "turns": [{"role": turn["role"], "text": turn["text"]} for turn in turns],
+        "images": [_image(image.data, resolution) for image in sample.images],
+    }
+
+
+def _image(data: bytes, resolution: vision.Resolution) -> dict[str, Any]:
+    try:
+        header = vision.read_header(data)
+        _, high, wide = vision.patch_grid(header.width, header.height, resolution)
+    except vision.BadImage as error:
+        return {"bytes": len(data), "problem": f"{error.reason}: {error.detail}"}
+    return {
+        "bytes": len(data),
+        "format": header.format,
+        "width": header.width,
+        "height": header.height,
+        "patches": [high, wide],
+        "tokens": high * wide // resolution.merge**2,
+    }
+
+
+def recipe_lines(look: Peek) -> str:
+    """The YAML of the source, to paste into a recipe."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in look.path.name.split(".")[0]).strip("_")
+    kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
+    source = {"format": look.format, "path": str(look.path), "kind": kind}
+    return yaml.safe_dump({"sources": {name or "data": source}}, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableType:
+    """A look for a person."""
+    head = Text(f"{look.path}: {look.format}, rendered as {look.render}; ", style="bold")
+    head.append(f"{len(look.samples)} of the first {len(look.records)} records are samples")
+    problems = [
+        Text(f"{count} × {reason}, for example {_example(look, reason)}", style="red")
+        for reason, count in look.problems.most_common()
+    ]
+    panels = [_panel(described(sample, resolution)) for sample in look.samples[:shown]]
+    return Group(head, *problems, *panels, Text("To paste into a recipe:", style="bold"), Text(recipe_lines(look)))
+
+
+def _example(look: Peek, reason: str) -> str:
+    found = next(r for r in look.records if isinstance(r, Failed) and r.drop.reason == reason)
+    return f"{found.key or look.path.name}: {found.drop.detail}"
+
+
+def _panel(sample: dict[str, Any]) -> Panel:
+    body = Text()
+    for image in sample["images"]:
+        line = image.get("problem") or (
+            f"{image['format']} {image['width']} × {image['height']}, {image['patches'][0]} × {image['patches'][1]} "
+            f"patches, {image['tokens']} tokens"
+        )
+        body.append(f"[{line}]\n", style="red" if "problem" in image else "cyan")
+    for turn in sample["turns"]:
+        body.append(f"{turn['role']}: ", style="bold")
+        body.append(f"{turn['text'].strip()}\n")
+    body.rstrip()
+    return Panel(body, title=f"{sample['key']} {sample['uid'] or ''}".strip(), title_align="left")
