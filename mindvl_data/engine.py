@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -39,14 +38,16 @@ class Engine:
         function: Callable[[T], R],
         tasks: Sequence[T],
         done: Callable[[int, int], None] = lambda i, n: None,
+        sizes: Sequence[int] | None = None,
     ) -> list[R]:
-        """`[function(task) for task in tasks]`; `done(finished, of)` is called as tasks end."""
+        """`[function(task) for task in tasks]`; `done(finished, of)` is called as tasks end, in their sizes if any."""
+        weights = sizes or [1] * len(tasks)
         if self._workers == 1 or len(tasks) < 2:
-            return list(_in_process(function, tasks, done))
+            return list(_in_process(function, tasks, weights, done))
         pool = self._started()
         futures = [pool.submit(function, task) for task in tasks]
         try:
-            self._watch(futures, done)
+            self._watch(dict(zip(futures, weights, strict=True)), done)
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
             raise EngineError(
@@ -57,28 +58,28 @@ class Engine:
             for future in futures:
                 future.cancel()
 
-    def _watch(self, futures: Sequence[Future[Any]], done: Callable[[int, int], None]) -> None:
+    def _watch(self, futures: Mapping[Future[Any], int], done: Callable[[int, int], None]) -> None:
         waiting: set[Future[Any]] = set(futures)
+        total = sum(futures.values())
         while waiting:
             ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
             for future in ended:
                 future.result()
-            done(len(futures) - len(waiting), len(futures))
+            done(total - sum(futures[future] for future in waiting), total)
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
             # Polars and `fork` deadlock; `spawn` starts clean everywhere.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
         return self._pool
 
 
-def _one_thread() -> None:
-    """A worker is one core's share: its libraries must not each start a thread for every core."""
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _in_process(function: Callable[[T], R], tasks: Sequence[T], done: Callable[[int, int], None]) -> Iterator[R]:
-    for number, task in enumerate(tasks, 1):
+def _in_process(
+    function: Callable[[T], R], tasks: Sequence[T], weights: Sequence[int], done: Callable[[int, int], None]
+) -> Iterator[R]:
+    finished = 0
+    for task, weight in zip(tasks, weights, strict=True):
         yield function(task)
-        done(number, len(tasks))
+        finished += weight
+        done(finished, sum(weights))

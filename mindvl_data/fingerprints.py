@@ -28,3 +28,9 @@ def code(*modules: str) -> str:
         for path in sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]:
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def of_file(path: Path) -> str:
+    """A hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -62,7 +62,8 @@ def draw(
     empty = [name for name in shares if not pools[name].total]
     if empty:
         raise MixError(
-            f"stages.{stage}: the source {empty[0]} has no sample left to draw from; the funnel of `plan` says where they went"
+            f"stages.{stage}: the source {empty[0]} has no sample left to draw from; "
+            "the funnel of `plan` says where they went"
         )
     budget = largest_budget(pools, shares, epochs) if tokens is None else float(tokens)
     _check_repeats(pools, shares, budget, max_repeats, stage)

@@ -76,7 +76,7 @@ class Source(Model):
     """Where samples come from and how their text is rendered."""
 
     format: str
-    """The reader's name: webdataset, finevision, llava, messages, or a plugin's."""
+    """The reader's name: webdataset, finevision, llava, messages, sharegpt, ..., or a plugin's."""
     path: Paths
     """Files, globs and brace ranges, relative to the recipe's folder, or a URL that fsspec knows."""
     kind: str
@@ -85,6 +85,14 @@ class Source(Model):
     """How turns become text; by default what the format says."""
     loss: Literal["answers", "all"] = "answers"
     """`all` trains on prompts too."""
+    columns: dict[str, str] = {}
+    """The data's names of fields, by the format's: `{caption: alt_text}`."""
+    uids: str | None = None
+    """A subset as DataComp publishes them, a sorted .npy of uids: only these, each as often as it is listed."""
+    check: Literal["header", "decode"] = "header"
+    """`decode` decodes every image while scanning and finds what a sound header hides, at the price of doing so."""
+    invalid_utf8: Literal["drop", "replace"] = "drop"
+    """What becomes of text that is not UTF-8; `replace` counts what it replaced in the column `replaced`."""
     images: str | None = None
     """The folder that image paths are relative to; by default the folder of the file that names them."""
     max_bad: float = Field(0.01, ge=0, le=1)
@@ -109,6 +117,15 @@ class Holdout(Model):
 
     share: float = Field(gt=0, lt=1)
     seq_len: Length = 4096
+
+
+class Limits(Model):
+    """What one sample may be at most; more is a drop with its reason."""
+
+    image_pixels: int = Field(178_956_970, ge=1, le=178_956_970)
+    """Pixels of one image, by its header: the guard against decompression bombs."""
+    images: int = Field(256, ge=0, le=32_767)
+    text_chars: int = Field(2_000_000, ge=1, le=2**30)
 
 
 class Budget(Model):
@@ -172,6 +189,7 @@ class Recipe(Model):
     embed_limit: int = Field(50_000_000_000, ge=0)
     """Bytes of images above which a packed set is not embedded without this being raised."""
     resolution: Resolution = Resolution()
+    limits: Limits = Limits()
     sources: dict[str, Source] = Field(min_length=1)
     filters: tuple[Filter, ...] = ()
     holdout: Holdout | None = None

@@ -5,61 +5,107 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data import plugins, vision
-from mindvl_data.schema import LEDGER, SAMPLES, Drop, Part, sample_id
-from mindvl_data.sources import GROUP, Failed, ImageBytes, Record, Sample
-from mindvl_data.sources.files import SourceFile
+from mindvl_data.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
+from mindvl_data.schema import IMAGE_FILES, LEDGER, SAMPLES, Part, sample_id
+from mindvl_data.sources import GROUP, Asked, Failed, Image, ImageBytes, Record, Sample, Unusable
+from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
+from mindvl_data.sources.subset import UidSubset
+from mindvl_data.vision.resize import MAX_ASPECT
 
 BATCH_SAMPLES = 1024
+MAX_TURN = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the recipe says a sample may be."""
+
+    max_image_pixels: int = vision.MAX_IMAGE_PIXELS
+    max_images: int = 256
+    max_text_chars: int = 2_000_000
+    replace_invalid_utf8: bool = False
+    decode: bool = False
 
 
 @dataclass(frozen=True)
 class ScanTask:
-    """One file to scan. `out` is the samples table to write; its drops and media lie beside it by name."""
+    """One file to scan, and where its samples table goes; the rest that it writes lies beside that by name.
+
+    digest: take the SHA-256 of every image. subset: the file of uids to keep, each as often as it is listed.
+    """
 
     source: str
     format: str
     file: SourceFile
+    asked: Asked
+    rules: Rules
     digest: bool
+    subset: Path | None
     samples: Path
-    drops: Path
     media: Path
+
+    @property
+    def drops(self) -> Path:
+        return self.samples.with_suffix(".drops.parquet")
+
+    @property
+    def columns(self) -> Path:
+        """The fields of the data that filters name, a line a sample; only where there are such fields."""
+        return self.samples.with_suffix(".columns.parquet")
+
+    @property
+    def image_files(self) -> Path:
+        """The image files that the records name; only where they name any."""
+        return self.samples.with_suffix(".images.parquet")
 
 
 def scan(task: ScanTask) -> None:
-    """Write `task.samples`, `task.drops` and, for bytes that no file holds as one range, `task.media`.
+    """Write `task.samples`, `task.drops` and what goes with them.
 
     Each appears by rename, the samples last: they say that the scan of this file is whole.
     """
     partial = [path.with_suffix(path.suffix + ".partial") for path in (task.samples, task.drops, task.media)]
-    read = plugins.load(GROUP, task.format)
+    records = plugins.load(GROUP, task.format)(task.file, task.asked)
+    columns = []
     with (
         pq.ParquetWriter(partial[0], SAMPLES, compression="zstd") as samples,
         pq.ParquetWriter(partial[1], LEDGER, compression="zstd") as drops,
         partial[2].open("wb") as media,
     ):
-        lines = _lines(task, read(task.file), media)
-        for batch in _batched(lines):
-            kept = [line for line in batch if "reason" not in line]
-            lost = [line for line in batch if "reason" in line]
-            samples.write_batch(pa.RecordBatch.from_pylist(kept, SAMPLES))
-            drops.write_batch(pa.RecordBatch.from_pylist(lost, LEDGER))
+        scanner = _Scanner(task, media)
+        while batch := tuple(itertools.islice(records, BATCH_SAMPLES)):
+            kept, lost = scanner.scan(batch)
+            samples.write_batch(kept.table())
+            drops.write_batch(lost.table(task.source))
+            columns.append(kept.data_table(task.asked.keep))
     _publish(partial[2], task.media)
+    if task.asked.keep:
+        _write(joined(columns, task.asked.keep), task.columns)
+    if scanner.image_files:
+        _write(_image_files(scanner.image_files), task.image_files)
     _publish(partial[1], task.drops)
     _publish(partial[0], task.samples)
 
 
-def _batched(lines: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], ...]]:
-    while batch := tuple(itertools.islice(lines, BATCH_SAMPLES)):
-        yield batch
+def image_files_changed(task: ScanTask) -> bool:
+    """Whether an image that the records of a scanned file name by path is no more what the scan saw."""
+    if not task.image_files.exists():
+        return False
+    table = pq.read_table(task.image_files, schema=IMAGE_FILES)
+    paths, sizes, times = (column.to_pylist() for column in table.columns)
+    return any(
+        task.file.image_file(path) != ImageFile(size, time)
+        for path, size, time in zip(paths, sizes, times, strict=True)
+    )
 
 
 def _publish(partial: Path, path: Path) -> None:
@@ -71,65 +117,113 @@ def _publish(partial: Path, path: Path) -> None:
     partial.rename(path)
 
 
-def _lines(task: ScanTask, records: Iterator[Record], media: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """A line of the samples table, or of the ledger, for every record found."""
-    for record in records:
-        uid = sample_id(task.source, task.file.path, record.key)
-        line = record.drop if isinstance(record, Failed) else _line(record, task, media)
-        if isinstance(line, Drop):
-            locator = f"{task.file.uri}#{record.key}"
-            yield dict(
-                sample_id=uid,
-                source=task.source,
-                locator=locator,
-                step="scan",
-                reason=line.reason,
-                detail=line.detail,
-            )
-        else:
-            yield {"sample_id": uid, **line}
+def _write(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    _publish(partial, path)
 
 
-def _line(sample: Sample, task: ScanTask, media: IO[bytes]) -> dict[str, Any] | Drop:
-    try:
-        headers = [vision.read_header(image.data) for image in sample.images]
-    except vision.BadImage as error:
-        return Drop(error.reason, error.detail)
-    images = [_image(image, header, task, media) for image, header in zip(sample.images, headers, strict=True)]
-    sides = [(header.width, header.height) for header in headers]
-    return {
-        "key": sample.key,
-        "uid": sample.uid,
-        "num_turns": len({part.turn for part in sample.parts}),
-        "text_chars": sum(len(part.text or "") for part in sample.parts),
-        "num_images": len(images),
-        "width": min((w for w, _ in sides), default=None),
-        "height": min((h for _, h in sides), default=None),
-        "aspect": max((max(side) / min(side) for side in sides), default=None),
-        "pixels": sum(w * h for w, h in sides) if sides else None,
-        "image_bytes": sum(len(image.data) for image in sample.images) if sides else None,
-        "text_hash": _text_hash(sample.parts),
-        "images": images,
-        "parts": [part._asdict() for part in sample.parts],
-    }
+def _image_files(found: dict[str, ImageFile]) -> pa.Table:
+    paths = sorted(found)
+    sizes, times = ([found[path][i] for path in paths] for i in (0, 1))
+    return pa.table([paths, sizes, times], schema=IMAGE_FILES)
 
 
-def _image(image: ImageBytes, header: vision.ImageHeader, task: ScanTask, media: IO[bytes]) -> dict[str, Any]:
-    uri, offset = image.uri, image.offset
-    if uri is None:
-        uri, offset = f"build:media/{task.media.name}", media.tell()
-        media.write(image.data)
-    return {
-        "uri": uri,
-        "offset": offset,
-        "size": len(image.data),
-        "width": header.width,
-        "height": header.height,
-        "format": header.format,
-        "sha256": hashlib.sha256(image.data).digest() if task.digest else None,
-    }
+class _Scanner:
+    """Records in batches to kept samples and drops. It remembers the image files it has seen."""
 
+    def __init__(self, task: ScanTask, media: IO[bytes]) -> None:
+        self._task = task
+        self._media = media
+        self._subset = UidSubset(task.subset) if task.subset else None
+        self.image_files: dict[str, ImageFile] = {}
 
-def _text_hash(parts: list[Part]) -> bytes:
-    text = "\0".join("" if part.text is None else part.text for part in parts)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    def scan(self, records: Sequence[Record]) -> tuple[Kept, Lost]:
+        """What becomes of each record, in their order."""
+        kept, lost = Kept(), Lost()
+        for record, times in zip(records, self._times(records), strict=True):
+            try:
+                if isinstance(record, Failed):
+                    raise Unusable(record.drop.reason, record.drop.detail)
+                if not times:
+                    raise Unusable("not_in_subset", f"uid {record.uid}")
+                measured = self._measured(record)
+            except Unusable as error:
+                lost.add(self._id(record.key), f"{self._task.file.uri}#{clean(record.key)}", error.drop)
+                continue
+            for copy in range(times):
+                key = record.key if copy == 0 else f"{record.key}-{copy}"
+                kept.add(self._id(key), clean(key), measured)
+        return kept, lost
+
+    def _id(self, key: str) -> bytes:
+        return sample_id(self._task.source, self._task.file.path, key)
+
+    def _times(self, records: Sequence[Record]) -> list[int]:
+        """How often the subset lists each record's uid; once each where there is no subset."""
+        if self._subset is None:
+            return [1] * len(records)
+        return self._subset.times([record.uid if isinstance(record, Sample) else None for record in records])
+
+    def _measured(self, sample: Sample) -> Measured:
+        """Sizes from texts and image headers. Raises Unusable."""
+        rules = self._task.rules
+        if len(sample.images) > rules.max_images:
+            raise Unusable("too_many_images", f"{len(sample.images)} images, limits.images is {rules.max_images}")
+        parts, replaced, chars, digest = self._texts(sample.parts)
+        opened = [self._opened(image) for image in sample.images]
+        headers = [self._header(image) for image in opened]
+        images = [self._line(image, header) for image, header in zip(opened, headers, strict=True)]
+        uid = None if sample.uid is None else clean(sample.uid)
+        return Measured(uid, sample.data, parts, images, chars, replaced, digest)
+
+    def _texts(self, parts: list[Part]) -> tuple[list[Part], int, int, bytes]:
+        """The parts within the rules for text, characters replaced, characters, and the hash. Raises Unusable."""
+        rules, replaced = self._task.rules, 0
+        text = "\0".join(part.text or "" for part in parts)
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError as error:
+            if not rules.replace_invalid_utf8:
+                raise Unusable("invalid_utf8", f"at character {error.start} of its texts") from error
+            parts = [part if part.text is None else part._replace(text=clean(part.text)) for part in parts]
+            replaced, encoded = len(SURROGATES.findall(text)), clean(text).encode()
+        chars = len(text) - max(0, len(parts) - 1)
+        if chars > rules.max_text_chars or (parts and parts[-1].turn > MAX_TURN):
+            raise Unusable("text_too_long", f"{chars} characters, limits.text_chars is {rules.max_text_chars}")
+        return parts, replaced, chars, hashlib.sha256(encoded).digest()
+
+    def _opened(self, image: Image) -> ImageBytes:
+        if isinstance(image, ImageBytes):
+            return image
+        if SURROGATES.search(image.path):
+            raise Unusable("missing_image", f"{clean(image.path)!r} is not UTF-8")
+        try:
+            opened, found = self._task.file.image(image.path)
+        except Unusable as error:
+            if error.drop.reason == "missing_image":
+                self.image_files[image.path] = MISSING
+            raise
+        if found:
+            self.image_files[image.path] = found
+        return opened
+
+    def _header(self, image: ImageBytes) -> vision.ImageHeader:
+        rules = self._task.rules
+        try:
+            header = vision.read_header(image.data, rules.max_image_pixels)
+            if max(header.width, header.height) > MAX_ASPECT * min(header.width, header.height):
+                raise Unusable("aspect_ratio", f"{header.width}x{header.height}")
+            if rules.decode:
+                vision.load_rgb(image.data, rules.max_image_pixels)
+        except vision.BadImage as error:
+            raise Unusable(error.reason, error.detail) from error
+        return header
+
+    def _line(self, image: ImageBytes, header: vision.ImageHeader) -> ImageLine:
+        uri, offset = image.uri, image.offset
+        if uri is None:
+            uri, offset = f"build:media/{self._task.media.name}", self._media.tell()
+            self._media.write(image.data)
+        digest = hashlib.sha256(image.data).digest() if self._task.digest else None
+        return ImageLine(uri, offset, len(image.data), header.width, header.height, header.format, digest)

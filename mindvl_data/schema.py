@@ -28,7 +28,8 @@ IMAGES = pa.list_(
     )
 )
 # One line a sample. `key` is the sample's name within its file, or its row number in decimal; `uid` is the
-# name that the data itself brings. `text_hash` is SHA-256 of the texts. For samples with images, `width` and
+# name that the data itself brings. `replaced` counts the characters that stand in for what is not UTF-8.
+# `text_hash` is SHA-256 of the texts. For samples with images, `width` and
 # `height` are the smallest over its images, `aspect` (long side over short) the largest; null without images.
 SAMPLES = pa.schema(
     [
@@ -37,6 +38,7 @@ SAMPLES = pa.schema(
         ("uid", pa.string()),
         ("num_turns", pa.int16()),
         ("text_chars", pa.int32()),
+        ("replaced", pa.int32()),
         ("num_images", pa.int16()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -48,10 +50,13 @@ SAMPLES = pa.schema(
         ("parts", PARTS),
     ]
 )
-# Which tables in the build folder's samples/ the last build used: a list of samples, source, file.
-SAMPLES_INDEX = "index.json"
-# What a filter's expression may name: everything but the nested columns and raw hashes.
+# What a filter's expression may name: everything but the nested columns and raw hashes; and any field of the data
+# that is a number, a string or a truth, which the scan keeps beside the table because a filter names it.
 FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
+
+# The image files that records of a partition name by path, as the scan found them (size -1: not there): when one
+# of them changes, the file that names it does not.
+IMAGE_FILES = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
 
 LEDGER = pa.schema(
     [
@@ -72,15 +77,19 @@ REASONS = {
     "aspect_ratio": "one side is over 200 times the other: the resize rule refuses it",
     "missing_image": "an image the sample names does not exist",
     "outside_root": "a path of the sample leads out of its source's folder",
+    "too_many_images": "more images than limits.images",
     "image_count_mismatch": "the image places in the text are not as many as the images",
     "unsupported_media": "video or audio: planned, not supported yet",
     "malformed_record": "the record is not what its format says it should be",
+    "unsupported_role": "a turn of a tool or of a role that no chat template knows",
+    "text_too_long": "more text than limits.text_chars, or a record too long to be read at all",
     "invalid_utf8": "the text is not UTF-8",
     "truncated_archive": "the archive ends in the middle of this sample",
+    "damaged_archive": "the archive is damaged beside this sample, which may have lost a part",
+    "not_in_subset": "its uid is not in the source's `uids`",
     "empty": "no text to learn from",
     "filtered": "a filter of the recipe does not hold; the detail names it",
     "overlong": "longer than the stage's shortest sequence length",
-    "truncated": "kept, but cut to the stage's shortest sequence length; the detail says how much is left",
     "no_loss_token": "what truncation left has no token to learn from",
 }
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,16 +19,16 @@ from mindvl_data.build.summary import FunnelLine, funnel_lines
 from mindvl_data.corpus import Corpus, from_stores
 from mindvl_data.count import CountTask, count
 from mindvl_data.estimate import Estimate, estimate
-from mindvl_data.filters import NO_FILTER, FilterTask, dropped_by
+from mindvl_data.filters import NO_FILTER, FilterTask, check_columns, data_columns, dropped_by
 from mindvl_data.holdout import held_out
-from mindvl_data.recipe import Source
-from mindvl_data.scan import ScanTask, scan
-from mindvl_data.schema import SAMPLES_INDEX, Drop
-from mindvl_data.sources import DEFAULT_RENDER, GROUP
-from mindvl_data.sources.files import FingerprintCache, SourceError, SourceFile, source_files
+from mindvl_data.recipe import Recipe, Source
+from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
+from mindvl_data.schema import Drop
+from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, SourceError
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.store import Store, open_store
 
-SCAN_CODE = ("mindvl_data.scan", "mindvl_data.schema", "mindvl_data.vision", "mindvl_data.sources")
+SCAN_CODE = ("mindvl_data.scan", "mindvl_data.samples", "mindvl_data.schema", "mindvl_data.vision", "mindvl_data.sources")
 COUNT_CODE = ("mindvl_data.count", "mindvl_data.store", "mindvl_data.tokenise")
 WORST_SHOWN = 5
 LEAST_SAMPLED = 32
@@ -36,12 +36,18 @@ LEAST_SAMPLED = 32
 
 @dataclass(frozen=True)
 class Partition:
-    """One file of one source, as it goes through the steps."""
+    """One file of one source, as it goes through the steps.
+
+    columns: the data's own columns that filters name. version: what the samples table depends on beside its
+    name: the image files that the records name by path.
+    """
 
     source: str
     file: SourceFile
     samples: Path
     scan_drops: Path
+    columns: Path | None
+    version: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,6 @@ def prepare(run: Run) -> Prepared:
         stores, count_drops = count_partitions(run, partitions, first)
         funnel += count_funnel(run, partitions, first, count_drops)
         if not run.dry_run:
-            write_index(run, partitions)
             write_ledger(run, partitions, first, count_drops)
         opened = [open_store(path) for path in stores]
     else:
@@ -90,10 +95,28 @@ def prepare(run: Run) -> Prepared:
 def scan_sources(run: Run) -> list[Partition]:
     """Every file of every source as a partition, scanned now or before."""
     cache = FingerprintCache(run.folder("samples") / "fingerprints.json")
-    tasks = [_scan_task(run, name, file) for name in run.recipe.sources for file in _files(run, name, cache)]
+    tasks = [task for name in run.recipe.sources for task in _scan_tasks(run, name, cache)]
     cache.save()
-    run.step("scan", scan, [task for task in tasks if not task.samples.exists()])
-    return [Partition(task.source, task.file, task.samples, task.drops) for task in tasks]
+    due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
+    # The largest first, so that no process is left alone with one at the end.
+    due.sort(key=lambda task: -task.file.size)
+    run.step("scan", scan, due, [task.file.size for task in due])
+    partitions = [_partition(task) for task in tasks]
+    _check_columns(run, partitions)
+    return partitions
+
+
+def _partition(task: ScanTask) -> Partition:
+    version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
+    columns = task.columns if task.asked.keep else None
+    return Partition(task.source, task.file, task.samples, task.drops, columns, version)
+
+
+def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
+    """Raises RecipeError for a column that a filter names and no file has a single value in."""
+    schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
+    found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
+    check_columns(run.recipe.filters, found)
 
 
 def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
@@ -106,23 +129,48 @@ def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
         raise SourceError(f"sources.{name}.path: {error}") from error
 
 
-def _scan_task(run: Run, name: str, file: SourceFile) -> ScanTask:
+def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
     source = run.recipe.sources[name]
     try:
         reader = plugins.load(GROUP, source.format)
     except plugins.UnknownPlugin as error:
         raise SourceError(f"sources.{name}.format: {error}") from error
+    files = _files(run, name, cache)
+    asked = Asked(source.columns, data_columns(run.recipe.filters, name))
+    rules = _rules(run.recipe, source)
+    subset = None if source.uids is None else run.loaded.folder / source.uids
+    if subset and not subset.is_file():
+        raise SourceError(f"sources.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
     digest = run.recipe.holdout is not None
     code = fingerprints.code(*SCAN_CODE, reader.__module__)
-    key = fingerprints.key(name, source.format, file.uri, file.fingerprint, file.size, source.images, digest, code)
-    stem = f"{name}-{key}"
+    how = (source.format, source.images, asdict(asked), asdict(rules), digest, code)
+    wanted = subset and fingerprints.of_file(subset)
+    return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
+
+
+def _rules(recipe: Recipe, source: Source) -> Rules:
+    return Rules(
+        max_image_pixels=recipe.limits.image_pixels,
+        max_images=recipe.limits.images,
+        max_text_chars=recipe.limits.text_chars,
+        replace_invalid_utf8=source.invalid_utf8 == "replace",
+        decode=source.check == "decode",
+    )
+
+
+def _scan_task(
+    run: Run, name: str, file: SourceFile, asked: Asked, rules: Rules, digest: bool, subset: Path | None, how: object
+) -> ScanTask:
+    stem = f"{name}-{fingerprints.key(name, file.uri, file.fingerprint, file.size, how)}"
     return ScanTask(
         source=name,
-        format=source.format,
+        format=run.recipe.sources[name].format,
         file=file,
+        asked=asked,
+        rules=rules,
         digest=digest,
+        subset=subset,
         samples=run.folder("samples") / f"{stem}.parquet",
-        drops=run.folder("samples") / f"{stem}.drops.parquet",
         media=run.folder("media") / f"{stem}.bin",
     )
 
@@ -135,10 +183,15 @@ def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
         kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
         reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
         lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
-        check_bad(f"sources.{name}", kept, reasons, run.recipe.sources[name].max_bad, mine)
-    total = sum((Counter(line.reasons) for line in lines), Counter[str]())
+        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, mine)
+    total = sum((_bad(line.reasons) for line in lines), Counter[str]())
     check_bad("all sources", sum(line.left for line in lines), total, run.recipe.max_bad, partitions)
     return lines
+
+
+def _bad(reasons: Mapping[str, int]) -> Counter[str]:
+    """The reasons for which a sample is bad, and not merely unwanted."""
+    return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
 
 
 def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, partitions: Sequence[Partition]) -> None:
@@ -170,14 +223,14 @@ def _filtered(run: Run, partition: Partition, number: int, of: int) -> NDArray[n
     kind = run.recipe.sources[partition.source].kind
     rules = run.recipe.filters
     code = fingerprints.code("mindvl_data.filters")
-    key = fingerprints.key(kind, [rule.model_dump() for rule in rules], code)
+    key = fingerprints.key(kind, [rule.model_dump() for rule in rules], partition.version, code)
     path = partition.samples.with_suffix(f".filter-{key}.npy")
     if not path.exists():
         run.work["filter"] += 1
         run.progress("filter", number + 1, of)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.save(file, dropped_by(FilterTask(partition.source, kind, partition.samples, rules)))
+            np.save(file, dropped_by(FilterTask(partition.source, kind, partition.samples, partition.columns, rules)))
         partial.rename(path)
     first: NDArray[np.int16] = np.load(path)
     return first
@@ -223,7 +276,8 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> Coun
     mask = np.packbits(kept).tobytes()
     template, tokeniser = run.recipe.chat_template, run.tokeniser
     code = fingerprints.code(*COUNT_CODE)
-    key = fingerprints.key(partition.samples.name, mask.hex(), render, source.loss, template, tokeniser.hash, code)
+    samples = f"{partition.samples.name}{partition.version}"
+    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, code)
     stem = f"{partition.source}-{key}"
     return CountTask(
         source=partition.source,
@@ -278,15 +332,6 @@ def hold_out(run: Run, corpus: Corpus) -> NDArray[np.bool_]:
     if holdout is None:
         return np.zeros(len(corpus), bool)
     return held_out(corpus.content, corpus.content_starts, holdout.share, run.recipe.seed)
-
-
-def write_index(run: Run, partitions: Sequence[Partition]) -> None:
-    """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
-    lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
-    path = run.folder("samples") / SAMPLES_INDEX
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(lines))
-    partial.rename(path)
 
 
 def write_ledger(

@@ -54,13 +54,15 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def step(self, name: str, function: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
-        """The tasks of one step through the engine, shown and counted."""
+    def step(
+        self, name: str, function: Callable[[Any], Any], tasks: list[Any], sizes: list[int] | None = None
+    ) -> list[Any]:
+        """The tasks of one step through the engine, counted, and shown by their sizes in bytes where given."""
         if not tasks:
             return []
         self.work[name] += len(tasks)
-        self.progress(name, 0, len(tasks))
-        return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total))
+        self.progress(name, 0, sum(sizes) if sizes else len(tasks))
+        return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total), sizes)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mindvl_data import plugins, vision
 from mindvl_data.errors import UserError
-from mindvl_data.sources import DEFAULT_RENDER, GROUP, Failed, Record, Sample
+from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, Record, Sample
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
 LOOKED_AT = 50
@@ -53,7 +53,7 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
         try:
-            records = list(itertools.islice(reader(file), looked_at))
+            records = list(itertools.islice(reader(file, Asked()), looked_at))
         except (UserError, ValueError, OSError, KeyError) as error:
             refused.append(f"  {name}: {error}")
             continue

@@ -1,20 +1,29 @@
 """What a reader of a format yields. One file a format beside this one, found through entry points.
 
-A reader is a function `read(file: SourceFile) -> Iterator[Record]`, registered in the entry-point group
-`mindvl_data.sources` under the name that recipes use.
+A reader is a function `read(file: SourceFile, asked: Asked) -> Iterator[Record]`, registered in the entry-point
+group `mindvl_data.sources` under the name that recipes use. It yields one record for everything it finds, in the
+order of the file, and opens no image: the scan does that, for all formats alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
+from mindvl_data.errors import UserError
 from mindvl_data.schema import Drop, Part
 
 GROUP = "mindvl_data.sources"
 # How a format's text is rendered unless the recipe says otherwise; a plugin's reader sets `read.render`.
 DEFAULT_RENDER = "chat"
+# One record of a text format is at most this long: a broken file must not be read into memory whole. It is far
+# above `limits.text_chars`, because images may stand in a record as base64.
+RECORD_BYTES = 64 << 20
+
+
+class SourceError(UserError):
+    """A source that cannot be read at all; the message says which, where and what to do."""
 
 
 class Unusable(Exception):  # noqa: N818 - not an error of the program
@@ -25,30 +34,40 @@ class Unusable(Exception):  # noqa: N818 - not an error of the program
         self.drop = Drop(reason, detail)
 
 
-@dataclass(frozen=True)
-class ImageBytes:
+class ImageBytes(NamedTuple):
     """An image as it lies in its file: its bytes, and the byte range to find them again.
 
     `uri` None: no file holds them as one range (a Parquet cell, a data URL); the scan keeps a copy.
     """
 
-    data: bytes
+    data: bytes | memoryview
     uri: str | None = None
     offset: int = 0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample: `images` stand in the order of the places in `parts`."""
+class ImagePath(NamedTuple):
+    """An image that a record names by a path, relative to the source's image folder; the scan opens it."""
+
+    path: str
+
+
+Image: TypeAlias = ImageBytes | ImagePath
+
+
+class Sample(NamedTuple):
+    """One sample: `images` stand in the order of the places in `parts`.
+
+    data: the values of the fields in `Asked.keep`, of those that the record has.
+    """
 
     key: str
     parts: list[Part]
-    images: list[ImageBytes]
+    images: list[Image]
     uid: str | None = None
+    data: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """One record that is no sample, and why."""
 
     key: str
@@ -56,6 +75,34 @@ class Failed:
 
 
 Record: TypeAlias = Sample | Failed
+Row: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the recipe asks of a reader.
+
+    columns: the data's name of a field, by ours. keep: fields that filters name beside the samples table's own.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    keep: tuple[str, ...] = ()
+
+    def name(self, field_name: str) -> str:
+        """What the data calls one of our fields."""
+        return self.columns.get(field_name, field_name)
+
+    def renamed(self, row: Row) -> Row:
+        """A record with its fields under our names, beside those it has."""
+        return {**row, **{ours: row.get(theirs) for ours, theirs in self.columns.items()}} if self.columns else row
+
+    def kept(self, row: Row) -> dict[str, Any]:
+        """The scalars that filters name; what is nested is no value that a filter could compare."""
+        found = {name: row.get(name) for name in self.keep}
+        return {name: value for name, value in found.items() if isinstance(value, (str, int, float, bool))}
+
+
+Parse: TypeAlias = Callable[[str, Row], Sample]
 
 
 def attempt(key: str, parse: Callable[..., Sample], *args: Any) -> Record:
@@ -64,6 +111,19 @@ def attempt(key: str, parse: Callable[..., Sample], *args: Any) -> Record:
         return parse(key, *args)
     except Unusable as error:
         return Failed(key, error.drop)
+
+
+def loss_of(turn: Row) -> bool | None:
+    """A turn's own `loss`. Raises Unusable where it is no truth value."""
+    loss = turn.get("loss")
+    if loss is None or loss in (True, False):
+        return None if loss is None else bool(loss)
+    raise Unusable("malformed_record", f"`loss` is {loss!r}, not true or false")
+
+
+def uid_of(row: Row, *names: str) -> str | None:
+    """The name that the data gives a record, under the first of these fields that has one."""
+    return next((str(row[name]) for name in names if isinstance(row.get(name), (str, int))), None)
 
 
 def split_places(text: str, turn: int, role: str, loss: bool | None, marker: str = "<image>") -> Iterator[Part]:

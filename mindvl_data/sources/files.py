@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -10,14 +11,15 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import fsspec
 
-from mindvl_data.errors import UserError
-from mindvl_data.sources import ImageBytes, Unusable
+from mindvl_data.sources import Image, ImageBytes, SourceError, Unusable
+from mindvl_data.sources.folders import data_files
+from mindvl_data.sources.mapped import map_image
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 WILDCARD = re.compile(r"[*?\[]")
@@ -28,8 +30,18 @@ WINDOW_BYTES = 64 << 10
 WINDOWS = 16
 
 
-class SourceError(UserError):
-    """A source that cannot be read at all; the message says which, where and what to do."""
+# What is wrong with a path, not with the disk or the network.
+NOT_THERE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENXIO}
+
+
+class ImageFile(NamedTuple):
+    """What `stat` says of a local image that a record names by its path; size -1: it is not there."""
+
+    size: int
+    mtime_ns: int
+
+
+MISSING = ImageFile(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -56,27 +68,71 @@ class SourceFile:
     def open(self) -> IO[bytes]:
         return fsspec.open(self.place, "rb").open()  # type: ignore[no-any-return]
 
-    def image(self, path: str) -> ImageBytes:
-        """The image that a record names by a path. Raises Unusable outside the root or when missing."""
+    def image(self, path: str) -> tuple[ImageBytes, ImageFile | None]:
+        """The image that a record names by a path, and what to know it by again (None in a store).
+
+        Raises Unusable outside the root or when missing.
+        """
         fs, root = self._images
         name = posixpath.normpath(path)
-        if posixpath.isabs(name) or name.startswith("..") or "\0" in name or "://" in path:
+        if posixpath.isabs(name) or name.split("/", 1)[0] == ".." or "\0" in name or "://" in path:
             raise Unusable("outside_root", f"{path!r} is not a path within {self.image_uri}")
-        place = posixpath.join(root, name)
-        if "file" in fs.protocol and not Path(place).resolve().is_relative_to(Path(root).resolve()):
+        uri, place = posixpath.join(self.image_uri, name), posixpath.join(root, name)
+        local = "file" in fs.protocol
+        if local and not _within(place, root):
             raise Unusable("outside_root", f"{path!r} is a link out of {self.image_uri}")
         try:
-            data = fs.cat_file(place)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
+            if not local:
+                return ImageBytes(fs.cat_file(place), uri), None
+            data, found = map_image(place)
+            return ImageBytes(data, uri), ImageFile(found.st_size, found.st_mtime_ns)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in NOT_THERE and not _is_absence(error):
+                raise SourceError(f"{uri}: cannot be read ({error}); run the same command again") from error
             raise Unusable("missing_image", f"{path!r} does not exist in {self.image_uri}") from error
-        return ImageBytes(data, posixpath.join(self.image_uri, name))
+
+    def opened(self, image: Image) -> ImageBytes:
+        """An image of a record, wherever it lies. Raises Unusable."""
+        return image if isinstance(image, ImageBytes) else self.image(image.path)[0]
+
+    def image_file(self, path: str) -> ImageFile | None:
+        """What `stat` says of an image now, as `image` said of it then."""
+        fs, root = self._images
+        if "file" not in fs.protocol:
+            return None
+        try:
+            found = os.stat(posixpath.join(root, posixpath.normpath(path)))
+        except (OSError, ValueError):
+            return MISSING
+        return ImageFile(found.st_size, found.st_mtime_ns)
+
+
+def _is_absence(error: OSError) -> bool:
+    return isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError))
+
+
+def _within(place: str, root: str) -> bool:
+    """Whether a local path stays below its root when every link in it is followed."""
+    if os.path.islink(place):
+        real = os.path.realpath(place)
+    else:
+        real = posixpath.join(_real_folder(posixpath.dirname(place)), posixpath.basename(place))
+    return real.startswith(_real_folder(root).rstrip("/") + "/")
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(path: str) -> str:
+    # Images share folders, and resolving one takes longer than reading an image's header.
+    return os.path.realpath(path)
 
 
 class FingerprintCache:
-    """Fingerprints by place, size and time of change, so that an unchanged file is not read again."""
+    """Fingerprints by place, size and time of change, so that an unchanged file is not read again.
+
+    path: where they are kept; None for a look that keeps nothing.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
-        """`path` None: nothing is known, nothing is kept."""
         self._path = path
         self._old: dict[str, str] = json.loads(path.read_text()) if path and path.exists() else {}
         self._new: dict[str, str] = {}
@@ -87,7 +143,8 @@ class FingerprintCache:
         return self._new[stamp]
 
     def save(self) -> None:
-        assert self._path is not None
+        if self._path is None:
+            return
         partial = self._path.with_suffix(".partial")
         partial.write_text(json.dumps(self._new))
         partial.rename(self._path)
@@ -115,13 +172,22 @@ def _expand(
     uri_root = _fixed_folder(shown)
     for option in braces(pattern):
         fs, path = fsspec.core.url_to_fs(_absolute(option, folder))
-        found = sorted(fs.glob(path)) if WILDCARD.search(path) else [path] if fs.isfile(path) else []
+        found = list(_found(fs, path))
         if not found:
             what = "no file matches" if WILDCARD.search(path) else "no such file"
             raise SourceError(f"{hidden(option, shown)}: {what} (relative to the recipe's folder)")
         for item in found:
             path = hidden(posixpath.relpath(item, root), shown)
             yield _describe(fs, item, path, posixpath.join(uri_root, path), images, folder, cache)
+
+
+def _found(fs: Any, path: str) -> Iterator[str]:
+    """The files of a path: those of a glob in sorted order; of a data set's folder those that it lists."""
+    for item in sorted(fs.glob(path)) if WILDCARD.search(path) else [path.rstrip("/")]:
+        if fs.isfile(item):
+            yield item
+        elif fs.isdir(item):
+            yield from data_files(fs, item)
 
 
 def _fixed_folder(pattern: str) -> str:

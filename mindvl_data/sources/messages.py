@@ -1,76 +1,76 @@
-"""OpenAI messages as JSON Lines: `messages` of role and content, a string or blocks of text and images."""
+"""OpenAI messages: `messages` of role and content, a string or blocks of text and images.
+
+With images beside the messages (`images`), `<image>` in a text is the place of the next; without, it is text.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from mindvl_data.schema import Part
-from mindvl_data.sources import ImageBytes, Record, Sample, Unusable, attempt
+from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.images import VIDEO, check_places, image_of, images_of
+from mindvl_data.sources.rows import samples
 
+COLUMNS = ("messages", "image", "images", "id", *VIDEO)
 ROLES = ("system", "user", "assistant")
+TOOLS = frozenset({"tool", "function", "tool_call", "tool_response"})
 UNSUPPORTED = ("video", "video_url", "audio", "input_audio")
 
 
-def read(file: SourceFile) -> Iterator[Record]:
-    """One sample a line; an empty line is none."""
-    with file.open() as handle:
-        for number, line in enumerate(handle):
-            if line.strip():
-                yield attempt(str(number), _sample, line, file)
+def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
+    """One sample a row or line."""
+    return samples(file, asked, COLUMNS, _sample)
 
 
-def _sample(key: str, line: bytes, file: SourceFile) -> Sample:
-    entry = _record(line)
+def _sample(key: str, row: Row) -> Sample:
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        raise Unusable("malformed_record", "a record is an object with a list of messages")
+    beside, inside = images_of(row), list[Image]()
     parts: list[Part] = []
-    images: list[ImageBytes] = []
-    for turn, message in enumerate(entry["messages"]):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise Unusable("malformed_record", f"message {turn} has none of the roles {', '.join(ROLES)}")
-        for text, image in _blocks(message.get("content"), turn, file):
-            parts.append(Part(turn, message["role"], message.get("loss"), text))
-            images += [image] if image else []
-    uid = entry.get("id")
-    return Sample(key, parts, images, None if uid is None else str(uid))
+    for turn, message in enumerate(messages):
+        parts.extend(_turn(turn, message, inside, bool(beside)))
+    if beside and not inside and not any(part.text is None for part in parts):
+        # Places are left out where all images stand before the first question.
+        first = next((i for i, part in enumerate(parts) if part.role == "user"), 0)
+        parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside)
+    check_places(parts, beside + inside)
+    return Sample(key, parts, beside + inside, uid_of(row, "id"))
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-    except UnicodeDecodeError as error:
-        raise Unusable("invalid_utf8", str(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise Unusable("malformed_record", str(error)) from error
-    if not isinstance(entry, dict) or not isinstance(entry.get("messages"), list):
-        raise Unusable("malformed_record", "a line is an object with a list of messages")
-    return entry
+def _turn(turn: int, message: Any, images: list[Image], places: bool) -> Iterator[Part]:
+    """The parts of one message; images that stand in its blocks are added to `images`."""
+    role = message.get("role") if isinstance(message, dict) else None
+    if role not in ROLES:
+        tool = isinstance(role, str) and role in TOOLS
+        reason = "unsupported_role" if tool else "malformed_record"
+        raise Unusable(reason, f"message {turn} is of the role {role!r}; there are: {', '.join(ROLES)}")
+    if message.get("tool_calls"):
+        raise Unusable("unsupported_role", f"message {turn} calls a tool")
+    loss = loss_of(message)
+    for text, image in _blocks(message.get("content"), turn):
+        if image is not None:
+            images.append(image)
+            yield Part(turn, role, loss, None)
+        elif places and text is not None:
+            yield from split_places(text, turn, role, loss)
+        else:
+            yield Part(turn, role, loss, text)
 
 
-def _blocks(content: Any, turn: int, file: SourceFile) -> Iterator[tuple[str | None, ImageBytes | None]]:
+def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | None]]:
+    if content is not None and not isinstance(content, (str, list)):
+        raise Unusable("malformed_record", f"the content of message {turn} is neither a text nor a list of blocks")
     for block in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text" and isinstance(block.get("text"), str):
             yield block["text"], None
         elif kind in ("image", "image_url"):
-            yield None, _image(block, file)
+            yield None, image_of(next((block[name] for name in ("image", "image_url", "url") if name in block), None))
         elif kind in UNSUPPORTED:
             raise Unusable("unsupported_media", f"message {turn} has a block of type {kind}")
         else:
             raise Unusable("malformed_record", f"message {turn} has a block of type {kind!r}")
-
-
-def _image(block: dict[str, Any], file: SourceFile) -> ImageBytes:
-    place = block.get("image", block.get("image_url", block.get("url")))
-    place = place.get("url") if isinstance(place, dict) else place
-    if not isinstance(place, str):
-        raise Unusable("malformed_record", "an image block has no path and no data URL")
-    if not place.startswith("data:"):
-        return file.image(place)
-    try:
-        return ImageBytes(base64.b64decode(place.partition(",")[2], validate=True))
-    except binascii.Error as error:
-        raise Unusable("unreadable_image", f"a data URL is not base64: {error}") from error

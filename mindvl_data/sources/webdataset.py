@@ -2,106 +2,185 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import posixpath
-import tarfile
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from mindvl_data.schema import Drop, Part
-from mindvl_data.sources import Failed, ImageBytes, Record, Sample, Unusable, attempt
+from mindvl_data.sources import (
+    RECORD_BYTES,
+    Asked,
+    Failed,
+    Image,
+    ImageBytes,
+    Record,
+    Row,
+    Sample,
+    Unusable,
+    attempt,
+    uid_of,
+)
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.tar import Gap, Member, walk
 
-IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"}
-UNSUPPORTED = {"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"}
-
-
-@dataclass
-class _Group:
-    """The members of one key, in the order of the archive; they need not be adjacent."""
-
-    images: list[tuple[int, int]] = field(default_factory=list)
-    texts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    unsupported: str = ""
-
-
-def read(file: SourceFile) -> Iterator[Record]:
-    """One sample a key: its images, then its caption (`.txt`, else the JSON's `text` or `caption`)."""
-    with file.open() as handle:
-        groups, cut = _groups(handle)
-        if cut is not None and cut not in groups:
-            yield Failed("", Drop("malformed_record", f"{file.path} is no tar archive"))
-        for key, group in groups.items():
-            if key == cut:
-                yield Failed(key, Drop("truncated_archive", f"{file.path} ends within this sample"))
-            else:
-                yield attempt(key, _sample, group, handle, file.uri)
+# The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
+IMAGES = frozenset(
+    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"} | {"avif", "heic", "jxl", "jp2", "ppm", "tga"}
+)
+UNSUPPORTED = frozenset({"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"})
+LINK = "link"
+# As many samples are put together at a time, and so many bytes of the archive stay mapped.
+CHUNK_GROUPS = 8192
+MAPPED_BYTES = 256 << 20
 
 
-def _groups(handle: IO[bytes]) -> tuple[dict[str, _Group], str | None]:
-    """Members by key, and the key at which a truncated archive ends ("" when it is no archive at all)."""
-    groups: dict[str, _Group] = {}
-    end = handle.seek(0, 2)
-    handle.seek(0)
-    key = ""
-    try:
-        with tarfile.open(fileobj=handle, mode="r:") as archive:
-            for member in archive:
-                if not member.isfile():
+class Group(NamedTuple):
+    """The members of one key by suffix (`jpg`, `0.png`), each its place and size, in the archive's order."""
+
+    key: str
+    members: dict[str, tuple[int, int]]
+    twice: str
+
+
+class Archive:
+    """The groups of an archive. Members of a key need not be adjacent, so the headers are walked before all else.
+
+    Arrays and one string a key are kept, not an object a member: an archive has millions of them.
+    """
+
+    def __init__(self, file: SourceFile) -> None:
+        self.mapped = Mapped(file.place)
+        self._keys: dict[str, int] = {}
+        self._suffixes: dict[str, int] = {}
+        self._members = array("q")
+        self._path = file.path
+        self.broken: dict[str, Drop] = {}
+        self._walk()
+
+    def _walk(self) -> None:
+        key, seen, damage = "", 0, None
+        for found in walk(self.mapped.view):
+            if isinstance(found, Member):
+                if found.kind == "other":
                     continue
-                key = _add(groups, member)
-                if member.offset_data + member.size > end:
-                    return groups, key
-    except tarfile.TarError:
-        return groups, key
-    return groups, None
+                key = self._add(found)
+                if damage:
+                    self.broken.setdefault(key, damage)
+                damage = None
+                if found.offset > seen + MAPPED_BYTES:
+                    self.mapped.forget(seen, found.offset)
+                    seen = found.offset
+            elif isinstance(found, Gap):
+                damage = self._damage(found)
+                self.broken[key] = damage
+            else:
+                self.broken[_key(found.name)[0]] = Drop("truncated_archive", f"{self._path} ends within this sample")
+        self.mapped.forget(0, seen)
+
+    def _add(self, member: Member) -> str:
+        key, suffix = _key(member.name)
+        number = self._keys.setdefault(key, len(self._keys))
+        if member.kind == LINK:
+            self.broken.setdefault(key, Drop("malformed_record", f"{member.name} is a link, not a file"))
+        self._members.extend(
+            (number, self._suffixes.setdefault(suffix, len(self._suffixes)), member.offset, member.size)
+        )
+        return key
+
+    def _damage(self, gap: Gap) -> Drop:
+        if not self._keys and gap.stop == len(self.mapped.view):
+            return Drop("malformed_record", f"{self._path} is no tar archive")
+        if gap.stop == len(self.mapped.view):
+            return Drop("truncated_archive", f"{self._path} ends in the middle of a header")
+        return Drop("damaged_archive", f"{self._path} cannot be read from byte {gap.start} to {gap.stop}")
+
+    def groups(self) -> Iterator[Group]:
+        """Every key with its members, in the order in which the keys first come."""
+        table = np.frombuffer(self._members, np.int64).reshape(-1, 4)
+        order = np.argsort(table[:, 0], kind="stable") if np.any(np.diff(table[:, 0]) < 0) else None
+        counts = np.bincount(table[:, 0], minlength=len(self._keys))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        suffixes, keys, seen = list(self._suffixes), iter(self._keys), 0
+        for first in range(0, len(counts), CHUNK_GROUPS):
+            bounds = starts[first : first + CHUNK_GROUPS + 1]
+            rows = slice(bounds[0], bounds[-1])
+            _, suffix, offset, size = table[rows if order is None else order[rows]].T.tolist()
+            ends = (bounds - bounds[0]).tolist()
+            for start, stop in itertools.pairwise(ends):
+                places = zip(offset[start:stop], size[start:stop], strict=True)
+                names = [suffixes[number] for number in suffix[start:stop]]
+                members = dict(zip(names, places, strict=True))
+                twice = "" if len(members) == len(names) else next(n for n in names if names.count(n) > 1)
+                yield Group(next(keys), members, twice)
+            if offset[-1] > seen + MAPPED_BYTES:
+                self.mapped.forget(seen, offset[-1])
+                seen = offset[-1]
 
 
-def _add(groups: dict[str, _Group], member: tarfile.TarInfo) -> str:
-    folder, name = posixpath.split(member.name)
-    stem, _, suffix = name.partition(".")
-    kind = suffix.rpartition(".")[2].lower()
-    key = posixpath.join(folder, stem)
-    group = groups.setdefault(key, _Group())
-    place = (member.offset_data, member.size)
-    if kind in IMAGES:
-        group.images.append(place)
-    elif kind in UNSUPPORTED:
-        group.unsupported = member.name
-    else:
-        group.texts[kind] = place
-    return key
+def _key(name: str) -> tuple[str, str]:
+    """`a/b.0.png` is the member `0.png` of the sample `a/b`."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return f"{folder}{slash}{stem}", suffix.lower()
 
 
-def _sample(key: str, group: _Group, handle: IO[bytes], uri: str) -> Sample:
-    if group.unsupported:
-        raise Unusable("unsupported_media", group.unsupported)
-    meta = _json(_text(handle, group.texts["json"])) if "json" in group.texts else {}
-    caption = _text(handle, group.texts["txt"]) if "txt" in group.texts else meta.get("text", meta.get("caption"))
+def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
+    """One sample a key: its images, then its caption (`.txt`, else the JSON's `text` or `caption`)."""
+    archive = Archive(file)
+    broken = dict(archive.broken)
+    for group in archive.groups():
+        if drop := broken.pop(group.key, None):
+            yield Failed(group.key, drop)
+        else:
+            yield attempt(group.key, _sample, group, archive.mapped.view, file.uri, asked)
+    for key, drop in broken.items():
+        yield Failed(key, drop)
+
+
+def _sample(key: str, group: Group, view: memoryview, uri: str, asked: Asked) -> Sample:
+    images, texts = sort_members(group, view, uri)
+    meta = asked.renamed(_json(read_text(view, texts["json"]))) if "json" in texts else {}
+    caption: Any = meta.get("caption" if "caption" in asked.columns else "text", meta.get("caption"))
+    if "txt" in texts and "caption" not in asked.columns:
+        caption = read_text(view, texts["txt"])
     if not isinstance(caption, str):
         raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
-    images = [ImageBytes(_bytes(handle, place), uri, place[0]) for place in group.images]
-    parts = [Part(0, "caption", None, None)] * len(images) + [Part(0, "caption", None, caption)]
-    uid = meta.get("uid")
-    return Sample(key, parts, images, None if uid is None else str(uid))
+    parts = [Part(0, "caption", None, None)] * len(images)
+    parts.append(Part(0, "caption", None, caption))
+    return Sample(key, parts, images, uid_of(meta, "uid"), asked.kept(meta) if asked.keep else {})
 
 
-def _bytes(handle: IO[bytes], place: tuple[int, int]) -> bytes:
-    handle.seek(place[0])
-    return handle.read(place[1])
+def sort_members(group: Group, view: memoryview, uri: str) -> tuple[list[Image], dict[str, tuple[int, int]]]:
+    """A group's images, and where its other members lie by suffix. Raises Unusable."""
+    if group.twice:
+        raise Unusable("malformed_record", f"two members are called {group.key}.{group.twice}")
+    images, texts = list[Image](), {}
+    for suffix, place in group.members.items():
+        kind = suffix.rpartition(".")[2]
+        if kind in IMAGES:
+            images.append(ImageBytes(view[place[0] : place[0] + place[1]], uri, place[0]))
+        elif kind in UNSUPPORTED:
+            raise Unusable("unsupported_media", f"{group.key}.{suffix}")
+        else:
+            texts[suffix] = place
+    return images, texts
 
 
-def _text(handle: IO[bytes], place: tuple[int, int]) -> str:
+def read_text(view: memoryview, place: tuple[int, int]) -> str:
+    """A member as text; bytes that are not UTF-8 as surrogates, which the scan's rule finds."""
+    if place[1] > RECORD_BYTES:
+        raise Unusable("text_too_long", f"a member of {place[1]} bytes")
+    return str(view[place[0] : place[0] + place[1]], "utf-8", "surrogateescape")
+
+
+def _json(text: str) -> Row:
     try:
-        return _bytes(handle, place).decode()
-    except UnicodeDecodeError as error:
-        raise Unusable("invalid_utf8", str(error)) from error
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
+        value: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Unusable("malformed_record", f"its .json: {error}") from error
     if not isinstance(value, dict):

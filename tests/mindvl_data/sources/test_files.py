@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from mindvl_data.sources.files import FingerprintCache, SourceError, SourceFile, braces, fingerprint, source_files
+from mindvl_data.sources import SourceError
+from mindvl_data.sources.files import FingerprintCache, SourceFile, braces, fingerprint, source_files
 
 
 def found(folder: Path, pattern: str, shown: str | None = None) -> list[SourceFile]:

@@ -14,25 +14,17 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data import plugins
-from mindvl_data.sources import GROUP, Failed, Record, Sample
-from mindvl_data.sources.files import FingerprintCache, SourceError, source_files
+from mindvl_data.sources import SourceError
 from tests.mindvl_data.packs import png
+from tests.mindvl_data.sources.scanned import Scanned, read
 
 
-def read(path: Path, reader: str, images: str | None = None) -> list[Record]:
-    cache = FingerprintCache(path.parent / "none.json")
-    (file,) = source_files((path.name,), (path.name,), images, path.parent, cache)
-    return list(plugins.load(GROUP, reader)(file))
+def reasons(scanned: Scanned) -> dict[str, str]:
+    return {key: reason for key, (reason, _) in scanned.drops.items()}
 
 
-def reasons(records: list[Record]) -> dict[str, str]:
-    return {record.key: record.drop.reason for record in records if isinstance(record, Failed)}
-
-
-def texts(sample: Record) -> list[str | None]:
-    assert isinstance(sample, Sample), sample
-    return [part.text for part in sample.parts]
+def texts(sample: dict[str, Any]) -> list[str | None]:
+    return [part["text"] for part in sample["parts"]]
 
 
 # ------------------------------------------------------------------------------------------- webdataset
@@ -43,17 +35,11 @@ def test_webdataset_as_its_own_writer_writes_it(tmp_path: Path) -> None:
     with webdataset.TarWriter(str(path)) as writer:
         writer.write({"__key__": "one", "png": png(1), "txt": "first", "json": {"uid": "u1", "text": "other"}})
         writer.write({"__key__": "sub/two", "0.png": png(2), "1.png": png(3), "json": {"caption": "second"}})
-    one, two = read(path, "webdataset")
-    assert isinstance(one, Sample)
-    assert isinstance(two, Sample)
-    assert (one.key, one.uid, texts(one)) == ("one", "u1", [None, "first"])
-    assert (two.key, texts(two), [image.data for image in two.images]) == (
-        "sub/two",
-        [None, None, "second"],
-        [png(2), png(3)],
-    )
-    image = two.images[1]
-    assert path.read_bytes()[image.offset : image.offset + len(image.data)] == png(3)
+    found = read(path, "webdataset")
+    one, two = found.kept
+    assert (one["key"], one["uid"], texts(one)) == ("one", "u1", [None, "first"])
+    assert (two["key"], texts(two)) == ("sub/two", [None, None, "second"])
+    assert [found.image(1, 0), found.image(1, 1)] == [png(2), png(3)]
 
 
 def tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -67,7 +53,7 @@ def tar(path: Path, members: dict[str, bytes]) -> Path:
 
 def test_members_of_a_key_need_not_be_adjacent(tmp_path: Path) -> None:
     members = {"a.png": png(1), "b.png": png(2), "a.txt": b"A", "b.txt": b"B"}
-    assert [texts(sample) for sample in read(tar(tmp_path / "x.tar", members), "webdataset")] == [
+    assert [texts(sample) for sample in read(tar(tmp_path / "x.tar", members), "webdataset").kept] == [
         [None, "A"],
         [None, "B"],
     ]
@@ -87,15 +73,15 @@ def test_a_broken_sample_leaves_its_neighbours(tmp_path: Path) -> None:
         "last.png": png(2),
         "last.txt": b"also fine",
     }
-    records = read(tar(tmp_path / "x.tar", members), "webdataset")
-    assert reasons(records) == {
+    found = read(tar(tmp_path / "x.tar", members), "webdataset")
+    assert reasons(found) == {
         "nocaption": "malformed_record",
         "badjson": "malformed_record",
         "list": "malformed_record",
         "latin": "invalid_utf8",
         "film": "unsupported_media",
     }
-    assert [record.key for record in records if isinstance(record, Sample)] == ["good", "last"]
+    assert found.keys == ["good", "last"]
 
 
 @given(cut=st.integers(0, 12_000))
@@ -104,16 +90,15 @@ def test_a_truncated_archive_keeps_what_is_whole_and_says_what_is_not(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("cut")
-    whole = tar(
-        folder / "x.tar", {f"{i}.{kind}": data for i in range(4) for kind, data in (("png", b"p" * 600), ("txt", b"t"))}
-    )
-    data = whole.read_bytes()
-    whole.write_bytes(data[:cut])
-    records = read(whole, "webdataset")
-    kept = [record for record in records if isinstance(record, Sample)]
-    assert all(image.data == b"p" * 600 for sample in kept for image in sample.images)
-    if cut < 4 * (512 + 1024 + 512 + 512):
-        assert set(reasons(records).values()) & {"truncated_archive", "malformed_record"} or len(kept) < 4
+    picture = png(1)
+    members = {f"{i}.{kind}": data for i in range(4) for kind, data in (("png", picture), ("txt", b"t"))}
+    whole = tar(folder / "x.tar", members)
+    whole.write_bytes(whole.read_bytes()[:cut])
+    found = read(whole, "webdataset")
+    assert all(found.image(i) == picture for i in range(len(found.kept)))
+    assert set(reasons(found).values()) <= {"truncated_archive", "malformed_record"}
+    if cut < 4 * (512 + -(-len(picture) // 512) * 512 + 512 + 1):
+        assert len(found.kept) < 4
 
 
 def test_what_is_no_archive_is_one_ledger_line(tmp_path: Path) -> None:
@@ -156,22 +141,20 @@ def test_llava_places_and_paths(tmp_path: Path) -> None:
     ]
     path = tmp_path / "data.json"
     path.write_text(json.dumps(entries))
-    records = read(path, "llava")
-    first, second, third = records[:3]
-    assert isinstance(first, Sample)
-    assert isinstance(third, Sample)
-    assert (first.uid, texts(first), first.parts[2].loss) == ("7", [None, "\nwhat?", "yes"], False)
-    assert (first.images[0].uri, first.images[0].data) == ("images/a.png", png(1))
+    found = read(path, "llava")
+    first, second, third = found.kept
+    assert (first["uid"], texts(first), first["parts"][2]["loss"]) == ("7", [None, "\nwhat?", "yes"], False)
+    assert (first["images"][0]["uri"], found.image(0)) == ("images/a.png", png(1))
     assert texts(second) == [None, " and ", None]
-    assert [part.role for part in third.parts] == ["system", "user", "assistant"]
-    assert list(reasons(records).values()) == [
+    assert [part["role"] for part in third["parts"]] == ["system", "user", "assistant"]
+    assert list(reasons(found).values()) == [
         "image_count_mismatch",
         "missing_image",
         "outside_root",
         "outside_root",
         "outside_root",
         "missing_image",
-        "malformed_record",
+        "missing_image",
         "unsupported_media",
         "malformed_record",
         "malformed_record",
@@ -189,7 +172,7 @@ def test_a_link_out_of_the_source_is_not_followed(tmp_path: Path) -> None:
     assert reasons(read(source / "data.json", "llava")) == {"0": "outside_root"}
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[", "null"])
+@pytest.mark.parametrize("text", ["[", "[{}", "[{} {}]", "[{}] []", "[" * 100_000, "[nul]"])
 def test_a_file_that_is_no_llava_json_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(SourceError, match=r"data\.json"):
@@ -224,13 +207,11 @@ def test_messages_strings_and_blocks(tmp_path: Path) -> None:
         {"messages": "x"},
         b"[" * 100_000,
     ]
-    records = read(jsonl(tmp_path / "data.jsonl", lines), "messages")
-    assert texts(records[0]) == ["<image> is text", "ok"]
-    assert texts(records[1]) == ["see", None, None]
-    assert isinstance(records[1], Sample)
-    assert [image.data for image in records[1].images] == [png(1), png(2)]
-    assert [image.uri for image in records[1].images] == ["a.png", None]
-    assert reasons(records) == {
+    found = read(jsonl(tmp_path / "data.jsonl", lines), "messages")
+    assert [texts(sample) for sample in found.kept] == [["<image> is text", "ok"], ["see", None, None]]
+    assert [found.image(1, 0), found.image(1, 1)] == [png(1), png(2)]
+    assert [image["uri"] for image in found.kept[1]["images"]] == ["a.png", "build:media/s.bin"]
+    assert reasons(found) == {
         "3": "malformed_record",
         "4": "invalid_utf8",
         "5": "unsupported_media",
@@ -262,7 +243,7 @@ def test_any_lines_are_samples_or_drops_and_never_a_crash(
 ) -> None:
     lines = [line.replace(b"\n", b" ") for line in lines]
     path = jsonl(tmp_path_factory.mktemp("fuzz") / "data.jsonl", lines)
-    assert len(read(path, "messages")) == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
+    assert read(path, "messages").found == sum(bool(line.strip()) for line in path.read_bytes().split(b"\n"))
 
 
 # ------------------------------------------------------------------------------------------- finevision
@@ -281,12 +262,11 @@ def test_finevision_as_parquet(tmp_path: Path) -> None:
         {"images": [], "texts": [{"user": "q", "assistant": None}]},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet", row_group_size=2)
-    records = read(tmp_path / "data.parquet", "finevision")
-    assert texts(records[0]) == [None, None, "q", "a", "q2", "a2"]
-    assert isinstance(records[0], Sample)
-    assert [part.turn for part in records[0].parts] == [0, 0, 0, 1, 2, 3]
-    assert texts(records[1]) == ["q", "a"]
-    assert reasons(records) == {"2": "empty", "3": "missing_image", "4": "malformed_record"}
+    found = read(tmp_path / "data.parquet", "finevision")
+    assert [texts(line) for line in found.kept] == [[None, None, "q", "a", "q2", "a2"], ["q", "a"]]
+    assert [part["turn"] for part in found.kept[0]["parts"]] == [0, 0, 0, 1, 2, 3]
+    assert [found.image(0, 0), found.image(0, 1)] == [png(1), png(4)]
+    assert reasons(found) == {"2": "empty", "3": "missing_image", "4": "malformed_record"}
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 no", None])

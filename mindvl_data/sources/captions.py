@@ -1,0 +1,34 @@
+"""Tables of captions: `image` (a struct of bytes and path, bytes, or a path) or `images`, and `caption` or `text`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mindvl_data.schema import Part
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.images import VIDEO, images_of
+from mindvl_data.sources.rows import samples
+
+COLUMNS = ("image", "images", "caption", "text", "uid", "id", *VIDEO)
+
+
+def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
+    """One sample a row."""
+    return samples(file, asked, COLUMNS, _sample)
+
+
+def _sample(key: str, row: Row) -> Sample:
+    caption = row.get("caption")
+    caption = row.get("text") if caption is None else caption
+    if not isinstance(caption, str):
+        raise Unusable("malformed_record", "no text in caption or text")
+    images = images_of(row)
+    if not images:
+        raise Unusable("missing_image", "a row of captions without an image; format: text reads text alone")
+    parts = [Part(0, "caption", None, None)] * len(images)
+    parts.append(Part(0, "caption", None, caption))
+    return Sample(key, parts, images, uid_of(row, "uid", "id"))
+
+
+read.render = "caption"  # type: ignore[attr-defined]

@@ -1,0 +1,52 @@
+"""What rows write where an image is: bytes, a struct of bytes and path, a path, a data URL."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Any
+
+from mindvl_data.schema import Part
+from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable
+
+VIDEO = ("video", "videos", "audio", "audios")
+
+
+def image_of(value: Any) -> Image:
+    """The image in a cell of a table or a value of JSON. Raises Unusable."""
+    if isinstance(value, ImageBytes):
+        return value
+    if isinstance(value, bytes) and value:
+        return ImageBytes(value)
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path") or value.get("url")
+        if isinstance(value, (bytes, str)):
+            return image_of(value)
+    if not isinstance(value, str):
+        raise Unusable("missing_image", "an image has neither bytes nor a path")
+    if not value.startswith("data:"):
+        return ImagePath(value)
+    try:
+        return ImageBytes(base64.b64decode(value.partition(",")[2], validate=True))
+    except (binascii.Error, ValueError) as error:
+        raise Unusable("unreadable_image", f"a data URL is not base64: {error}") from error
+
+
+def images_of(row: Row) -> list[Image]:
+    """The images of a row's `images`, else of its `image`: one or a list. Raises Unusable, also for video."""
+    for name in VIDEO:
+        if row.get(name):
+            raise Unusable("unsupported_media", name)
+    value = row.get("images")
+    value = row.get("image") if value is None else value
+    if value is None:
+        return []
+    return [image_of(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def check_places(parts: Sequence[Part], images: Sequence[Image]) -> None:
+    """Raises Unusable where the places of images in the texts are not as many as the images."""
+    places = sum(part.text is None for part in parts)
+    if places != len(images):
+        raise Unusable("image_count_mismatch", f"{places} places for {len(images)} images")

@@ -1,0 +1,121 @@
+"""Rows of JSON: an array of objects (`.json`) or one object a line, plain, gzip or zstd; a few rows in memory."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from mindvl_data.schema import Drop
+from mindvl_data.sources import RECORD_BYTES, SourceError
+from mindvl_data.sources.files import SourceFile
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+CHUNK_BYTES = 4 << 20
+# What may stand between the values of an array.
+SPACE = " \t\r\n"
+DECODER = json.JSONDecoder()
+
+
+def json_rows(file: SourceFile) -> Iterator[tuple[str, Any]]:
+    """(row number, value) or (row number, Drop) for every row. Raises SourceError where the file cannot be read on.
+
+    Bytes that are not UTF-8 become lone surrogates in the texts: what becomes of those is the scan's rule.
+    """
+    with ExitStack() as stack:
+        handle = stack.enter_context(file.open())
+        codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
+        if codec:
+            handle = stack.enter_context(pa.input_stream(pa.PythonFile(handle, "r"), codec, CHUNK_BYTES))
+        try:
+            first = _first(handle)
+            lines = not first.startswith(b"[") or ".json" not in Path(file.path).suffixes
+            rows = _lines(handle, first) if lines else _array(handle, first, file)
+            for number, value in enumerate(rows):
+                if value is not None:
+                    yield str(number), value
+        except (OSError, EOFError) as error:
+            raise SourceError(f"{file.uri}: cannot be read as {codec or 'a file'} ({error})") from error
+
+
+def _first(handle: IO[bytes]) -> bytes:
+    """The file's beginning, from its first byte that is no space or byte order mark."""
+    while chunk := handle.read(CHUNK_BYTES):
+        if stripped := chunk.removeprefix(codecs.BOM_UTF8).lstrip():
+            return stripped
+    return b""
+
+
+def _lines(handle: IO[bytes], data: bytes) -> Iterator[Any]:
+    """The value of every line; None for an empty one, which counts as a row and is none."""
+    while data:
+        *lines, data = data.split(b"\n")
+        for line in lines:
+            yield _value(line)
+        if len(data) > RECORD_BYTES:
+            yield Drop("text_too_long", f"a line of more than {RECORD_BYTES} bytes")
+            data = _rest_of_line(handle)
+            continue
+        chunk = handle.read(CHUNK_BYTES)
+        if not chunk:
+            yield _value(data)
+            return
+        data += chunk
+
+
+def _rest_of_line(handle: IO[bytes]) -> bytes:
+    while chunk := handle.read(CHUNK_BYTES):
+        _, newline, rest = chunk.partition(b"\n")
+        if newline:
+            return rest
+    return b""
+
+
+def _value(line: bytes) -> Any:
+    if not line or line.isspace():
+        return None
+    try:
+        value = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        return Drop("malformed_record", f"not JSON: {error}")
+    return Drop("malformed_record", "null is no record") if value is None else value
+
+
+def _array(handle: IO[bytes], data: bytes, file: SourceFile) -> Iterator[Any]:
+    """The values of an array, decoded one by one as its bytes come in."""
+    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    text, position, number = decode(data), 1, 0
+    while True:
+        position = _skip(text, position, SPACE)
+        if text[position : position + 1] == "]":
+            if (text[position + 1 :] + decode(handle.read(CHUNK_BYTES))).strip():
+                raise SourceError(f"{file.uri}: goes on behind the end of its array; one array a file")
+            return
+        try:
+            # A number at the end of what is read may go on in what is not: it is decoded with what follows it.
+            value, stop = DECODER.raw_decode(text, position)
+            stop = _skip(text, stop, SPACE)
+            if stop == len(text):
+                raise json.JSONDecodeError("the array does not end", text, stop)
+        except (ValueError, RecursionError) as error:
+            chunk = handle.read(max(CHUNK_BYTES, len(text) - position))
+            if not chunk or len(text) - position > RECORD_BYTES or isinstance(error, RecursionError):
+                raise SourceError(f"{file.uri}: not JSON from entry {number} on ({error})") from error
+            text, position = text[position:] + decode(chunk), 0
+            continue
+        if text[stop] not in ",]":
+            raise SourceError(f"{file.uri}: not JSON after entry {number}: {text[stop : stop + 20]!r}")
+        position = stop + (text[stop] == ",")
+        yield Drop("malformed_record", "null is no record") if value is None else value
+        number += 1
+
+
+def _skip(text: str, position: int, what: str) -> int:
+    while position < len(text) and text[position] in what:
+        position += 1
+    return position

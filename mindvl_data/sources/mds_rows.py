@@ -1,0 +1,92 @@
+"""Rows of MDS shards (MosaicML streaming). A shard describes its own columns, so it is read without the index."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from mindvl_data.schema import Drop
+from mindvl_data.sources import Asked, ImageBytes, Row, SourceError
+from mindvl_data.sources.arrow_rows import wanted
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.mapped import Mapped
+
+MAPPED_ROWS = 1024
+IMAGES = ("jpeg", "png")
+NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+
+
+def _number(kind: str) -> Callable[[bytes], Any]:
+    return lambda data: np.frombuffer(data, np.dtype(kind).newbyteorder("<"))[0].item()
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+# Never `pkl`: reading it runs code. `pil` is raw pixels, no image file.
+DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
+    "bytes": bytes,
+    "str": _text,
+    "int": _number("int64"),
+    "json": lambda data: json.loads(_text(data)),
+    "str_int": lambda data: int(_text(data)),
+    "str_float": lambda data: float(_text(data)),
+    **{kind: _number(kind) for kind in NUMBERS},
+}
+
+
+def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
+    """(row number, row) for every row; an image is the byte range in which it lies in the shard."""
+    mapped = Mapped(file.place)
+    try:
+        offsets, config = _header(mapped.view)
+        names, kinds, sizes = (config[f"column_{what}"] for what in ("names", "encodings", "sizes"))
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise SourceError(f"{file.uri}: not an MDS shard ({type(error).__name__}: {error})") from error
+    read = set(wanted(names, columns, asked, file))
+    table = list(zip(names, kinds, sizes, strict=True))
+    for name, kind, _ in table:
+        if name in read and kind not in DECODERS and kind not in IMAGES:
+            raise SourceError(f"{file.uri}: the column {name} is {kind}, which is not read; write {', '.join(IMAGES)}")
+    for number, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        try:
+            yield str(number), asked.renamed(_row(mapped.view, start, stop, table, read, file.uri))
+        except (ValueError, RecursionError, struct.error, IndexError) as error:
+            yield str(number), Drop("malformed_record", f"not a sample of this shard: {error}")
+        if number % MAPPED_ROWS == 0:
+            mapped.forget(0, start)
+
+
+def _header(view: memoryview) -> tuple[list[int], dict[str, Any]]:
+    """Where each sample begins, and the end; and what the columns are. Raises ValueError or struct.error."""
+    (count,) = struct.unpack_from("<I", view, 0)
+    table = 4 + 4 * (count + 1)
+    offsets = np.frombuffer(view[4:table], "<u4")
+    if len(offsets) != count + 1 or np.any(np.diff(offsets.astype(np.int64)) < 0) or offsets[-1] > len(view):
+        raise ValueError("its table of samples leads out of the file; was it copied whole?")
+    return offsets.tolist(), json.loads(bytes(view[table : offsets[0]]))
+
+
+def _row(
+    view: memoryview, start: int, stop: int, table: list[tuple[str, str, int | None]], read: set[str], uri: str
+) -> dict[str, Any]:
+    """One sample: the sizes of its columns that have no fixed one, then their bytes in order."""
+    varying = sum(size is None for _, _, size in table)
+    sizes = iter(struct.unpack_from(f"<{varying}I", view, start))
+    position = start + 4 * varying
+    row: dict[str, Any] = {}
+    for name, kind, fixed in table:
+        size = next(sizes) if fixed is None else fixed
+        if position + size > stop:
+            raise ValueError(f"column {name} is longer than the sample")
+        if name in read:
+            data = view[position : position + size]
+            row[name] = ImageBytes(data, uri, position) if kind in IMAGES else DECODERS[kind](bytes(data))
+        position += size
+    return row

@@ -1,0 +1,47 @@
+"""From files to rows, whatever a file's container: what a format's own file adds is how a row becomes a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mindvl_data.schema import Drop
+from mindvl_data.sources import Asked, Parse, Record, Sample, SourceError, Unusable, attempt
+from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.json_rows import json_rows
+from mindvl_data.sources.mds_rows import mds_rows
+
+TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".mds": mds_rows}
+JSON = (".json", ".jsonl", ".ndjson")
+COMPRESSED = (".gz", ".zst")
+
+
+def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse) -> Iterator[Record]:
+    """A record for every row of a JSON, JSON Lines, Parquet, Arrow or MDS file.
+
+    columns: the fields that `parse` reads, by our names; a table must have one of them.
+    """
+    suffix = next((suffix for suffix in TABLES if file.path.endswith(suffix)), None)
+    if suffix:
+        for key, row in TABLES[suffix](file, columns, asked):
+            yield attempt(key, _sample, row, parse, asked)
+    elif file.path.removesuffix(".gz").removesuffix(".zst").endswith(JSON):
+        for key, value in json_rows(file):
+            yield attempt(key, _json_sample, value, parse, asked)
+    else:
+        known = ", ".join((*JSON, *TABLES))
+        raise SourceError(f"{file.uri}: rows are read from files that end in {known} (JSON also .gz and .zst)")
+
+
+def _json_sample(key: str, value: Any, parse: Parse, asked: Asked) -> Sample:
+    if isinstance(value, Drop):
+        raise Unusable(value.reason, value.detail)
+    if not isinstance(value, dict):
+        raise Unusable("malformed_record", f"an entry is an object, this is a {type(value).__name__}")
+    return _sample(key, asked.renamed(value), parse, asked)
+
+
+def _sample(key: str, row: Any, parse: Parse, asked: Asked) -> Sample:
+    sample = parse(key, row)
+    return sample._replace(data=asked.kept(row)) if asked.keep else sample

@@ -1,0 +1,44 @@
+"""ShareGPT and LLaVA: entries with `conversations` (from, value), `<image>` a place, `image` a path or a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mindvl_data.schema import Part
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.images import VIDEO, check_places, images_of
+from mindvl_data.sources.rows import samples
+
+COLUMNS = ("conversations", "conversation", "system", "image", "images", "id", *VIDEO)
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+TOOLS = frozenset({"function_call", "function", "observation", "tool", "tool_call", "tool_response", "tools"})
+
+
+def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
+    """One sample an entry."""
+    return samples(file, asked, COLUMNS, _sample)
+
+
+def _sample(key: str, row: Row) -> Sample:
+    turns = row.get("conversations", row.get("conversation"))
+    if not isinstance(turns, list):
+        raise Unusable("malformed_record", "an entry is an object with a list of conversations")
+    images = images_of(row)
+    system = row.get("system")
+    parts = [Part(0, "system", None, system)] if isinstance(system, str) and system else []
+    for number, item in enumerate(turns, len(parts)):
+        parts.extend(_turn(number, item))
+    check_places(parts, images)
+    return Sample(key, parts, images, uid_of(row, "id"))
+
+
+def _turn(number: int, item: Any) -> Iterator[Part]:
+    who = item.get("from") if isinstance(item, dict) else None
+    if not isinstance(who, str) or not isinstance(item.get("value"), str):
+        raise Unusable("malformed_record", f"turn {number} has no `from` or no text in `value`")
+    if who not in ROLES:
+        reason = "unsupported_role" if who in TOOLS else "malformed_record"
+        raise Unusable(reason, f"turn {number} is from {who!r}; there are: {', '.join(ROLES)}")
+    yield from split_places(item["value"], number, ROLES[who], loss_of(item))

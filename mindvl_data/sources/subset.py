@@ -1,0 +1,69 @@
+"""A subset by uid, as DataComp publishes them: a sorted .npy of 128-bit numbers, each as two u8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.sources import SourceError
+
+UID = np.dtype("u8,u8")
+HEX_DIGITS = 32
+
+
+class UidSubset:
+    """How often a subset lists a uid. The file is searched where it lies: one of 1.4 billion uids fits no memory.
+
+    Raises SourceError where it is no such file, or not sorted (as far as a look at its ends and a sample tells).
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._uids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{path}: not a .npy file ({error})") from error
+        if self._uids.dtype != UID or self._uids.ndim != 1:
+            raise SourceError(f"{path}: holds {self._uids.dtype}, not a row of (u8, u8)")
+        look = self._uids[np.linspace(0, len(self._uids) - 1, min(len(self._uids), 1 << 16)).astype(np.int64)]
+        if np.any(np.lexsort((look["f1"], look["f0"])) != np.arange(len(look))):
+            raise SourceError(f"{path}: its uids are not sorted; np.sort it, as DataComp does")
+
+    def times(self, uids: Sequence[str | None]) -> list[int]:
+        """For every uid (32 hexadecimal digits, any other is in no subset) how often it is listed."""
+        high, low, valid = _halves(uids)
+        times = self._first(high, low, strict=True) - self._first(high, low, strict=False)
+        return np.where(valid, times, 0).tolist()  # type: ignore[no-any-return]
+
+    def _first(self, high: NDArray[np.uint64], low: NDArray[np.uint64], strict: bool) -> NDArray[np.int64]:
+        """The first place whose uid is not below (strict: is above) each one asked for: a bisection of all at once."""
+        start = np.zeros(len(high), np.int64)
+        stop = np.full(len(high), len(self._uids), np.int64)
+        while np.any(open_ := start < stop):
+            middle = (start + stop) // 2
+            there = self._uids[np.minimum(middle, len(self._uids) - 1)]
+            below = (there["f0"] < high) | ((there["f0"] == high) & (there["f1"] < low))
+            if strict:
+                below |= (there["f0"] == high) & (there["f1"] == low)
+            start = np.where(open_ & below, middle + 1, start)
+            stop = np.where(open_ & ~below, middle, stop)
+        return start
+
+
+def _halves(uids: Sequence[str | None]) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.bool_]]:
+    numbers = [_number(uid) for uid in uids]
+    high = np.array([0 if n is None else n >> 64 for n in numbers], np.uint64)
+    low = np.array([0 if n is None else n & (2**64 - 1) for n in numbers], np.uint64)
+    return high, low, np.array([n is not None for n in numbers], bool)
+
+
+def _number(uid: str | None) -> int | None:
+    if uid is None or len(uid) != HEX_DIGITS:
+        return None
+    try:
+        return int(uid, 16)
+    except ValueError:
+        return None

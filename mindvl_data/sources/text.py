@@ -1,0 +1,28 @@
+"""Text alone: `text` (or `content`) of every row, trained on as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mindvl_data.schema import Part
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.rows import samples
+
+COLUMNS = ("text", "content", "uid", "id")
+
+
+def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
+    """One sample a row."""
+    return samples(file, asked, COLUMNS, _sample)
+
+
+def _sample(key: str, row: Row) -> Sample:
+    text = row.get("text")
+    text = row.get("content") if text is None else text
+    if not isinstance(text, str):
+        raise Unusable("malformed_record", "no text in text or content")
+    return Sample(key, [Part(0, "text", None, text)], [], uid_of(row, "uid", "id"))
+
+
+read.render = "plain"  # type: ignore[attr-defined]
