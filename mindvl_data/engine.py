@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -71,8 +72,13 @@ class Engine:
         if self._pool is None:
             # Polars and `fork` deadlock; `spawn` starts clean everywhere.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_one_thread)
         return self._pool
+
+
+def _one_thread() -> None:
+    """A worker is one core's share: its libraries must not each start a thread for every core."""
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _in_process(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
+
+from mindvl_data.draws import hashed
 
 
 def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
@@ -17,12 +17,7 @@ def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: floa
     """
     if len(starts) == 1:
         return np.zeros(0, bool)
-    group = _groups(content, starts)
-    threshold = int(share * 2.0**64)
-    key = f"{seed}\0holdout\0".encode()
-    names, member = np.unique(group, return_inverse=True)
-    digests = [hashlib.sha256(key + int(name).to_bytes(8, "little")).digest()[:8] for name in names]
-    return np.array([int.from_bytes(digest, "little") < threshold for digest in digests])[member]
+    return hashed(_groups(content, starts), seed, "holdout") < np.uint64(int(share * 2.0**64))
 
 
 def _groups(content: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -130,6 +130,10 @@ def read_manifest(path: str | Path) -> Manifest:
     missing = [key for key in KEYS if key not in data]
     if missing:
         raise ManifestError(f"{path}: the keys {', '.join(missing)} are missing; build the data set again")
+    files = [shard["path"] for shard in data["shards"]] + [data["draws"]["path"]]
+    strangers = [name for name in files if Path(name).name != name]
+    if strangers:
+        raise ManifestError(f"{path}: {strangers[0]!r} is not a file beside it; it is no manifest of ours")
     return Manifest(path, data)
 
 

@@ -7,7 +7,6 @@ smaller budget is a prefix of a larger one, and a source's order does not depend
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.draws import hashed
 from mindvl_data.errors import UserError
 
 
@@ -121,19 +121,7 @@ def _draw_source(
 def pass_order(sample_ids: NDArray[np.uint8], seed: int, name: str) -> NDArray[np.int64]:
     """One pass over samples as a permutation, int64 [n], drawn from (seed, name, sample id).
 
-    A keyed hash of each id (splitmix64, Steele et al. 2014) rather than a generator's stream: adding a sample
-    moves no other, and no library's version can change it.
+    By a hash of each id rather than a generator's stream: adding a sample moves no other.
     """
     words = np.ascontiguousarray(sample_ids).view("<u8").reshape(-1, 2)
-    key = np.frombuffer(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "<u8")[0]
-    mixed = splitmix64(words[:, 0] ^ key)
-    return np.lexsort((words[:, 1], words[:, 0], mixed)).astype(np.int64)
-
-
-def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: a bijection of uint64 without visible structure."""
-    with np.errstate(over="ignore"):
-        z = values + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+    return np.lexsort((words[:, 1], words[:, 0], hashed(words[:, 0], seed, name))).astype(np.int64)

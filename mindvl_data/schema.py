@@ -50,6 +50,8 @@ SAMPLES = pa.schema(
         ("parts", PARTS),
     ]
 )
+# Which tables in the build folder's samples/ the last build used: a list of samples, source, file.
+SAMPLES_INDEX = "index.json"
 # What a filter's expression may name: everything but the nested columns and raw hashes; and any field of the data
 # that is a number, a string or a truth, which the scan keeps beside the table because a filter names it.
 FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
@@ -90,6 +92,7 @@ REASONS = {
     "empty": "no text to learn from",
     "filtered": "a filter of the recipe does not hold; the detail names it",
     "overlong": "longer than the stage's shortest sequence length",
+    "truncated": "kept, but cut to the stage's shortest sequence length; the detail says how much is left",
     "no_loss_token": "what truncation left has no token to learn from",
 }
 

@@ -163,18 +163,11 @@ def _gather(
     stores: dict[int, Store], segments: Segments, name: str, starts: str, lengths: NDArray[np.int64]
 ) -> NDArray[Any]:
     """The first `lengths` items of every segment from its store's ragged column `name`, in segment order."""
-    begins = np.empty(len(lengths), np.int64)
-    for number, store in stores.items():
-        mine = segments.partition == number
-        begins[mine] = getattr(store, starts)[segments.row[mine]]
-    ends = np.cumsum(lengths)
-    place = np.repeat(begins - (ends - lengths), lengths) + np.arange(int(lengths.sum()))
-    owner = np.repeat(segments.partition, lengths)
-    gathered = np.empty(len(place), getattr(next(iter(stores.values())), name).dtype)
-    for number, store in stores.items():
-        mine = owner == number
-        gathered[mine] = getattr(store, name)[place[mine]]
-    return gathered
+    slices = []
+    for (partition, row), length in zip(_rows(segments), lengths.tolist(), strict=True):
+        begin = int(getattr(stores[partition], starts)[row])
+        slices.append(getattr(stores[partition], name)[begin : begin + length])
+    return np.concatenate(slices)
 
 
 def _image(

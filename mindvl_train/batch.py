@@ -6,7 +6,8 @@ which is all that attention looks at.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
 from mindvl_train.kernels.segments import Segments
+from mindvl_train.patches import Grid, frame_segments, patch_positions, window_order
+from mindvl_train.positions import multimodal_positions, text_positions
 
 # A patch as `vision.decode` makes it.
 CHANNELS = 3
 TEMPORAL_PATCH = 2
+AnyNumber = TypeVar("AnyNumber", bound=np.number[Any])
 
 
 class BatchError(UserError):
@@ -33,11 +37,12 @@ class Batch:
 
     Attributes:
         ids: [T] int64.
-        positions: [T] int64, restarting at 0 in every segment.
+        positions: [T] int64, or [3, T] in time, height and width; they restart at 0 in every segment.
         segments: boundaries in the token stream; a pack's padding is a segment.
-        patches: [N, channels · frames · patch²] float32; N is never 0.
+        patches: [N, channels · frames · patch²] float32, window after window; N is never 0.
         patch_positions: [N, 2] int64, row and column in the image.
         image_segments: boundaries in the patch stream, one segment an image frame.
+        window_segments: one segment a window; the same as `image_segments` for a tower without windows.
         placeholders: [P] int64, the tokens whose embeddings the image features replace, in the features'
             order.
         num_masked_features: features at the end of the stream that belong to no placeholder.
@@ -56,6 +61,7 @@ class Batch:
     patches: Tensor
     patch_positions: Tensor
     image_segments: Segments
+    window_segments: Segments
     placeholders: Tensor
     num_masked_features: int
     predictors: Tensor
@@ -90,12 +96,16 @@ class BatchLayout:
         patch: side of a patch in pixels.
         merge: patches on a side of the square that becomes one token.
         image_pad: the id of the image placeholder.
+        window: tokens on a side of the vision tower's windows; None: it has none.
+        position_axes: 1, or 3 for positions in time, height and width.
         loss_weight: a name in `LOSS_WEIGHTS`.
     """
 
     patch: int
     merge: int
     image_pad: int
+    window: int | None = None
+    position_axes: int = 1
     loss_weight: str = "token"
 
 
@@ -107,34 +117,44 @@ def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
     """
     ids = np.concatenate([pack.tokens for pack in packs]).astype(np.int64)
     segments = Segments.of(length for pack in packs for length in np.diff(pack.cu_seqlens).tolist())
-    positions = _positions(segments)
     # A segment's first token follows nothing, whatever its mask says.
-    targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (positions > 0))
+    targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
     weights = _weights(targets, segments, layout.loss_weight)
-    grids = [image.grid for pack in packs for image in pack.images]
-    masked_grid = (1, layout.merge, layout.merge)
+    images = _images(packs, layout)
     return Batch(
         ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
+        positions=torch.from_numpy(_positions(packs, segments, layout)),
         segments=segments,
-        patches=torch.from_numpy(_patches(packs, layout)),
-        patch_positions=torch.from_numpy(_patch_positions(grids or [masked_grid], layout.merge)),
-        image_segments=Segments.of(h * w for t, h, w in grids or [masked_grid] for _ in range(t)),
-        placeholders=torch.from_numpy(_placeholders(packs, layout)),
-        num_masked_features=0 if grids else 1,
+        patches=torch.from_numpy(images.patches),
+        patch_positions=torch.from_numpy(images.positions),
+        image_segments=images.frames,
+        window_segments=images.windows,
+        placeholders=torch.from_numpy(images.placeholders),
+        num_masked_features=images.num_masked_features,
         predictors=torch.from_numpy(targets - 1),
         targets=torch.from_numpy(ids[targets]),
         weights=torch.from_numpy(weights.astype(np.float32)),
         total_weight=float(weights.sum()),
         num_tokens=sum(pack.num_tokens for pack in packs),
-        num_images=len(grids),
+        num_images=sum(len(pack.images) for pack in packs),
         packs=tuple(pack.index for pack in packs),
     )
 
 
-def _positions(segments: Segments) -> NDArray[np.int64]:
-    starts = np.repeat(np.array(segments.cu_seqlens[:-1], np.int64), segments.lengths)
-    return np.arange(len(starts)) - starts
+def _positions(packs: Sequence[Pack], segments: Segments, layout: BatchLayout) -> NDArray[np.int64]:
+    if layout.position_axes == 1:
+        return text_positions(segments)
+    offsets = _offsets(packs)
+    images = [
+        (image.start + offset, image.grid) for pack, offset in zip(packs, offsets, strict=True) for image in pack.images
+    ]
+    starts, grids = [start for start, _ in images], [grid for _, grid in images]
+    return multimodal_positions(segments, starts, grids, layout.merge)
+
+
+def _offsets(packs: Sequence[Pack]) -> list[int]:
+    """Where every pack begins in the joined stream."""
+    return list(accumulate((len(pack.tokens) for pack in packs[:-1]), initial=0))
 
 
 def _weights(targets: NDArray[np.int64], segments: Segments, rule: str) -> NDArray[np.float64]:
@@ -143,13 +163,50 @@ def _weights(targets: NDArray[np.int64], segments: Segments, rule: str) -> NDArr
     return LOSS_WEIGHTS[rule](np.bincount(segment, minlength=1)[segment])
 
 
-def _patches(packs: Sequence[Pack], layout: BatchLayout) -> NDArray[np.float32]:
-    """[N, patch values]; without any image, zeros for one masked grid of the smallest size."""
+@dataclass(frozen=True)
+class _Images:
+    """What a batch says of its images, under the names and shapes of `Batch`."""
+
+    patches: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    frames: Segments
+    windows: Segments
+    placeholders: NDArray[np.int64]
+    num_masked_features: int
+
+
+def _images(packs: Sequence[Pack], layout: BatchLayout) -> _Images:
+    """The patches of all images; without any, zeros for one masked grid of the smallest size."""
     decoded = [_decode(pack, image, layout) for pack in packs for image in pack.images]
-    if decoded:
-        return np.concatenate(decoded)
+    grids = [image.grid for pack in packs for image in pack.images] or [(1, layout.merge, layout.merge)]
     values = CHANNELS * TEMPORAL_PATCH * layout.patch**2
-    return np.zeros((layout.merge**2, values), np.float32)
+    images = _Images(
+        patches=np.concatenate(decoded) if decoded else np.zeros((layout.merge**2, values), np.float32),
+        positions=patch_positions(grids, layout.merge),
+        frames=frame_segments(grids),
+        windows=frame_segments(grids),
+        placeholders=_placeholders(packs, layout),
+        num_masked_features=0 if decoded else 1,
+    )
+    return images if layout.window is None else _by_windows(images, grids, layout.merge, layout.window)
+
+
+def _by_windows(images: _Images, grids: Sequence[Grid], merge: int, window: int) -> _Images:
+    """The same with patches and placeholders in the order of the windows; frames keep their places."""
+    order, windows = window_order(grids, merge, window)
+    placeholders = images.placeholders
+    return replace(
+        images,
+        patches=_in_order(images.patches, order),
+        positions=_in_order(images.positions, order),
+        windows=windows,
+        placeholders=placeholders[order] if len(placeholders) else placeholders,
+    )
+
+
+def _in_order(stream: NDArray[AnyNumber], order: NDArray[np.int64]) -> NDArray[AnyNumber]:
+    """[N, ...] by merge blocks of N / len(order) patches."""
+    return stream.reshape(len(order), -1, stream.shape[-1])[order].reshape(stream.shape)
 
 
 def _decode(pack: Pack, image: PackImage, layout: BatchLayout) -> NDArray[np.float32]:
@@ -164,23 +221,10 @@ def _decode(pack: Pack, image: PackImage, layout: BatchLayout) -> NDArray[np.flo
     return np.tile(patches, (frames, 1))
 
 
-def _patch_positions(grids: Sequence[tuple[int, int, int]], merge: int) -> NDArray[np.int64]:
-    """[N, 2]: row and column of every patch, in merge-block order (h / merge, w / merge, merge, merge)."""
-    return np.concatenate([np.tile(_frame_positions(h, w, merge), (t, 1)) for t, h, w in grids])
-
-
-def _frame_positions(height: int, width: int, merge: int) -> NDArray[np.int64]:
-    rows_and_columns = np.indices((height, width), dtype=np.int64).reshape(
-        2, height // merge, merge, width // merge, merge
-    )
-    return rows_and_columns.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
-
-
 def _placeholders(packs: Sequence[Pack], layout: BatchLayout) -> NDArray[np.int64]:
     """[P]: the places of the image placeholders in the joined stream."""
-    offsets = np.cumsum([0, *(len(pack.tokens) for pack in packs)])
     places = [_pack_placeholders(pack, layout) for pack in packs]
-    return np.concatenate([place + offset for place, offset in zip(places, offsets, strict=False)])
+    return np.concatenate([place + offset for place, offset in zip(places, _offsets(packs), strict=True)])
 
 
 def _pack_placeholders(pack: Pack, layout: BatchLayout) -> NDArray[np.int64]:

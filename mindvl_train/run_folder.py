@@ -1,26 +1,47 @@
 """What a run was started with, so that the same command goes on and another one does not by mistake."""
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
 
 RECORD = "run.json"
+LOCK = ".lock"
 # What may change between two starts of one run, because no loss depends on it.
 FREE_KEYS = ("name", "data", "out", "loader", "checkpoint", "loggers")
 
 
 class RunFolderError(UserError):
-    """A run folder that belongs to another configuration; names what changed."""
+    """A run folder that belongs to another configuration or process; says which, and what to do."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes `folder` and holds it against a second process; the hold ends with the process, however it ends.
+
+    Raises:
+        RunFolderError: another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunFolderError(
+                f"{folder}: another run is at work there; wait for it or give another --out"
+            ) from error
+        yield
 
 
 def claim(folder: Path, record: Mapping[str, Any]) -> None:
     """Makes `folder` this run's, or finds that it is already.
 
     Args:
-        folder: where the run writes.
+        folder: where the run writes; it is there.
         record: the configuration and the manifests' ids, as JSON values.
 
     Raises:
@@ -28,7 +49,6 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
     """
     path = folder / RECORD
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         unfinished.rename(path)

@@ -33,7 +33,7 @@ from mindvl_train.optim import (
     optimizer_tensors,
     set_learning_rates,
 )
-from mindvl_train.run_folder import claim
+from mindvl_train.run_folder import claim, held
 from mindvl_train.stages import Stage, fingerprints, movement
 
 
@@ -69,7 +69,13 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
         UserError: what is wrong, where, and what to do.
     """
     parts = assemble(loaded, where)
-    claim(folder, parts.record)
+    with held(folder):
+        claim(folder, parts.record)
+        return _go_on(parts, folder, loggers)
+
+
+def _go_on(parts: Assembly, folder: Path, loggers: Sequence[Logger]) -> Result:
+    """From where the folder's last checkpoint stands to the end of the run."""
     checkpoints = CheckpointFolder(folder / "checkpoints", parts.config.checkpoint.keep)
     restored = checkpoints.read_latest()
     finished = restored is not None and restored.progress.stage == len(parts.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,12 +24,18 @@ from mindvl_data.filters import NO_FILTER, FilterTask, check_columns, data_colum
 from mindvl_data.holdout import held_out
 from mindvl_data.recipe import Recipe, Source
 from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
-from mindvl_data.schema import Drop
+from mindvl_data.schema import SAMPLES_INDEX, Drop
 from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.store import Store, open_store
 
-SCAN_CODE = ("mindvl_data.scan", "mindvl_data.samples", "mindvl_data.schema", "mindvl_data.vision", "mindvl_data.sources")
+SCAN_CODE = (
+    "mindvl_data.scan",
+    "mindvl_data.samples",
+    "mindvl_data.schema",
+    "mindvl_data.vision",
+    "mindvl_data.sources",
+)
 COUNT_CODE = ("mindvl_data.count", "mindvl_data.store", "mindvl_data.tokenise")
 WORST_SHOWN = 5
 LEAST_SAMPLED = 32
@@ -77,6 +84,7 @@ def prepare(run: Run) -> Prepared:
         stores, count_drops = count_partitions(run, partitions, first)
         funnel += count_funnel(run, partitions, first, count_drops)
         if not run.dry_run:
+            write_index(run, partitions)
             write_ledger(run, partitions, first, count_drops)
         opened = [open_store(path) for path in stores]
     else:
@@ -332,6 +340,15 @@ def hold_out(run: Run, corpus: Corpus) -> NDArray[np.bool_]:
     if holdout is None:
         return np.zeros(len(corpus), bool)
     return held_out(corpus.content, corpus.content_starts, holdout.share, run.recipe.seed)
+
+
+def write_index(run: Run, partitions: Sequence[Partition]) -> None:
+    """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
+    lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
+    path = run.folder("samples") / SAMPLES_INDEX
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(lines))
+    partial.rename(path)
 
 
 def write_ledger(

@@ -37,6 +37,20 @@ def check_size(embedded: int, limit: int, name: str) -> None:
         )
 
 
+def recover(folder: Path) -> None:
+    """Undo a publication that was killed half-way: the older set is moved back, or removed when it was replaced."""
+    aside = _aside(folder)
+    if aside.exists():
+        if folder.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.parent / WORK / f"old-{folder.name}"
+
+
 def published(folder: Path, name: str, key: str) -> Manifest | None:
     """The published set when it has this key: `manifest` for all of it, `content` for its shards alone."""
     try:
@@ -169,12 +183,8 @@ def _sync(folder: Path) -> None:
 
 
 def _replace(folder: Path, work: Path) -> None:
-    """An older set under the name is moved aside first; killed in between, the next build renames again."""
+    """An older set under the name is moved aside first; `recover` mends what a kill in between leaves."""
     if folder.exists():
-        aside = work.with_name(f"old-{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-        work.rename(folder)
-        shutil.rmtree(aside)
-    else:
-        work.rename(folder)
+        folder.rename(_aside(folder))
+    work.rename(folder)
+    recover(folder)

@@ -28,7 +28,8 @@ from mindvl_data.vision import Resolution
 from mindvl_data.write import Segments, WriteTask, shard_borders, write, written
 
 STAGE_CODE = tuple(
-    f"mindvl_data.{name}" for name in ("corpus", "holdout", "fit", "mix", "pack", "write", "shards", "vision", "build")
+    f"mindvl_data.{name}"
+    for name in ("corpus", "draws", "holdout", "fit", "mix", "pack", "write", "shards", "vision", "build")
 )
 
 
@@ -95,6 +96,7 @@ def build_stage(run: Run, prepared: Prepared, spec: Spec) -> StageResult:
     content_key = _content_key(run, prepared, spec, among)
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
     full_key = fingerprints.key(content_key, run.loaded.hash, funnel)
+    publish.recover(run.out / spec.name)
     there = publish.published(run.out / spec.name, "manifest", full_key)
     if there is not None and not prepared.estimates:
         return StageResult(spec.name, "up to date", there.data, there.path)

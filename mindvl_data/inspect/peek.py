@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mindvl_data import plugins, vision
 from mindvl_data.errors import UserError
-from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, Record, Sample
+from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
 LOOKED_AT = 50
@@ -53,7 +53,7 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
         try:
-            records = list(itertools.islice(reader(file, Asked()), looked_at))
+            records = [_opened(file, record) for record in itertools.islice(reader(file, Asked()), looked_at)]
         except (UserError, ValueError, OSError, KeyError) as error:
             refused.append(f"  {name}: {error}")
             continue
@@ -66,6 +66,16 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     if not looks:
         raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
     return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples)))
+
+
+def _opened(file: SourceFile, record: Record) -> Record:
+    """A record with the images that it names by path read, or why that is impossible."""
+    if isinstance(record, Failed):
+        return record
+    try:
+        return record._replace(images=[file.opened(image) for image in record.images])
+    except Unusable as error:
+        return Failed(record.key, error.drop)
 
 
 def _file(path: Path) -> SourceFile:
@@ -84,11 +94,11 @@ def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
         "key": sample.key,
         "uid": sample.uid,
         "turns": [{"role": turn["role"], "text": turn["text"]} for turn in turns],
-        "images": [_image(image.data, resolution) for image in sample.images],
+        "images": [_image(image.data, resolution) for image in sample.images if isinstance(image, ImageBytes)],
     }
 
 
-def _image(data: bytes, resolution: vision.Resolution) -> dict[str, Any]:
+def _image(data: bytes | memoryview, resolution: vision.Resolution) -> dict[str, Any]:
     try:
         header = vision.read_header(data)
         _, high, wide = vision.patch_grid(header.width, header.height, resolution)

@@ -14,7 +14,7 @@ import yaml
 from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.webdataset import IMAGES, Archive, Group, read_text
+from mindvl_data.sources.webdataset import Archive, Group, kind_of, read_text
 
 META = ".nv-meta/dataset.yaml"
 FIELD = re.compile(r"^([\w.,]+)((?:\[\w+\])*)$")
@@ -82,7 +82,7 @@ def _field(group: Group, view: memoryview, uri: str, member: str) -> Any:
     if not options:
         raise Unusable("malformed_record", f"no member {group.key}.{suffix}")
     place = group.members[options[0]]
-    if options[0].rpartition(".")[2] in IMAGES:
+    if kind_of(options[0]) == "image":
         return ImageBytes(view[place[0] : place[0] + place[1]], uri, place[0])
     text = read_text(view, place)
     if not options[0].endswith("json"):

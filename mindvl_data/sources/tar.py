@@ -7,8 +7,11 @@ and goes on behind damage: the next header that is sound is looked for, and the 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -16,6 +19,8 @@ REGULAR = b"0\0\x37"
 # GNU long name, GNU long link, pax header, global pax header, old pax header of Solaris.
 LONG_NAME, LONG_LINK, PAX, GLOBAL_PAX, SUN_PAX = EXTENSIONS = b"LKxgX"
 EXTENSION_BYTES = 1 << 20
+RUN_MEMBERS = 4096
+OCTAL = 8 ** np.arange(5, -1, -1)
 
 
 class Member(NamedTuple):
@@ -25,6 +30,14 @@ class Member(NamedTuple):
     kind: str
     offset: int
     size: int
+
+
+class Run(NamedTuple):
+    """Members that are plain files, in columns: most of nearly every archive."""
+
+    names: list[str]
+    offsets: list[int]
+    sizes: list[int]
 
 
 class Gap(NamedTuple):
@@ -40,12 +53,17 @@ class Cut(NamedTuple):
     name: str
 
 
-def walk(view: memoryview) -> Iterator[Member | Gap | Cut]:
+def walk(view: memoryview) -> Iterator[Run | Member | Gap | Cut]:
     """Every member in order; blocks of zeros are passed over, so archives joined by `cat` are read whole."""
     position, end = 0, len(view)
     name: str | None = None
     long_size: int | None = None
     while position < end:
+        if name is None and long_size is None:
+            run, position = _run(view, position)
+            if run.names:
+                yield run
+                continue
         header = bytes(view[position : position + BLOCK])
         if not any(header[:8]) and not any(header):
             position += BLOCK
@@ -70,6 +88,56 @@ def walk(view: memoryview) -> Iterator[Member | Gap | Cut]:
             yield member
             name = long_size = None
         position = data + -(-size // BLOCK) * BLOCK
+
+
+def _run(view: memoryview, position: int) -> tuple[Run, int]:
+    """The members from `position` on as long as they are plain files with short names, and where that ends.
+
+    Their headers are checked as one table, which takes a fraction of the time that one by one takes.
+    """
+    starts, sizes = _chain(view, position)
+    if not starts:
+        return Run([], [], []), position
+    headers = np.frombuffer(b"".join([view[start : start + BLOCK] for start in starts]), np.uint8).reshape(-1, BLOCK)
+    digits = headers[:, 148:154] - np.uint8(ord("0"))
+    total = headers.sum(1, np.uint32) - headers[:, 148:156].sum(1, np.uint32) + np.uint32(8 * 32)
+    kind, prefix = headers[:, 156], headers[:, 345]
+    sound = (digits < 8).all(1) & (digits @ OCTAL == total) & ((kind == ord("0")) | (kind == 0)) & (prefix == 0)
+    names = _names(headers[:, :100])
+    sound &= np.array([name is not None for name in names])
+    count = len(starts) if sound.all() else int(sound.argmin())
+    position = starts[count] if count < len(starts) else starts[-1] + BLOCK + (sizes[-1] + BLOCK - 1 & -BLOCK)
+    offsets = [start + BLOCK for start in starts[:count]]
+    return Run([name for name in names[:count] if name is not None], offsets, sizes[:count]), position
+
+
+def _chain(view: memoryview, position: int) -> tuple[list[int], list[int]]:
+    """Where headers begin if the size in each is right, and the sizes; up to the first that is odd in any way."""
+    starts: list[int] = []
+    sizes: list[int] = []
+    end = len(view)
+    try:
+        while len(starts) < RUN_MEMBERS:
+            field = bytes(view[position + 124 : position + 135])
+            size = int(field, 8) if field.isdigit() else end
+            stop = position + BLOCK + size
+            if stop > end:
+                break
+            starts.append(position)
+            sizes.append(size)
+            position = stop + BLOCK - 1 & -BLOCK
+    except ValueError:  # a digit that is not octal
+        pass
+    return starts, sizes
+
+
+def _names(field: NDArray[np.uint8]) -> Sequence[str | None]:
+    """Names as texts; None for what is no plain file's in ASCII without odd bytes."""
+    names = np.ascontiguousarray(field).view("S100").ravel().tolist()
+    texts = b"\n".join(names).decode("ascii", "replace").split("\n")
+    if len(texts) != len(names):
+        return [None] * len(names)
+    return [None if not text.isprintable() or text.endswith("/") or "\ufffd" in text else text for text in texts]
 
 
 def _extended(kind: int, data: bytes, name: str | None, size: int | None) -> tuple[str | None, int | None]:

@@ -6,6 +6,7 @@ import itertools
 import json
 from array import array
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,17 +27,19 @@ from mindvl_data.sources import (
 )
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import Mapped
-from mindvl_data.sources.tar import Gap, Member, walk
+from mindvl_data.sources.tar import Gap, Member, Run, walk
 
 # The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
 IMAGES = frozenset(
     {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"} | {"avif", "heic", "jxl", "jp2", "ppm", "tga"}
 )
 UNSUPPORTED = frozenset({"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"})
-LINK = "link"
 # As many samples are put together at a time, and so many bytes of the archive stay mapped.
 CHUNK_GROUPS = 8192
 MAPPED_BYTES = 256 << 20
+
+
+PLACE = Part(0, "caption", None, None)
 
 
 class Group(NamedTuple):
@@ -55,11 +58,12 @@ class Archive:
 
     def __init__(self, file: SourceFile) -> None:
         self.mapped = Mapped(file.place)
+        self.broken: dict[str, Drop] = {}
+        self._path = file.path
         self._keys: dict[str, int] = {}
         self._suffixes: dict[str, int] = {}
-        self._members = array("q")
-        self._path = file.path
-        self.broken: dict[str, Drop] = {}
+        # Of every member: its key, its suffix, where it lies and how long it is.
+        self._key, self._suffix, self._offset, self._size = (array("q") for _ in range(4))
         self._walk()
 
     def _walk(self) -> None:
@@ -68,29 +72,31 @@ class Archive:
             if isinstance(found, Member):
                 if found.kind == "other":
                     continue
-                key = self._add(found)
+                if found.kind == "link":
+                    drop = Drop("malformed_record", f"{found.name} is a link, not a file")
+                    self.broken.setdefault(_key(found.name)[0], drop)
+                found = Run([found.name], [found.offset], [found.size])
+            if isinstance(found, Run):
                 if damage:
-                    self.broken.setdefault(key, damage)
-                damage = None
-                if found.offset > seen + MAPPED_BYTES:
-                    self.mapped.forget(seen, found.offset)
-                    seen = found.offset
+                    self.broken.setdefault(_key(found.names[0])[0], damage)
+                    damage = None
+                self._add(found)
+                key = _key(found.names[-1])[0]
+                if found.offsets[-1] > seen + MAPPED_BYTES:
+                    self.mapped.forget(seen, found.offsets[-1])
+                    seen = found.offsets[-1]
             elif isinstance(found, Gap):
                 damage = self._damage(found)
                 self.broken[key] = damage
             else:
                 self.broken[_key(found.name)[0]] = Drop("truncated_archive", f"{self._path} ends within this sample")
-        self.mapped.forget(0, seen)
 
-    def _add(self, member: Member) -> str:
-        key, suffix = _key(member.name)
-        number = self._keys.setdefault(key, len(self._keys))
-        if member.kind == LINK:
-            self.broken.setdefault(key, Drop("malformed_record", f"{member.name} is a link, not a file"))
-        self._members.extend(
-            (number, self._suffixes.setdefault(suffix, len(self._suffixes)), member.offset, member.size)
-        )
-        return key
+    def _add(self, run: Run) -> None:
+        keys, suffixes = zip(*map(_key, run.names), strict=True)
+        self._key.extend([self._keys.setdefault(key, len(self._keys)) for key in keys])
+        self._suffix.extend([self._suffixes.setdefault(suffix, len(self._suffixes)) for suffix in suffixes])
+        self._offset.extend(run.offsets)
+        self._size.extend(run.sizes)
 
     def _damage(self, gap: Gap) -> Drop:
         if not self._keys and gap.stop == len(self.mapped.view):
@@ -101,15 +107,14 @@ class Archive:
 
     def groups(self) -> Iterator[Group]:
         """Every key with its members, in the order in which the keys first come."""
-        table = np.frombuffer(self._members, np.int64).reshape(-1, 4)
-        order = np.argsort(table[:, 0], kind="stable") if np.any(np.diff(table[:, 0]) < 0) else None
-        counts = np.bincount(table[:, 0], minlength=len(self._keys))
-        starts = np.concatenate([[0], np.cumsum(counts)])
+        key, *columns = (np.frombuffer(c, np.int64) for c in (self._key, self._suffix, self._offset, self._size))
+        order = np.argsort(key, kind="stable") if np.any(np.diff(key) < 0) else None
+        starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=len(self._keys)))])
         suffixes, keys, seen = list(self._suffixes), iter(self._keys), 0
-        for first in range(0, len(counts), CHUNK_GROUPS):
+        for first in range(0, len(starts) - 1, CHUNK_GROUPS):
             bounds = starts[first : first + CHUNK_GROUPS + 1]
-            rows = slice(bounds[0], bounds[-1])
-            _, suffix, offset, size = table[rows if order is None else order[rows]].T.tolist()
+            rows = slice(bounds[0], bounds[-1]) if order is None else order[bounds[0] : bounds[-1]]
+            suffix, offset, size = (column[rows].tolist() for column in columns)
             ends = (bounds - bounds[0]).tolist()
             for start, stop in itertools.pairwise(ends):
                 places = zip(offset[start:stop], size[start:stop], strict=True)
@@ -124,9 +129,8 @@ class Archive:
 
 def _key(name: str) -> tuple[str, str]:
     """`a/b.0.png` is the member `0.png` of the sample `a/b`."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return f"{folder}{slash}{stem}", suffix.lower()
+    start = name.find(".", name.rfind("/") + 1)
+    return (name[:start], name[start + 1 :].lower()) if start >= 0 else (name, "")
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
@@ -150,7 +154,7 @@ def _sample(key: str, group: Group, view: memoryview, uri: str, asked: Asked) ->
         caption = read_text(view, texts["txt"])
     if not isinstance(caption, str):
         raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
-    parts = [Part(0, "caption", None, None)] * len(images)
+    parts = [PLACE] * len(images)
     parts.append(Part(0, "caption", None, caption))
     return Sample(key, parts, images, uid_of(meta, "uid"), asked.kept(meta) if asked.keep else {})
 
@@ -161,14 +165,22 @@ def sort_members(group: Group, view: memoryview, uri: str) -> tuple[list[Image],
         raise Unusable("malformed_record", f"two members are called {group.key}.{group.twice}")
     images, texts = list[Image](), {}
     for suffix, place in group.members.items():
-        kind = suffix.rpartition(".")[2]
-        if kind in IMAGES:
-            images.append(ImageBytes(view[place[0] : place[0] + place[1]], uri, place[0]))
-        elif kind in UNSUPPORTED:
-            raise Unusable("unsupported_media", f"{group.key}.{suffix}")
-        else:
+        kind = kind_of(suffix)
+        if kind == "image":
+            offset, size = place
+            images.append(ImageBytes(view[offset : offset + size], uri, offset))
+        elif kind == "text":
             texts[suffix] = place
+        else:
+            raise Unusable("unsupported_media", f"{group.key}.{suffix}")
     return images, texts
+
+
+@lru_cache(maxsize=1024)
+def kind_of(suffix: str) -> str:
+    """`image`, `unsupported` or `text`, by the last part of a member's suffix."""
+    last = suffix.rpartition(".")[2]
+    return "image" if last in IMAGES else "unsupported" if last in UNSUPPORTED else "text"
 
 
 def read_text(view: memoryview, place: tuple[int, int]) -> str:

@@ -23,6 +23,8 @@ class DecoderConfig(BaseModel):
     head_dim: int
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1_000_000.0
+    # Frequencies that turn with time, with height and with width; None: all turn with the place in the text.
+    mrope_section: tuple[int, int, int] | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
@@ -95,7 +97,7 @@ class Decoder(nn.Module):
 
         Args:
             embeddings: [T, hidden_size].
-            positions: [T] int64, restarting at 0 in every segment.
+            positions: [T] int64, or [3, T] with `mrope_section`; they restart at 0 in every segment.
             segments: their boundaries.
 
         Returns:
@@ -110,4 +112,8 @@ class Decoder(nn.Module):
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         frequencies = inverse_frequencies(self.config.head_dim, self.config.rope_theta, positions.device)
-        return rotary_table(torch.outer(positions.float(), frequencies))
+        angles = positions.float().unsqueeze(-1) * frequencies
+        if self.config.mrope_section is not None:
+            sections = torch.split(angles, list(self.config.mrope_section), dim=-1)
+            angles = torch.cat([section[axis] for axis, section in enumerate(sections)], dim=-1)
+        return rotary_table(angles)

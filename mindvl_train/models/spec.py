@@ -12,17 +12,21 @@ from mindvl_train.kernels.registry import Kernels
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a model expects of a manifest.
+    """What a model expects of a manifest and of a batch.
 
     Attributes:
         vocab_size: rows of the embedding; may be padded beyond the tokenizer's vocabulary.
         patch: side of a vision patch in pixels.
         merge: patches on a side of the square that becomes one token.
+        window: tokens on a side of the vision tower's windows; None: it has none.
+        position_axes: 1, or 3 for positions in time, height and width.
     """
 
     vocab_size: int
     patch: int
     merge: int
+    window: int | None = None
+    position_axes: int = 1
 
 
 @dataclass(frozen=True)

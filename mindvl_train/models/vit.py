@@ -1,7 +1,7 @@
-"""The native-resolution vision tower: full attention inside every image of a packed stream of patches.
+"""The native-resolution vision tower of Qwen2.5-VL (arXiv 2502.13923) over a packed stream of patches.
 
-The layers are those of Qwen2.5-VL's tower (arXiv 2502.13923). A layer takes its segments as an argument, so
-that windows are other segments over the same patches.
+Attention stays inside an image, and in most layers inside a window of it. A layer takes its segments as an
+argument: windows are other segments over the same patches, which come window after window.
 """
 
 import torch
@@ -28,6 +28,14 @@ class VisionConfig(BaseModel):
     spatial_merge_size: int = 2
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    # Pixels on a side of a window; None: every layer attends to whole images, else those of `fullatt_…`.
+    window_size: int | None = None
+    fullatt_block_indexes: tuple[int, ...] = ()
+
+    @property
+    def window(self) -> int | None:
+        """Tokens on a side of a window."""
+        return self.window_size and self.window_size // self.spatial_merge_size // self.patch_size
 
     @property
     def patch_dim(self) -> int:
@@ -81,21 +89,23 @@ class VisionTower(nn.Module):
         self.patch_embed = nn.Linear(config.patch_dim, config.hidden_size, bias=False)
         self.blocks = nn.ModuleList(VisionBlock(config, kernels) for _ in range(config.depth))
 
-    def forward(self, patches: Tensor, patch_positions: Tensor, segments: Segments) -> Tensor:
+    def forward(self, patches: Tensor, patch_positions: Tensor, frames: Segments, windows: Segments) -> Tensor:
         """Embeds and encodes packed images.
 
         Args:
-            patches: [N, patch_dim], in merge-block order.
+            patches: [N, patch_dim], merge block after merge block.
             patch_positions: [N, 2] int64, row and column of each patch in its image.
-            segments: one for every image frame.
+            frames: one segment for every image frame.
+            windows: one segment for every window; the layers of `fullatt_block_indexes` see whole frames.
 
         Returns:
             [N, hidden_size], not normalised: the projector does that.
         """
         hidden: Tensor = self.patch_embed(patches)
         rotary = self._rotary(patch_positions)
-        for block in self.blocks:
-            hidden = block(hidden, rotary, segments)
+        for index, block in enumerate(self.blocks):
+            windowed = self.config.window_size and index not in self.config.fullatt_block_indexes
+            hidden = block(hidden, rotary, windows if windowed else frames)
         return hidden
 
     def _rotary(self, patch_positions: Tensor) -> tuple[Tensor, Tensor]:

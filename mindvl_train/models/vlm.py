@@ -45,7 +45,7 @@ class VLM(nn.Module):
         return F.linear(self._hidden(batch, self._image_features(batch)), self.decoder.head)
 
     def _image_features(self, batch: Batch) -> Tensor:
-        encoded = self.vision(batch.patches, batch.patch_positions, batch.image_segments)
+        encoded = self.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
         features: Tensor = self.projector(encoded)
         return features
 
@@ -67,6 +67,8 @@ def _inputs(config: VLMConfig) -> ModelInputs:
         vocab_size=config.decoder.vocab_size,
         patch=config.vision.patch_size,
         merge=config.vision.spatial_merge_size,
+        window=config.vision.window,
+        position_axes=1 if config.decoder.mrope_section is None else 3,
     )
 
 

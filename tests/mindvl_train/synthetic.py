@@ -70,10 +70,15 @@ def tiny_model(seed: int = 3, **decoder: Any) -> VLM:
     with torch.device("meta"):
         model = VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
     give_weights(model, seed, torch.device("cpu"))
+    return scale_up(model, 8)
+
+
+def scale_up(model: VLM, factor: float) -> VLM:
+    """Its matrices made larger in place: attention sharpens, and what must not be seen would show."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
-                parameter.mul_(8)
+                parameter.mul_(factor)
     return model
 
 

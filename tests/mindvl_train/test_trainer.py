@@ -11,7 +11,7 @@ import yaml
 
 from mindvl_train.config import load_config
 from mindvl_train.metrics import Record, read_records
-from mindvl_train.run_folder import RunFolderError
+from mindvl_train.run_folder import RunFolderError, held
 from mindvl_train.tokenizer_fit import FitError
 from mindvl_train.trainer import NonFiniteError, Result, train
 from tests.mindvl_train.synthetic import write_run
@@ -99,6 +99,11 @@ def test_a_finished_run_does_nothing(run_yaml: Path, undisturbed: Path) -> None:
     assert result.already_finished
     assert [stage.name for stage in result.stages] == ["warmup", "everything"]
     assert (undisturbed / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_process_on_a_run_says_so(run_yaml: Path, tmp_path: Path) -> None:
+    with held(tmp_path), pytest.raises(RunFolderError, match="another run is at work there"):
+        _train(run_yaml, tmp_path)
 
 
 def test_how_a_run_is_carried_out_may_change(run_yaml: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -60,6 +60,6 @@ def test_the_vision_tower_and_the_projector_are_those_of_qwen2_5_vl() -> None:
     rng = np.random.default_rng(0)
     batch = collate([pack_of([image_sample(rng, grid, 2) for grid in ((4, 6), (2, 2), (10, 8))])], LAYOUT)
     with torch.no_grad():
-        encoded = model.vision(batch.patches, batch.patch_positions, batch.image_segments)
+        encoded = model.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
         expected = oracle(batch.patches, grid_thw=torch.tensor([[1, 4, 6], [1, 2, 2], [1, 10, 8]]))
     torch.testing.assert_close(model.projector(encoded), expected.pooler_output, atol=1e-5, rtol=1e-5)
