@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
+PIPE_WIDTH = 200
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")]
@@ -81,9 +82,9 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a manifest, or one pack of it."""
-    from mindvl_data.manifest import read_manifest
-
     with _reported(debug):
+        from mindvl_data.manifest import read_manifest
+
         found = read_manifest(manifest)
         if pack is not None:
             _show_pack(found, pack, as_json)
@@ -92,7 +93,7 @@ def show(
         else:
             from mindvl_data.inspect import stages
 
-            Console().print(stages.manifest(found.data, str(found.path)))
+            _console().print(stages.manifest(found.data, str(found.path)))
 
 
 @app.command()
@@ -103,16 +104,16 @@ def peek(
     debug: Debug = False,
 ) -> None:
     """Guess a file's format, show what the engine makes of its first samples, print the YAML to paste."""
-    from mindvl_data.inspect import peek as looking
-    from mindvl_data.vision import Resolution
-
     with _reported(debug):
+        from mindvl_data.inspect import peek as looking
+        from mindvl_data.vision import Resolution
+
         look = looking.peek(path)
         if as_json:
             shown = [looking.described(sample, Resolution()) for sample in look.samples[:samples]]
             _print_json({"format": look.format, "render": look.render, "problems": look.problems, "samples": shown})
         else:
-            Console().print(looking.view(look, samples, Resolution()))
+            _console().print(looking.view(look, samples, Resolution()))
 
 
 @app.command()
@@ -127,10 +128,10 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Tell a sample's story: its file and range, what kept or dropped it, where each draw went."""
-    from mindvl_data.inspect import explain as stories
-    from mindvl_data.manifest import read_manifest
-
     with _reported(debug):
+        from mindvl_data.inspect import explain as stories
+        from mindvl_data.manifest import read_manifest
+
         found = read_manifest(manifest)
         if sample is None:
             if pack is None or token is None:
@@ -141,7 +142,7 @@ def explain(
             _print_json(told)
         else:
             for story in told:
-                Console().print(stories.view(story), "")
+                _console().print(stories.view(story), "")
 
 
 @app.command()
@@ -152,27 +153,28 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """Show what changed between two manifests: recipe, sources, funnel, mixture, packing."""
-    from mindvl_data.inspect import changes
-    from mindvl_data.manifest import read_manifest
-
     with _reported(debug):
+        from mindvl_data.inspect import changes
+        from mindvl_data.manifest import read_manifest
+
         a, b = read_manifest(before).data, read_manifest(after).data
         if as_json:
             _print_json({"same_data": a["id"] == b["id"], "changes": changes.changes(a, b)})
         else:
-            Console().print(changes.view(a, b))
+            _console().print(changes.view(a, b))
 
 
 @app.command()
 def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) -> None:
     """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
-    from mindvl_data.manifest import read_manifest
-    from mindvl_data.manifest import verify as checks
-
     with _reported(debug, failure=1):
+        from mindvl_data.manifest import read_manifest
+        from mindvl_data.verify import files
+        from mindvl_data.verify import verify as checks
+
         found = read_manifest(manifest)
         with _bar() as bar:
-            task = bar.add_task("verify", total=len(found.shards) + 2)
+            task = bar.add_task("verify", total=files(found))
             results = []
             for name, problems in checks(found):
                 results.append({"file": name, "problems": problems})
@@ -227,7 +229,7 @@ def _report(report: BuildReport, as_json: bool) -> None:
         return
     from mindvl_data.inspect import stages as tables
 
-    console = Console()
+    console = _console()
     sets = [(stage.name, stage.data) for stage in report.stages]
     console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
     console.print(tables.mixtures(sets), "")
@@ -242,7 +244,7 @@ def _report(report: BuildReport, as_json: bool) -> None:
             f"{name}: text tokens estimated from {estimate.tokenised:,} of {estimate.samples:,} samples, "
             f"± {estimate.error:.2%} at 95 %"
         )
-    if not report.work and not report.estimates:
+    if all(stage.state == "up to date" for stage in report.stages):
         console.print("Nothing has changed: no work was done.")
     for stage in report.stages:
         if stage.manifest:
@@ -255,12 +257,12 @@ def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
     from mindvl_data.inspect import packs
     from mindvl_data.manifest import pack_at
 
-    tokeniser = packs.tokeniser_of(manifest)
-    pack = pack_at(manifest, number)
+    pack, image_pad = pack_at(manifest, number), manifest.tokenizer["special_ids"]["image_pad"]
+    decode, note = packs.decoder_of(manifest)
     if as_json:
-        _print_json({"pack": number, "segments": packs.segments(pack, tokeniser)})
+        _print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
     else:
-        Console().print(packs.view(pack, tokeniser))
+        _console().print(packs.view(pack, image_pad, decode), note)
 
 
 def _shown(path: Path | None) -> str | None:
@@ -268,6 +270,13 @@ def _shown(path: Path | None) -> str | None:
     if path is None:
         return None
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _console() -> Console:
+    """Standard output; in a pipe nothing is folded or cut to a terminal's width."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    # No markup: names of samples, filters and files may hold brackets.
+    return Console(width=width, markup=False, highlight=False)
 
 
 def _bar() -> Progress:
@@ -292,6 +301,9 @@ def _reported(debug: bool, failure: int = 2) -> Iterator[None]:
         yield
     except (typer.Exit, typer.Abort):
         raise
+    except BrokenPipeError:
+        # The reader has left (head, grep -q): what is done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         errors.print("Stopped. What was finished is kept: run the same command again to go on.")
         raise typer.Exit(130) from None

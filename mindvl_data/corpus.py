@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,29 +44,48 @@ class Corpus:
         return np.diff(total[self.image_starts])
 
 
-def from_stores(sources: tuple[str, ...], stores: Sequence[tuple[str, Store]]) -> Corpus:
-    """The columns of (source, store) pairs, read once."""
-    counts = [len(store) for _, store in stores]
-    content = [_content(store) for _, store in stores]
+def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store]) -> Corpus:
+    """The columns of each store (of the source named beside it), read one store after another.
+
+    Holds no store open, however many there are.
+    """
+    columns = [_columns(store) for store in stores]
+    counts = [len(column["num_ids"]) for column in columns]
+
+    def joined(name: str, empty: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([empty, *(column[name] for column in columns)]).astype(empty.dtype, copy=False)
+
     return Corpus(
         sources=sources,
-        source=np.repeat([sources.index(name) for name, _ in stores], counts).astype(np.int16),
-        partition=np.repeat(np.arange(len(stores)), counts).astype(np.int32),
-        row=_joined([np.arange(count) for count in counts], np.int32),
-        sample_ids=np.concatenate([np.zeros((0, 16), np.uint8), *(store.sample_ids for _, store in stores)]),
-        num_ids=_joined([np.diff(store.starts) for _, store in stores], np.int32),
-        loss_tokens=_joined([store.loss_tokens for _, store in stores], np.int32),
-        image_starts=starts_of(_joined([np.diff(store.image_starts) for _, store in stores], np.int64)),
-        width=_joined([store.images["width"] for _, store in stores], np.int32),
-        height=_joined([store.images["height"] for _, store in stores], np.int32),
-        size=_joined([store.images["size"] for _, store in stores], np.int64),
-        content=_joined([values for values, _ in content], np.uint64),
-        content_starts=starts_of(_joined([lengths for _, lengths in content], np.int64)),
+        source=np.repeat([sources.index(name) for name in names], counts).astype(np.int16),
+        partition=np.repeat(np.arange(len(counts)), counts).astype(np.int32),
+        row=np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)]),
+        sample_ids=joined("sample_ids", np.zeros((0, 16), np.uint8)),
+        num_ids=joined("num_ids", np.zeros(0, np.int32)),
+        loss_tokens=joined("loss_tokens", np.zeros(0, np.int32)),
+        image_starts=starts_of(joined("num_images", np.zeros(0, np.int64))),
+        width=joined("width", np.zeros(0, np.int32)),
+        height=joined("height", np.zeros(0, np.int32)),
+        size=joined("size", np.zeros(0, np.int64)),
+        content=joined("content", np.zeros(0, np.uint64)),
+        content_starts=starts_of(joined("num_content", np.zeros(0, np.int64))),
     )
 
 
-def _joined(columns: Sequence[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *columns]).astype(kind, copy=False)
+def _columns(store: Store) -> dict[str, NDArray[Any]]:
+    """Copies, so that the store's files close with it."""
+    content, num_content = _content(store)
+    return {
+        "sample_ids": np.array(store.sample_ids),
+        "num_ids": np.diff(store.starts),
+        "loss_tokens": np.array(store.loss_tokens),
+        "num_images": np.diff(store.image_starts),
+        "width": np.array(store.images["width"]),
+        "height": np.array(store.images["height"]),
+        "size": np.array(store.images["size"]),
+        "content": content,
+        "num_content": num_content,
+    }
 
 
 def _content(store: Store) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

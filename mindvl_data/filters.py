@@ -15,8 +15,7 @@ from mindvl_data.recipe import Filter, RecipeError
 from mindvl_data.schema import FILTER_COLUMNS
 
 NO_FILTER = -1
-
-
+ACROSS_LINES = ("Agg", "Over", "Window", "Len")
 KNOWN = frozenset({*FILTER_COLUMNS, "source", "kind"})
 
 
@@ -39,6 +38,12 @@ def expressions(filters: Sequence[Filter]) -> list[pl.Expr]:
             parsed.append(pl.sql_expr(rule.where))
         except pl.exceptions.PolarsError as error:
             raise RecipeError(f"filters.{number}.where: {rule.where!r} is no SQL expression: {error}") from error
+        # Partitions are filtered one by one: what looks at several lines would depend on how data lies in files.
+        if any(f'"{node}"' in parsed[-1].meta.serialize(format="json") for node in ACROSS_LINES):
+            raise RecipeError(
+                f"filters.{number}.where: {rule.where!r} looks at more than one sample (an aggregate or a window); "
+                "a filter decides each sample by itself"
+            )
     return parsed
 
 
@@ -78,9 +83,10 @@ def dropped_by(task: FilterTask) -> NDArray[np.int16]:
 
 def _holds(table: pl.DataFrame, rule: Filter, expression: pl.Expr, number: int) -> NDArray[np.bool_]:
     try:
-        column = table.select(held=expression).to_series()
+        # with_columns, so that a constant holds or fails for every line.
+        column = table.with_columns(__held=expression)["__held"]
     except pl.exceptions.PolarsError as error:
         raise RecipeError(f"filters.{number}.where: {rule.where!r} cannot be evaluated: {error}") from error
     if column.dtype != pl.Boolean:
         raise RecipeError(f"filters.{number}.where: {rule.where!r} is {column.dtype}, not true or false")
-    return column.fill_null(rule.missing == "keep").extend_constant(True, max(0, len(table) - len(column))).to_numpy()
+    return column.fill_null(rule.missing == "keep").to_numpy()

@@ -34,3 +34,8 @@ def of_file(path: Path) -> str:
     """A hash of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def of_bytes(data: bytes) -> str:
+    """16 hexadecimal digits for a mask or any other bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -21,14 +21,20 @@ def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: floa
 
 
 def _groups(content: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The smallest hash among all that a sample is connected with, uint64 [n]: labels spread until they rest."""
+    """The smallest hash among all that a sample is connected with, uint64 [n].
+
+    Labels are ranks of hashes. Each round spreads the smallest over every sample and then lets each label
+    follow its own label (pointer jumping), so that a chain of any length is done in its logarithm of rounds.
+    """
     names, member = np.unique(content, return_inverse=True)
-    labels = names.copy()
+    labels = np.arange(len(names))
     sample = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     while True:
         group = np.minimum.reduceat(labels[member], starts[:-1])
         spread = labels.copy()
+        np.minimum.at(spread, labels[member], group[sample])
         np.minimum.at(spread, member, group[sample])
+        spread = spread[spread]
         if np.array_equal(spread, labels):
-            return group
+            return names[group]
         labels = spread

@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
-from mindvl_data.shards import (
-    Pack,
-    ShardError,
-    ShardInfo,
-    ShardReader,
-    content_id,
-    file_sha256,
-    pack_digest,
-    pack_problems,
-)
+from mindvl_data.shards import Pack, ShardInfo, ShardReader, file_sha256
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -130,11 +121,24 @@ def read_manifest(path: str | Path) -> Manifest:
     missing = [key for key in KEYS if key not in data]
     if missing:
         raise ManifestError(f"{path}: the keys {', '.join(missing)} are missing; build the data set again")
-    files = [shard["path"] for shard in data["shards"]] + [data["draws"]["path"]]
-    strangers = [name for name in files if Path(name).name != name]
-    if strangers:
-        raise ManifestError(f"{path}: {strangers[0]!r} is not a file beside it; it is no manifest of ours")
-    return Manifest(path, data)
+    manifest = Manifest(path, data)
+    try:
+        _check_form(manifest)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ManifestError(f"{path}: not of the form of a manifest ({error}); build the data set again") from error
+    return manifest
+
+
+def _check_form(manifest: Manifest) -> None:
+    """Raises the error that using the manifest would raise; files it names lie beside it and nowhere else."""
+    for name in [shard.path for shard in manifest.shards] + [manifest.data["draws"]["path"]]:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file beside it")
+    numbers = [manifest.seq_len, manifest.num_packs, int(manifest.order["step"]), manifest.resolution["merge"]]
+    numbers += [n for shard in manifest.shards for n in (shard.packs, shard.bytes)]
+    numbers += [manifest.tokenizer["vocab_size"], *manifest.tokenizer["special_ids"].values()]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not manifest.seq_len:
+        raise ValueError("a count is not a whole number")
 
 
 def _checked_text(path: Path) -> str:
@@ -176,47 +180,3 @@ def pack_at(manifest: Manifest, number: int) -> Pack:
                 return reader[number - first]
         first += shard.packs
     raise ManifestError(f"{manifest.path}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}")
-
-
-def verify(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
-    """Re-hash and re-check every file; yields (file name, problems) as it goes, the manifest's id last."""
-    digests: list[bytes] = []
-    yield manifest.data["draws"]["path"], _draws_problems(manifest)
-    first = 0
-    for shard in manifest.shards:
-        yield shard.path, _shard_problems(manifest, shard, first, digests)
-        first += shard.packs
-    problems = []
-    if first != manifest.num_packs:
-        problems.append(f"its shards hold {first} packs, packing.packs says {manifest.num_packs}")
-    if content_id(digests) != manifest.id:
-        problems.append("its id is not the hash of the packs in its shards")
-    yield manifest.path.name, problems
-
-
-def _draws_problems(manifest: Manifest) -> list[str]:
-    path = manifest.path.parent / manifest.data["draws"]["path"]
-    if not path.is_file():
-        return ["missing"]
-    return [] if file_sha256(path) == manifest.data["draws"]["sha256"] else ["altered: its sha256 differs"]
-
-
-def _shard_problems(manifest: Manifest, shard: ShardInfo, first: int, digests: list[bytes]) -> list[str]:
-    try:
-        path = check_shard(manifest, shard)
-        with ShardReader(path, first) as reader:
-            return list(_pack_problems(manifest, shard, reader, digests))
-    except (ManifestError, ShardError) as error:
-        return [str(error)]
-
-
-def _pack_problems(manifest: Manifest, shard: ShardInfo, reader: ShardReader, digests: list[bytes]) -> Iterator[str]:
-    if len(reader) != shard.packs:
-        yield f"holds {len(reader)} packs, the manifest says {shard.packs}"
-    tokenizer, merge = manifest.tokenizer, manifest.resolution["merge"]
-    for pack in reader:
-        digests.append(pack_digest(pack))
-        if pack.seq_len != manifest.seq_len:
-            yield f"pack {pack.index}: {pack.seq_len} tokens, the manifest says {manifest.seq_len}"
-        for problem in pack_problems(pack, tokenizer["special_ids"], tokenizer["vocab_size"], merge):
-            yield f"pack {pack.index}: {problem}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -17,6 +19,8 @@ from mindvl_data.errors import UserError
 BUILD_SCHEME = "build:"
 LOCAL_FILE = "local.json"
 OPEN_FILES = 64
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+SPECIAL = re.compile(r"[*?\[{](?<!\$\{)")
 
 
 class MediaError(UserError):
@@ -26,12 +30,14 @@ class MediaError(UserError):
 class MediaReader:
     """Reads ranges by `uri`, keeping a few files open.
 
-    A uri is relative to the recipe's folder, a URL, or `build:…` for a file of the build's own folder;
-    `${VAR}` in it is resolved here and nowhere else.
+    A uri is relative to the recipe's folder, a URL, or `build:media/…` for a file of the build's own folder;
+    `${VAR}` in it is resolved here and nowhere else. roots: where a uri may lead; a shard that points anywhere
+    else is refused, so that reading a stranger's data set reads nothing that its manifest does not name.
     """
 
-    def __init__(self, build_folder: Path, recipe: str | Path | None = None) -> None:
+    def __init__(self, build_folder: Path, roots: Sequence[str], recipe: str | Path | None = None) -> None:
         self._build = build_folder
+        self._roots = tuple(roots)
         self._recipe = recipe
         self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
 
@@ -58,7 +64,7 @@ class MediaReader:
 
     def _file(self, uri: str) -> IO[bytes]:
         if uri not in self._open:
-            self._open[uri] = fsspec.open(self._place(uri), "rb").open()
+            self._open[uri] = _opened(self._place(uri))
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(uri)
@@ -66,12 +72,46 @@ class MediaReader:
 
     def _place(self, uri: str) -> str:
         if uri.startswith(BUILD_SCHEME):
-            return str(self._build / uri.removeprefix(BUILD_SCHEME))
-        place = os.path.expandvars(uri)
+            name = uri.removeprefix(BUILD_SCHEME)
+            if Path(name).parent != Path("media") or ".." in name:
+                raise MediaError(f"{uri}: is no file of the build's media folder")
+            return str(self._build / name)
+        root = next((root for root in self._roots if uri.startswith(root)), None)
+        below = "" if root is None else uri[len(root) :]
+        if root is None or below.startswith("/") or "://" in below or ".." in below.split("/"):
+            raise MediaError(f"{uri}: lies in none of the folders that the manifest's sources name")
+        place = expand(uri)
         return place if "://" in place else str(Path(self._recipe or recipe_folder(self._build)) / place)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
+
+
+def _opened(place: str) -> IO[bytes]:
+    # A local name is opened as it is: fsspec would read `::` in it as a chain of stores.
+    return fsspec.open(place, "rb").open() if "://" in place else open(place, "rb")
+
+
+def expand(text: str) -> str:
+    """`${VAR}` from the environment; nothing else is special."""
+    return VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+
+
+def fixed_folder(pattern: str) -> str:
+    """The folder before a pattern's first wildcard or brace, with its last slash; `${VAR}` is no brace."""
+    special = SPECIAL.search(pattern)
+    return pattern[: pattern.rfind("/", 0, special.start() if special else len(pattern)) + 1]
+
+
+def source_roots(sources: Mapping[str, Any]) -> list[str]:
+    """Where the sources of a recipe (as written) let their images lie."""
+    patterns = [path for source in sources.values() for path in _as_list(source["path"])]
+    folders = [f"{source['images'].rstrip('/')}/" for source in sources.values() if source.get("images")]
+    return [fixed_folder(pattern) for pattern in patterns] + folders + patterns
+
+
+def _as_list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
 
 
 def recipe_folder(build_folder: Path) -> str:

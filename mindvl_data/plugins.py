@@ -19,9 +19,12 @@ def names(group: str) -> list[str]:
 
 def load(group: str, name: str) -> Any:
     """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`."""
-    for point in entry_points(group=group):
-        if point.name == name:
-            return point.load()
+    found = list(entry_points(group=group, name=name))
+    if len({point.value for point in found}) > 1:
+        places = ", ".join(point.value for point in found)
+        raise UnknownPlugin(f"{name!r} in {group} is offered by several packages ({places}); remove one")
+    if found:
+        return found[0].load()
     known = names(group)
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -26,6 +26,7 @@ from pydantic import (
 from mindvl_data.errors import UserError
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+CREDENTIALS = re.compile(r"://[^/]*@")
 
 
 class RecipeError(UserError):
@@ -43,11 +44,13 @@ def _one_or_more(kind: dict[str, Any]) -> WithJsonSchema:
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "string"})]
 Length = Annotated[int, Field(ge=16, le=2**24)]
 Lengths = Annotated[tuple[Length, ...], BeforeValidator(_as_tuple), _one_or_more({"type": "integer", "minimum": 16})]
+# What becomes the name of a file or folder.
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Resolution(Model):
@@ -159,11 +162,18 @@ class Stage(Model):
     budget: Budget
     mixture: dict[str, Share]
     """Each source's share of the tokens; the shares sum to 1."""
-    max_repeats: float = Field(4, gt=0)
+    max_repeats: float = Field(4, gt=0, le=32767)
     """Passes over a source in this stage above which the build stops."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
     fit: Literal["shortest", "each"] = "shortest"
     """Several lengths: one draw of what fits the shortest, or a draw for each."""
+    max_patches: int | None = Field(None, ge=1)
+    """The most patches (before the merge) of one pack; by default any number."""
+    max_samples: int | None = Field(None, ge=1)
+    """The most samples of one pack; by default any number."""
+    window: int | None = Field(None, ge=1)
+    """Draw each source in the order in which it lies, and pack this many samples at a time: reads are nearly
+    sequential, at a small loss of fill. By default any sample may share a pack with any other."""
     resolution: PixelBounds = PixelBounds()
 
     @model_validator(mode="after")
@@ -179,7 +189,7 @@ class Stage(Model):
 class Recipe(Model):
     """A whole recipe: sources in, packed stages out."""
 
-    name: str = Field(pattern=r"^[\w.-]+$")
+    name: Name
     seed: int = Field(0, ge=0)
     tokenizer: str
     """A tokenizer.json relative to the recipe, a hub id, or `qwen` (extra [qwen])."""
@@ -190,10 +200,10 @@ class Recipe(Model):
     """Bytes of images above which a packed set is not embedded without this being raised."""
     resolution: Resolution = Resolution()
     limits: Limits = Limits()
-    sources: dict[str, Source] = Field(min_length=1)
+    sources: dict[Name, Source] = Field(min_length=1)
     filters: tuple[Filter, ...] = ()
     holdout: Holdout | None = None
-    stages: dict[str, Stage] = Field(min_length=1)
+    stages: dict[Name, Stage] = Field(min_length=1)
     order: Order = Order()
     shard_bytes: int = Field(256 << 20, ge=1 << 10)
     max_bad: float = Field(0.01, ge=0, le=1)
@@ -210,6 +220,20 @@ class Recipe(Model):
             raise ValueError("filters: two have the same name")
         if self.holdout and "holdout" in self.stages:
             raise ValueError("stages.holdout: the name is taken by the held-out set")
+        for name, stage in self.stages.items():
+            bounds = self.resolution.model_dump() | stage.resolution.model_dump(exclude_none=True)
+            if bounds["min_pixels"] > bounds["max_pixels"]:
+                raise ValueError(f"stages.{name}.resolution: min_pixels {bounds['min_pixels']} is above its max_pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Recipe:
+        for name, source in self.sources.items():
+            if any(CREDENTIALS.search(place) for place in (*source.path, source.images or "")):
+                raise ValueError(
+                    f"sources.{name}: a URL with a user or password would be written into every manifest; "
+                    "configure the store's own credentials instead"
+                )
         return self
 
 
@@ -278,11 +302,14 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write path.to.key=value")
     *parents, last = place.split(".")
     node: Any = raw
-    for name in parents:
-        node = node[int(name)] if isinstance(node, list) and name.isdigit() else node.setdefault(name, {})
-        if not isinstance(node, (dict, list)):
-            raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
-    node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            if not isinstance(node, (dict, list)):
+                raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (IndexError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: leads nowhere in the recipe, or is no YAML ({error})") from error
 
 
 def _resolve(node: Any, place: str, problems: list[str]) -> Any:
@@ -295,9 +322,7 @@ def _resolve(node: Any, place: str, problems: list[str]) -> Any:
         return node
     missing = [name for name in VARIABLE.findall(node) if name not in os.environ]
     problems += [f"{place}: the environment variable {name} is not set" for name in missing]
-    text = VARIABLE.sub(lambda match: os.environ.get(match[1], ""), node)
-    # A whole value that is one variable may be a number; a string with a variable in it stays a string.
-    return yaml.safe_load(text) if VARIABLE.fullmatch(node) and text.isdigit() else text
+    return VARIABLE.sub(lambda match: os.environ.get(match[1], ""), node)
 
 
 def _explain(error: Any, data: Any) -> str:
@@ -334,5 +359,5 @@ def _steps(node: Any, part: str | int, schema: Any) -> Iterator[Any]:
             yield option["items"]
         elif part in option.get("properties", {}):
             yield option["properties"][part]
-        elif isinstance(option.get("additionalProperties"), dict):
-            yield option["additionalProperties"]
+        else:
+            yield from option.get("patternProperties", {}).values()

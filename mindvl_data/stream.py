@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.manifest import Manifest, ManifestError, check_shard, read_manifest
-from mindvl_data.media import MediaError, MediaReader
+from mindvl_data.media import MediaError, MediaReader, source_roots
 from mindvl_data.shards import Pack, PackImage, ShardReader
 
 Last = Literal["pad", "wrap", "drop"]
@@ -165,7 +165,9 @@ class _PackReader:
 
     def __init__(self, manifest: Manifest, media_root: str | Path | None) -> None:
         self._manifest = manifest
-        self._media = MediaReader(manifest.path.parent.parent, media_root)
+        self._media = MediaReader(
+            manifest.path.parent.parent, source_roots(manifest.data["recipe"].get("sources", {})), media_root
+        )
         counts = [shard.packs for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._open: OrderedDict[int, ShardReader] = OrderedDict()

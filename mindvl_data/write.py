@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from mindvl_data.store import Store, open_store, starts_of
 from mindvl_data.vision import Resolution, patch_grids
 
 CHUNK_PACKS = 16
+# Each holds a handful of files open, and a process may have a thousand.
+OPEN_STORES = 64
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,18 @@ class Segments:
 
 @dataclass(frozen=True)
 class WriteTask:
-    """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them."""
+    """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
+
+    note: where `write` says what the manifest needs to know of it. roots: see MediaReader.
+    """
 
     path: Path
+    note: Path
     seq_len: int
     first_pack: int
     segments: Segments
     offsets: NDArray[np.int64]
-    stores: Sequence[Path]
+    stores: Mapping[int, Path]
     sources: Sequence[str]
     resolution: Resolution
     media: str
@@ -60,25 +67,24 @@ class WriteTask:
     pad: int
     build_folder: Path
     recipe_folder: Path
+    roots: Sequence[str]
 
 
 def write(task: WriteTask) -> ShardInfo:
-    """Write one shard and, beside it, `.json` with what the manifest says of it: a resumed build reads that.
+    """Write one shard, and then `note` with what the manifest says of it: a resumed build reads that.
 
     Raises MediaError when a source changed since its scan.
     """
-    note = task.path.with_suffix(".json")
-    with MediaReader(task.build_folder, task.recipe_folder) as media:
+    with MediaReader(task.build_folder, task.roots, task.recipe_folder) as media:
         info = write_shard(task.path, _packs(task, media), task.seq_len, task.sources)
-    partial = note.with_suffix(".json.partial")
+    partial = task.note.with_suffix(".partial")
     partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
-    partial.rename(note)
+    partial.rename(task.note)
     return info
 
 
-def written(path: Path) -> ShardInfo | None:
+def written(path: Path, note: Path) -> ShardInfo | None:
     """What an earlier, interrupted build finished of this shard."""
-    note = path.with_suffix(".json")
     if not note.is_file() or not path.is_file():
         return None
     fields = json.loads(note.read_text())
@@ -97,8 +103,24 @@ def shard_borders(image_bytes: NDArray[np.int64], seq_len: int, shard_bytes: int
     return [*borders, (first, len(image_bytes))] if len(image_bytes) else borders
 
 
+class _Stores:
+    """Token stores by partition, a bounded number of them open."""
+
+    def __init__(self, paths: Mapping[int, Path]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, Store] = OrderedDict()
+
+    def __getitem__(self, partition: int) -> Store:
+        if partition not in self._open:
+            self._open[partition] = open_store(self._paths[partition])
+            if len(self._open) > OPEN_STORES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(partition)
+        return self._open[partition]
+
+
 def _packs(task: WriteTask, media: MediaReader) -> Iterator[Pack]:
-    stores = {int(number): open_store(task.stores[number]) for number in np.unique(task.segments.partition)}
+    stores = _Stores(task.stores)
     packs = len(task.offsets) - 1
     for first in range(0, packs, CHUNK_PACKS):
         offsets = task.offsets[first : min(first + CHUNK_PACKS, packs) + 1]
@@ -109,7 +131,7 @@ def _packs(task: WriteTask, media: MediaReader) -> Iterator[Pack]:
 def _chunk(
     task: WriteTask,
     media: MediaReader,
-    stores: dict[int, Store],
+    stores: _Stores,
     segments: Segments,
     offsets: NDArray[np.int64],
     first_pack: int,
@@ -159,14 +181,13 @@ def _rows(segments: Segments) -> Iterator[tuple[int, int]]:
     return zip(segments.partition.tolist(), segments.row.tolist(), strict=True)
 
 
-def _gather(
-    stores: dict[int, Store], segments: Segments, name: str, starts: str, lengths: NDArray[np.int64]
-) -> NDArray[Any]:
+def _gather(stores: _Stores, segments: Segments, name: str, starts: str, lengths: NDArray[np.int64]) -> NDArray[Any]:
     """The first `lengths` items of every segment from its store's ragged column `name`, in segment order."""
     slices = []
     for (partition, row), length in zip(_rows(segments), lengths.tolist(), strict=True):
-        begin = int(getattr(stores[partition], starts)[row])
-        slices.append(getattr(stores[partition], name)[begin : begin + length])
+        store = stores[partition]
+        begin = int(getattr(store, starts)[row])
+        slices.append(getattr(store, name)[begin : begin + length])
     return np.concatenate(slices)
 
 

@@ -1,16 +1,18 @@
 """Everything a run needs, found and checked before a file is written or a weight is drawn."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.batch import BatchLayout
-from mindvl_train.config import LoadedConfig, TrainConfig, validate
+from mindvl_train.config import LoadedConfig, ModelSettings, TrainConfig, validate
+from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import build_optimizer, freeze_all_but
@@ -26,6 +28,7 @@ class Assembly:
         config: the validated YAML.
         record: what `run.json` keeps of it, with the ids of the manifests.
         model: on the meta device, without weights yet.
+        weights: what it begins with; None: fresh draws.
         kernel_names: the implementation of every operation.
         layout: how packs become batches.
         stages: in their order.
@@ -36,6 +39,7 @@ class Assembly:
     config: TrainConfig
     record: dict[str, Any]
     model: nn.Module
+    weights: Mapping[str, Tensor] | None
     kernel_names: dict[str, str]
     layout: BatchLayout
     stages: list[Stage]
@@ -67,25 +71,35 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     accelerator = accelerators.choose(config.accelerator)
     kernels = resolve(config.kernels, accelerator.device_type)
     spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
-    model_config = validate(spec.config, config.model.config, where, "model.config.")
+    imported = _imported(config.model)
+    settings = imported.config if imported else config.model.config
+    model_config = validate(spec.config, settings, where, "model.config.")
     inputs = spec.inputs(model_config)
     stages = open_stages(config)
     holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
     manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
-    check_fit(list(manifests.values()), inputs, config.model)
+    known_ids = (imported.special_ids if imported else {}) | config.model.special_ids
+    check_fit(list(manifests.values()), inputs, config.model.model_copy(update={"special_ids": known_ids}))
     with torch.device("meta"):
         model = spec.build(model_config, kernels)
     _check_globs(model, config)
-    image_pad = stages[0].manifest.tokenizer["special_ids"]["image_pad"]
+    manifest_ids = stages[0].manifest.tokenizer["special_ids"]
+    facts = {
+        "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
+        "weights": config.model.weights,
+        "special_ids": manifest_ids,
+        "manifests": {name: manifest.id for name, manifest in manifests.items()},
+    }
     return Assembly(
         config=config,
-        record={**loaded.record, "manifests": {name: manifest.id for name, manifest in manifests.items()}},
+        record=loaded.record | facts,
         model=model,
+        weights=imported.tensors if imported else None,
         kernel_names=kernels.names,
         layout=BatchLayout(
             patch=inputs.patch,
             merge=inputs.merge,
-            image_pad=image_pad,
+            image_pad=manifest_ids["image_pad"],
             window=inputs.window,
             position_axes=inputs.position_axes,
             loss_weight=config.loss_weight,
@@ -94,6 +108,16 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         holdout=holdout,
         device=torch.device(accelerator.device_type),
     )
+
+
+def _imported(model: ModelSettings) -> Imported | None:
+    """The model folder that the run begins from, if it does."""
+    if model.weights is None:
+        return None
+    imported = read_imported(Path(model.weights))
+    if imported.model != model.name:
+        raise ImportedError(f"model.weights: {model.weights} holds a {imported.model!r}, model.name is {model.name!r}")
+    return imported
 
 
 def _check_globs(model: nn.Module, config: TrainConfig) -> None:

@@ -34,11 +34,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `run` a command of its own while it is the only one."""
-
-
 @app.command()
 def run(
     train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN_YAML", help="The run's configuration.")],
@@ -54,6 +49,31 @@ def run(
 ) -> None:
     """Trains through all stages, or goes on from the last checkpoint of the same run."""
     _or_exit(lambda: _run(train_yaml, set_ or [], out, as_json), debug)
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A published model, or what `export` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
+    vision: Annotated[
+        Path | None,
+        typer.Option("--vision", metavar="FOLDER", help="Takes the vision tower from here; the projector is drawn."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the projector's draw.")] = 0,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Brings published weights under our names; a run begins from them with `model: {name: vlm, weights: OUT}`."""
+    _or_exit(lambda: _import(folder, vision, out, seed), debug)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, one of its checkpoints, or a model folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The published folder to write.")],
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Writes published folders, which transformers opens."""
+    _or_exit(lambda: _export(folder, out), debug)
 
 
 def main() -> None:
@@ -82,6 +102,26 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     _print_summary(console, result.stages)
     console.print(f"checkpoint: {escape(str(result.checkpoint))}", soft_wrap=True)
     console.print(f"metrics:    {escape(str(folder / 'metrics.jsonl'))}", soft_wrap=True)
+
+
+def _import(folder: Path, vision: Path | None, out: Path, seed: int) -> None:
+    from mindvl_train.published.importing import import_model
+
+    report = import_model(folder, vision, out, seed)
+    parts = ", ".join(f"{part} {count:,}" for part, count in report.parameters.items())
+    console = _console(stderr=False)
+    console.print(f"{escape(str(out))}: {sum(report.parameters.values()):,} parameters ({parts})", soft_wrap=True)
+    if report.drawn:
+        console.print(f"{' and '.join(report.drawn)}: nothing published fits between these; drawn with seed {seed}")
+    console.print(f"begin a run from it with model: {{name: vlm, weights: {escape(str(out))}}}", soft_wrap=True)
+
+
+def _export(folder: Path, out: Path) -> None:
+    from mindvl_train.published.exporting import export_model
+
+    console = _console(stderr=False)
+    for written in export_model(folder, out):
+        console.print(escape(str(out / written)), soft_wrap=True)
 
 
 def _console(*, stderr: bool) -> Console:

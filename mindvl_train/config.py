@@ -36,14 +36,22 @@ class Frozen(BaseModel):
 class ModelSettings(Frozen):
     """Which model, and what it demands of a tokenizer beyond its vocabulary fitting the embedding.
 
-    A model with published weights states the ids and the hash that its weights were trained with; a fresh
-    model takes those of the first stage's manifest.
+    `config` describes a fresh model; `weights` is a folder that `import` wrote, with the configuration in it.
+    A model with published weights knows the ids that its weights were trained with, and may state the hash of
+    its tokenizer; a fresh model takes those of the first stage's manifest.
     """
 
     name: str
-    config: dict[str, Any]
+    config: dict[str, Any] = {}
+    weights: str | None = None
     tokenizer_sha256: str | None = None
     special_ids: dict[str, int] = {}
+
+    @model_validator(mode="after")
+    def _fresh_or_imported(self) -> "ModelSettings":
+        if bool(self.config) == (self.weights is not None):
+            raise ValueError("give exactly one of config (a fresh model) and weights (a folder that `import` wrote)")
+        return self
 
 
 class OptimizerConfig(Frozen):

@@ -1,4 +1,4 @@
-"""Everything that can be exchanged (models, accelerators, kernels, schedules, loggers) is found here.
+"""Everything that can be exchanged (models, published families, accelerators, kernels, …) is found here.
 
 A plugin is a Python entry point: a third-party package names its object under one of our groups and is
 found without a line of ours changing. What we ship is registered the same way, in `pyproject.toml`.
@@ -15,6 +15,7 @@ ACCELERATORS = "mindvl_train.accelerators"
 KERNELS = "mindvl_train.kernels"
 SCHEDULES = "mindvl_train.schedules"
 LOGGERS = "mindvl_train.loggers"
+PUBLISHED = "mindvl_train.published"
 
 
 class PluginError(UserError):

@@ -12,7 +12,7 @@ from mindvl_data.errors import UserError
 RECORD = "run.json"
 LOCK = ".lock"
 # What may change between two starts of one run, because no loss depends on it.
-FREE_KEYS = ("name", "data", "out", "loader", "checkpoint", "loggers")
+FREE_KEYS = ("name", "data", "out", "weights", "loader", "checkpoint", "loggers")
 
 
 class RunFolderError(UserError):

@@ -113,7 +113,7 @@ class Trainer:
         self.loggers = loggers
         self.restored = restored
         self.progress = restored.progress if restored else Progress()
-        weights = restored.weights if restored else None
+        weights = restored.weights if restored else parts.weights
         self.model = give_weights(parts.model, parts.config.seed, parts.device, weights)
 
     def run(self) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = {"vision", "shards", "manifest", "stream", "media", "errors"}
+CONTRACT = {"vision", "shards", "manifest", "stream", "media", "verify", "errors"}
 CONTRACT_LIBRARIES = {"numpy", "pyarrow", "PIL", "fsspec"}
-STEPS = {"scan", "filters", "count", "holdout", "fit", "mix", "pack", "write"}
+STEPS = {"scan", "filters", "count", "estimate", "holdout", "fit", "mix", "pack", "write"}
 
 
 def modules(package: str) -> list[Path]:

@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindvl_data.build.prepare import prepare
+from mindvl_data.build import publish, record
+from mindvl_data.build.assembly import StageResult, image_bytes, write_stage
+from mindvl_data.build.prepare import Prepared, prepare
 from mindvl_data.build.run import BuildError, Progress, Run, opened
-from mindvl_data.build.stage import StageResult, build_stage, specs
+from mindvl_data.build.stage import Planned, Spec, plan_stage, specs
 from mindvl_data.build.summary import FunnelLine
 from mindvl_data.engine import Engine
 from mindvl_data.estimate import Estimate
@@ -51,11 +53,28 @@ def build(
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
     check(loaded.recipe)
-    with opened(out, loaded.folder), Engine(workers) as engine:
+    with opened(out), Engine(workers) as engine:
         run = Run(loaded, out, engine, progress, dry_run, sample)
         prepared = prepare(run)
-        stages = [build_stage(run, prepared, spec) for spec in specs(loaded.recipe)]
+        planned = [_planned(run, prepared, spec, number) for number, spec in enumerate(specs(loaded.recipe), 1)]
+        # Everything that can be impossible has been found by now; only then is anything written.
+        if loaded.recipe.media == "embed":
+            publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
+        if dry_run:
+            stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
+        else:
+            record.write_note(run)
+            record.write_index(run, prepared.partitions)
+            record.write_ledger(run, prepared)
+            stages = [write_stage(run, prepared, plan) for plan in planned]
         return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates)
+
+
+def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
+    run.progress("fit, mix, pack", number - 1, len(specs(run.recipe)))
+    planned = plan_stage(run, prepared, spec)
+    run.progress("fit, mix, pack", number, len(specs(run.recipe)))
+    return planned
 
 
 def check(recipe: Recipe) -> None:

@@ -2,66 +2,37 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.build.run import BuildError, Run
+from mindvl_data.build.scanning import Partition, scan_funnel, scan_sources
 from mindvl_data.build.summary import FunnelLine, funnel_lines
 from mindvl_data.corpus import Corpus, from_stores
 from mindvl_data.count import CountTask, count
 from mindvl_data.estimate import Estimate, estimate
-from mindvl_data.filters import NO_FILTER, FilterTask, check_columns, data_columns, dropped_by
+from mindvl_data.filters import NO_FILTER, FilterTask, dropped_by
 from mindvl_data.holdout import held_out
-from mindvl_data.recipe import Recipe, Source
-from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
-from mindvl_data.schema import SAMPLES_INDEX, Drop
-from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, SourceError
-from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.recipe import Source
+from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.store import Store, open_store
 
-SCAN_CODE = (
-    "mindvl_data.scan",
-    "mindvl_data.samples",
-    "mindvl_data.schema",
-    "mindvl_data.vision",
-    "mindvl_data.sources",
-)
 COUNT_CODE = ("mindvl_data.count", "mindvl_data.store", "mindvl_data.tokenise")
-WORST_SHOWN = 5
 LEAST_SAMPLED = 32
-
-
-@dataclass(frozen=True)
-class Partition:
-    """One file of one source, as it goes through the steps.
-
-    columns: the data's own columns that filters name. version: what the samples table depends on beside its
-    name: the image files that the records name by path.
-    """
-
-    source: str
-    file: SourceFile
-    samples: Path
-    scan_drops: Path
-    columns: Path | None
-    version: str
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What the stages draw from. `held`: bool over the corpus. `stores`: one a partition, the corpus' order.
 
-    `estimates`: per source, when text tokens were estimated from a sample instead of counted.
+    `estimates`: per source, when text tokens were estimated from a sample instead of counted. `first`,
+    `count_drops`: what the ledger is written from.
     """
 
     corpus: Corpus
@@ -70,153 +41,42 @@ class Prepared:
     stores: Sequence[Path]
     funnel: Sequence[FunnelLine]
     estimates: Mapping[str, Estimate]
+    first: Sequence[NDArray[np.int16]]
+    count_drops: Sequence[Path]
 
 
 def prepare(run: Run) -> Prepared:
-    """Scan, filter, count and hold out, with the ledger of each step."""
+    """Scan, filter, count and hold out."""
     partitions = scan_sources(run)
     funnel = scan_funnel(run, partitions)
     first = filter_partitions(run, partitions)
     funnel += filter_funnel(run, partitions, first)
     stores: list[Path] = []
+    drops: list[Path] = []
     estimates: dict[str, Estimate] = {}
+    opened: Iterable[Store]
     if run.sample is None:
-        stores, count_drops = count_partitions(run, partitions, first)
-        funnel += count_funnel(run, partitions, first, count_drops)
-        if not run.dry_run:
-            write_index(run, partitions)
-            write_ledger(run, partitions, first, count_drops)
-        opened = [open_store(path) for path in stores]
+        stores, drops = count_partitions(run, partitions, first)
+        funnel += count_funnel(run, partitions, first, drops)
+        opened = map(open_store, stores)
     else:
         opened, estimates = estimate_sources(run, partitions, first, run.sample)
-    names = [partition.source for partition in partitions]
-    corpus = from_stores(tuple(run.recipe.sources), list(zip(names, opened, strict=True)))
+    corpus = from_stores(tuple(run.recipe.sources), [partition.source for partition in partitions], opened)
+    check_ids(partitions, corpus)
     held = hold_out(run, corpus)
     if run.recipe.holdout:
         funnel += funnel_lines("holdout", corpus.sources, corpus.source, np.ones(len(corpus), bool), ~held)
-    return Prepared(corpus, held, partitions, stores, funnel, estimates)
+    return Prepared(corpus, held, partitions, stores, funnel, estimates, first, drops)
 
 
-# ------------------------------------------------------------------------------------------------- scan
-
-
-def scan_sources(run: Run) -> list[Partition]:
-    """Every file of every source as a partition, scanned now or before."""
-    cache = FingerprintCache(run.folder("samples") / "fingerprints.json")
-    tasks = [task for name in run.recipe.sources for task in _scan_tasks(run, name, cache)]
-    cache.save()
-    due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
-    # The largest first, so that no process is left alone with one at the end.
-    due.sort(key=lambda task: -task.file.size)
-    run.step("scan", scan, due, [task.file.size for task in due])
-    partitions = [_partition(task) for task in tasks]
-    _check_columns(run, partitions)
-    return partitions
-
-
-def _partition(task: ScanTask) -> Partition:
-    version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
-    columns = task.columns if task.asked.keep else None
-    return Partition(task.source, task.file, task.samples, task.drops, columns, version)
-
-
-def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
-    """Raises RecipeError for a column that a filter names and no file has a single value in."""
-    schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
-    found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
-    check_columns(run.recipe.filters, found)
-
-
-def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
-    source = run.recipe.sources[name]
-    raw = run.loaded.raw["sources"][name]["path"]
-    shown = (raw,) if isinstance(raw, str) else tuple(raw)
-    try:
-        return source_files(source.path, shown, source.images, run.loaded.folder, cache)
-    except SourceError as error:
-        raise SourceError(f"sources.{name}.path: {error}") from error
-
-
-def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
-    source = run.recipe.sources[name]
-    try:
-        reader = plugins.load(GROUP, source.format)
-    except plugins.UnknownPlugin as error:
-        raise SourceError(f"sources.{name}.format: {error}") from error
-    files = _files(run, name, cache)
-    asked = Asked(source.columns, data_columns(run.recipe.filters, name))
-    rules = _rules(run.recipe, source)
-    subset = None if source.uids is None else run.loaded.folder / source.uids
-    if subset and not subset.is_file():
-        raise SourceError(f"sources.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
-    digest = run.recipe.holdout is not None
-    code = fingerprints.code(*SCAN_CODE, reader.__module__)
-    how = (source.format, source.images, asdict(asked), asdict(rules), digest, code)
-    wanted = subset and fingerprints.of_file(subset)
-    return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
-
-
-def _rules(recipe: Recipe, source: Source) -> Rules:
-    return Rules(
-        max_image_pixels=recipe.limits.image_pixels,
-        max_images=recipe.limits.images,
-        max_text_chars=recipe.limits.text_chars,
-        replace_invalid_utf8=source.invalid_utf8 == "replace",
-        decode=source.check == "decode",
-    )
-
-
-def _scan_task(
-    run: Run, name: str, file: SourceFile, asked: Asked, rules: Rules, digest: bool, subset: Path | None, how: object
-) -> ScanTask:
-    stem = f"{name}-{fingerprints.key(name, file.uri, file.fingerprint, file.size, how)}"
-    return ScanTask(
-        source=name,
-        format=run.recipe.sources[name].format,
-        file=file,
-        asked=asked,
-        rules=rules,
-        digest=digest,
-        subset=subset,
-        samples=run.folder("samples") / f"{stem}.parquet",
-        media=run.folder("media") / f"{stem}.bin",
-    )
-
-
-def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
-    """Found and kept per source. Raises BuildError when a source, or all together, is worse than `max_bad`."""
-    lines = []
-    for name in run.recipe.sources:
-        mine = [partition for partition in partitions if partition.source == name]
-        kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
-        reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
-        lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
-        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, mine)
-    total = sum((_bad(line.reasons) for line in lines), Counter[str]())
-    check_bad("all sources", sum(line.left for line in lines), total, run.recipe.max_bad, partitions)
-    return lines
-
-
-def _bad(reasons: Mapping[str, int]) -> Counter[str]:
-    """The reasons for which a sample is bad, and not merely unwanted."""
-    return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
-
-
-def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, partitions: Sequence[Partition]) -> None:
-    """Raises BuildError with the worst reasons first and an example of each."""
-    found = kept + reasons.total()
-    if not reasons or reasons.total() <= max_bad * found:
-        return
-    drops = ledger.read(partition.scan_drops for partition in partitions)
-    lines = []
-    for reason, times in reasons.most_common(WORST_SHOWN):
-        example = drops.filter(drops["reason"] == reason).row(0, named=True)
-        lines.append(f"  {times} × {reason}, for example {example['locator']}: {example['detail']}")
-    raise BuildError(
-        f"{where}: {reasons.total()} of {found} samples are unusable, max_bad allows {max_bad:.2%}:\n"
-        + "\n".join(lines)
-        + "\nMend the data, or raise max_bad to go on without them"
-    )
+def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
+    """Raises BuildError when two samples have one id: everything that names a sample would mean both."""
+    words = np.ascontiguousarray(corpus.sample_ids).view("<u8")
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    same = np.flatnonzero((words[order[1:]] == words[order[:-1]]).all(axis=1))
+    if len(same):
+        one, other = (partitions[corpus.partition[order[same[0] + i]]].file.uri for i in (0, 1))
+        raise BuildError(f"{len(same)} samples have the id of another, the first in {one} and {other}")
 
 
 # ----------------------------------------------------------------------------------------------- filter
@@ -340,37 +200,3 @@ def hold_out(run: Run, corpus: Corpus) -> NDArray[np.bool_]:
     if holdout is None:
         return np.zeros(len(corpus), bool)
     return held_out(corpus.content, corpus.content_starts, holdout.share, run.recipe.seed)
-
-
-def write_index(run: Run, partitions: Sequence[Partition]) -> None:
-    """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
-    lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
-    path = run.folder("samples") / SAMPLES_INDEX
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(lines))
-    partial.rename(path)
-
-
-def write_ledger(
-    run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]], count_drops: Sequence[Path]
-) -> None:
-    folder = run.folder("ledger")
-    ledger.write(folder, "scan", [ledger.read(partition.scan_drops for partition in partitions)])
-    ledger.write(folder, "filter", [_filter_lines(run, p, f) for p, f in zip(partitions, first, strict=True)])
-    ledger.write(folder, "count", [ledger.read(count_drops)])
-
-
-def _filter_lines(run: Run, partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
-    rows = np.flatnonzero(first != NO_FILTER)
-    ids = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id").take(rows).to_pylist()
-    rules = run.recipe.filters
-    drops = [Drop("filtered", f"{rules[i].name}: {rules[i].where}") for i in first[rows]]
-    return ledger.of_samples(
-        ledger.Dropped(
-            partition.source,
-            partition.file.uri,
-            partition.samples,
-            "filter",
-            list(zip(ids, drops, strict=True)),
-        )
-    )

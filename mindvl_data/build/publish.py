@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import mindvl_data
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import BuildError, Run
-from mindvl_data.manifest import FORMAT_VERSION, Manifest, read_manifest, write_manifest
+from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
 from mindvl_data.schema import SAMPLE_ID
 from mindvl_data.shards import ShardInfo, file_sha256
 from mindvl_data.vision import Resolution
@@ -28,11 +28,11 @@ LISTED_FILES = 1000
 WORK = ".work"
 
 
-def check_size(embedded: int, limit: int, name: str) -> None:
+def check_size(embedded: int, limit: int) -> None:
     """Raises BuildError above the recipe's `embed_limit`: so much is not copied without being asked for."""
     if embedded > limit:
         raise BuildError(
-            f"{name}: would embed {embedded / 1e9:.1f} GB of images, embed_limit is {limit / 1e9:.1f} GB; "
+            f"this build would embed {embedded / 1e9:.1f} GB of images, embed_limit is {limit / 1e9:.1f} GB; "
             "set `media: reference` to leave them where they are, or raise embed_limit (bytes)"
         )
 
@@ -48,7 +48,7 @@ def recover(folder: Path) -> None:
 
 
 def _aside(folder: Path) -> Path:
-    return folder.parent / WORK / f"old-{folder.name}"
+    return folder.parent / WORK / folder.name / "old"
 
 
 def published(folder: Path, name: str, key: str) -> Manifest | None:
@@ -108,17 +108,24 @@ def sources(run: Run, prepared: Prepared, names: Sequence[str]) -> dict[str, Any
 
 def work_folder(out: Path, name: str, content_key: str) -> Path:
     """Where shards are written before they are published; what another key left there is removed."""
-    work = out / WORK / f"{name}-{content_key}"
-    for other in (out / WORK).glob(f"{name}-*"):
-        if other != work:
+    work = out / WORK / name / content_key
+    for other in (out / WORK / name).glob("*"):
+        if other.name.split(".")[0] != content_key:
             shutil.rmtree(other)
     work.mkdir(parents=True, exist_ok=True)
+    notes_folder(work).mkdir(exist_ok=True)
     return work
+
+
+def notes_folder(work: Path) -> Path:
+    """What is known of each finished shard: kept until the set is published, so that no shard is written twice."""
+    return work.with_name(f"{work.name}.notes")
 
 
 def link_shards(there: Manifest, work: Path) -> list[ShardInfo]:
     """The shards of a published set under another manifest: linked, not written again."""
     for shard in there.shards:
+        check_shard(there, shard)
         (work / shard.path).unlink(missing_ok=True)
         os.link(there.shard_path(shard), work / shard.path)
     return list(there.shards)
@@ -148,10 +155,9 @@ def publish(
         },
     )
     (work / NOTE).write_text(json.dumps(dict(keys)) + "\n")
-    for shard in shards:
-        (work / shard.path).with_suffix(".json").unlink(missing_ok=True)
     _sync(work)
     _replace(folder, work)
+    shutil.rmtree(work.parent)
     return folder / path.name
 
 
@@ -180,6 +186,16 @@ def _sync(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder last: a rename is only on disk when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace(folder: Path, work: Path) -> None:
@@ -187,4 +203,5 @@ def _replace(folder: Path, work: Path) -> None:
     if folder.exists():
         folder.rename(_aside(folder))
     work.rename(folder)
+    _sync_folder(folder.parent)
     recover(folder)

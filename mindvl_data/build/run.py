@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from typing import Any
 
 from mindvl_data.engine import Engine
 from mindvl_data.errors import UserError
-from mindvl_data.media import LOCAL_FILE
 from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
 
@@ -66,7 +64,7 @@ class Run:
 
 
 @contextmanager
-def opened(out: Path, recipe_folder: Path) -> Iterator[None]:
+def opened(out: Path) -> Iterator[None]:
     """The build folder, made and held against a second build. Raises BuildError when one is at work there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,6 +76,4 @@ def opened(out: Path, recipe_folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BuildError(f"{out}: another build is at work there; wait for it or choose another --out") from error
-        # Where the recipe lies is no part of the data set; a reader of referenced media needs it.
-        (out / LOCAL_FILE).write_text(json.dumps({"recipe_folder": str(recipe_folder)}) + "\n")
         yield

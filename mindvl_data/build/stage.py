@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from mindvl_data import fingerprints, ledger
+from mindvl_data import fingerprints
 from mindvl_data.build import publish
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import BuildError, Run
 from mindvl_data.build.summary import FunnelLine, funnel_lines, mixture, packing, reasons_by_source
 from mindvl_data.corpus import Corpus
 from mindvl_data.fit import Fitted, Weights, fit, weigh
+from mindvl_data.manifest import Manifest
 from mindvl_data.mix import Draw, Pool, draw, pass_order
-from mindvl_data.pack import Packs, order_packs, plan
+from mindvl_data.pack import Packs, order_packs, plan, plan_windows
 from mindvl_data.recipe import Budget, Recipe
-from mindvl_data.schema import Drop
-from mindvl_data.shards import content_id, shard_name
-from mindvl_data.store import Store, open_store, starts_of
+from mindvl_data.store import Store, open_store
 from mindvl_data.vision import Resolution
-from mindvl_data.write import Segments, WriteTask, shard_borders, write, written
 
 STAGE_CODE = tuple(
     f"mindvl_data.{name}"
@@ -45,6 +41,9 @@ class Spec:
     mixture: Mapping[str, float] | None
     budget: Budget | None
     max_repeats: float
+    max_patches: int | None = None
+    max_samples: int | None = None
+    window: int | None = None
 
     @property
     def name(self) -> str:
@@ -52,13 +51,21 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class StageResult:
-    """A packed set that was built, was there already, or would be built: `data` is its manifest."""
+class Planned:
+    """A packed set before it is written: `data` is its manifest as far as it is known then.
 
-    name: str
-    state: str
+    names: its sources, in the recipe's order. keys: what its manifest and its content depend on. there: the
+    set as it is published already, with nothing left to do; the rest is None then.
+    """
+
+    spec: Spec
+    names: Sequence[str]
+    keys: Mapping[str, str]
     data: Mapping[str, Any]
-    manifest: Path | None
+    there: Manifest | None = None
+    fitted: Fitted | None = None
+    drawn: Draw | None = None
+    packs: Packs | None = None
 
 
 def specs(recipe: Recipe) -> list[Spec]:
@@ -79,6 +86,9 @@ def specs(recipe: Recipe) -> list[Spec]:
                     stage.mixture,
                     stage.budget,
                     stage.max_repeats,
+                    stage.max_patches,
+                    stage.max_samples,
+                    stage.window,
                 )
             )
     if recipe.holdout:
@@ -87,21 +97,20 @@ def specs(recipe: Recipe) -> list[Spec]:
     return found
 
 
-def build_stage(run: Run, prepared: Prepared, spec: Spec) -> StageResult:
-    """Make one packed set, or find that it is there. Raises MixError, MediaError or BuildError."""
+def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
+    """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
     corpus, recipe = prepared.corpus, run.recipe
-    names = list(spec.mixture or corpus.sources)
+    names = [name for name in corpus.sources if spec.mixture is None or name in spec.mixture]
     among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])
     among &= prepared.held if spec.mixture is None else ~prepared.held
-    content_key = _content_key(run, prepared, spec, among)
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
-    full_key = fingerprints.key(content_key, run.loaded.hash, funnel)
+    content_key = _content_key(run, prepared, spec, names, among)
+    keys = {"content": content_key, "manifest": fingerprints.key(content_key, run.loaded.hash, funnel)}
     publish.recover(run.out / spec.name)
-    there = publish.published(run.out / spec.name, "manifest", full_key)
+    there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
     if there is not None and not prepared.estimates:
-        return StageResult(spec.name, "up to date", there.data, there.path)
+        return Planned(spec, names, keys, there.data, there)
 
-    run.progress(spec.name, 0, 1)
     fitted = _fit(run, prepared, spec, among)
     drawn = _draw(corpus, fitted, spec, names, recipe.seed)
     packs, costs = _pack(corpus, fitted.weights, drawn, spec, recipe)
@@ -113,24 +122,22 @@ def build_stage(run: Run, prepared: Prepared, spec: Spec) -> StageResult:
         "packing": packing(packs, _taken(fitted.weights, drawn.samples), costs, spec.seq_len, recipe.order.step),
         "order": {"rule": recipe.order.rule, "step": recipe.order.step, "seed": recipe.seed},
     }
-    if run.dry_run:
-        run.progress(spec.name, 1, 1)
-        return StageResult(spec.name, "planned", data, None)
-    ledger.write(run.folder("ledger"), f"fit-{spec.name}", _fit_ledger(prepared, spec, fitted))
-    keys = {"manifest": full_key, "content": content_key}
-    path = _write(run, prepared, spec, fitted.weights, drawn, packs, data, keys)
-    run.progress(spec.name, 1, 1)
-    return StageResult(spec.name, "built", data, path)
+    return Planned(spec, names, keys, data, None, fitted, drawn, packs)
 
 
-def _content_key(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> str:
-    recipe = run.recipe
-    used = {int(i) for i in np.unique(prepared.corpus.partition[among])}
-    stores = [path.name for i, path in enumerate(prepared.stores) if i in used]
+def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str], among: NDArray[np.bool_]) -> str:
+    """What the bytes of the shards depend on: the partitions used, what may be drawn of each, and the rules."""
+    recipe, corpus = run.recipe, prepared.corpus
+    borders = np.searchsorted(corpus.partition, np.arange(len(prepared.stores) + 1))
+    used = [
+        (store.name, fingerprints.of_bytes(np.packbits(among[a:b]).tobytes()))
+        for store, a, b in zip(prepared.stores, borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+        if among[a:b].any()
+    ]
     return fingerprints.key(
         spec.__dict__ | {"resolution": spec.resolution.__dict__},
-        stores,
-        np.packbits(among).tobytes().hex(),
+        names,
+        used,
         [recipe.seed, recipe.media, recipe.shard_bytes, recipe.order.model_dump()],
         fingerprints.code(*STAGE_CODE),
     )
@@ -165,7 +172,11 @@ def _token_reader(prepared: Prepared) -> Callable[[int], tuple[NDArray[np.int32]
 
     def read(sample: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         number, row = int(prepared.corpus.partition[sample]), int(prepared.corpus.row[sample])
-        store = stores.setdefault(number, open_store(prepared.stores[number]))
+        if number not in stores:
+            # Samples come by partition: one store open at a time is enough.
+            stores.clear()
+            stores[number] = open_store(prepared.stores[number])
+        store = stores[number]
         span = slice(int(store.starts[row]), int(store.starts[row + 1]))
         return store.ids[span], store.loss[span]
 
@@ -196,22 +207,50 @@ def _pool(corpus: Corpus, fitted: Fitted, name: str) -> Pool:
 
 def _pack(
     corpus: Corpus, weights: Weights, drawn: Draw, spec: Spec, recipe: Recipe
-) -> tuple[Packs, dict[str, NDArray[np.int64]]]:
-    """The packs in the order they are written, and both costs of each."""
+) -> tuple[Packs, dict[str, dict[str, NDArray[np.int64]]]]:
+    """The packs in the order they are written, and both costs of each in every order there is."""
     if not len(drawn.samples):
         raise BuildError(f"{spec.name}: nothing is left to pack; see the funnel of `plan`")
-    lengths = weights.tokens[drawn.samples]
-    packs = plan(lengths, spec.seq_len)
-    costs = {"attention": packs.sums(lengths**2), "patches": packs.sums(weights.patches[drawn.samples])}
-    order = order_packs(
-        costs["attention"],
-        costs["patches"],
-        rule=recipe.order.rule,
-        step=recipe.order.step,
-        seed=recipe.seed,
-        name=spec.name,
+    lengths, patches = weights.tokens[drawn.samples], weights.patches[drawn.samples]
+    _check_patches(corpus, drawn, patches, spec)
+    limits = (patches, spec.max_patches, spec.max_samples)
+    borders = None
+    if spec.window is None:
+        packs = plan(lengths, spec.seq_len, *limits, seed=recipe.seed)
+    else:
+        stored = _as_stored(corpus, drawn)
+        limits = (patches[stored], spec.max_patches, spec.max_samples)
+        packs, borders = plan_windows(lengths[stored], spec.seq_len, spec.window, *limits, seed=recipe.seed)
+        packs = replace(packs, index=stored[packs.index])
+    costs = {"attention": packs.sums(lengths**2), "patches": packs.sums(patches)}
+    orders = {
+        rule: order_packs(
+            *costs.values(), rule=rule, step=recipe.order.step, seed=recipe.seed, name=spec.name, borders=borders
+        )
+        for rule in ("balanced", "shuffled")
+    }
+    ordered = {rule: {name: values[order] for name, values in costs.items()} for rule, order in orders.items()}
+    return packs.reordered(orders[recipe.order.rule]), ordered
+
+
+def _check_patches(corpus: Corpus, drawn: Draw, patches: NDArray[np.int64], spec: Spec) -> None:
+    if spec.max_patches is None or (patches <= spec.max_patches).all():
+        return
+    first = int(np.argmax(patches > spec.max_patches))
+    raise BuildError(
+        f"stages.{spec.stage}.max_patches: the sample {bytes(corpus.sample_ids[drawn.samples[first]]).hex()} has "
+        f"{patches[first]:,} patches, a pack holds {spec.max_patches:,}; raise it, lower the stage's "
+        "resolution.max_pixels, or filter the sample out"
     )
-    return packs.reordered(order), {name: values[order] for name, values in costs.items()}
+
+
+def _as_stored(corpus: Corpus, drawn: Draw) -> NDArray[np.int64]:
+    """The draws, int64 [draws], where each pass over a source goes through it as it lies; sources stay mixed."""
+    of = (corpus.source[drawn.samples], drawn.repeats)
+    places = np.lexsort((np.arange(len(drawn.samples)), *of))
+    stored = np.empty(len(places), np.int64)
+    stored[places] = np.lexsort((drawn.samples, *of))
+    return stored
 
 
 def _taken(weights: Weights, samples: NDArray[np.int64]) -> Weights:
@@ -242,107 +281,3 @@ def _stage_funnel(
     ]
     draws = funnel_lines("draw", corpus.sources, corpus.source, fitted.fits, chosen)
     return [line for line in fits + draws if line.source in names]
-
-
-def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:
-    by_partition: dict[int, list[tuple[bytes, Drop]]] = {}
-    cut = {int(i): ("truncated", f"its first {fitted.weights.tokens[i]} tokens are kept") for i in fitted.cut}
-    for sample, (reason, detail) in {**fitted.lost, **cut}.items():
-        uid = bytes(prepared.corpus.sample_ids[sample])
-        by_partition.setdefault(int(prepared.corpus.partition[sample]), []).append((uid, Drop(reason, detail)))
-    frames = []
-    for number, drops in by_partition.items():
-        partition = prepared.partitions[number]
-        frames.append(
-            ledger.of_samples(
-                ledger.Dropped(partition.source, partition.file.uri, partition.samples, f"fit: {spec.name}", drops)
-            )
-        )
-    return frames
-
-
-# ------------------------------------------------------------------------------------------------ write
-
-
-def _write(
-    run: Run,
-    prepared: Prepared,
-    spec: Spec,
-    weights: Weights,
-    drawn: Draw,
-    packs: Packs,
-    data: Mapping[str, Any],
-    keys: Mapping[str, str],
-) -> Path:
-    folder = run.out / spec.name
-    work = publish.work_folder(run.out, spec.name, keys["content"])
-    tasks = _write_tasks(run, prepared, spec, weights, drawn, packs, work)
-    draws = _draws(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
-    if (there := publish.published(folder, "content", keys["content"])) is not None:
-        return publish.publish(folder, work, data, publish.link_shards(there, work), draws, there.id, keys)
-    done = {task.path: written(task.path) for task in tasks}
-    fresh = run.step(f"write {spec.name}", write, [task for task in tasks if done[task.path] is None])
-    infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
-    content = content_id(digest for info in infos for digest in info.pack_digests)
-    return publish.publish(folder, work, data, infos, draws, content, keys)
-
-
-def _write_tasks(
-    run: Run, prepared: Prepared, spec: Spec, weights: Weights, drawn: Draw, packs: Packs, work: Path
-) -> list[WriteTask]:
-    corpus, tokeniser = prepared.corpus, run.tokeniser
-    samples = drawn.samples[packs.index]
-    segments = Segments(
-        partition=corpus.partition[samples],
-        row=corpus.row[samples],
-        source=corpus.source[samples],
-        repeat=drawn.repeats[packs.index],
-        num_ids=weights.num_ids[samples],
-        num_images=weights.num_images[samples],
-    )
-    embedded = packs.sums(weights.image_bytes[drawn.samples]) * (run.recipe.media == "embed")
-    publish.check_size(int(embedded.sum()), run.recipe.embed_limit, spec.name)
-    tasks = []
-    for number, (first, end) in enumerate(shard_borders(embedded, spec.seq_len, run.recipe.shard_bytes)):
-        span = slice(int(packs.offsets[first]), int(packs.offsets[end]))
-        tasks.append(
-            WriteTask(
-                path=work / shard_name(number),
-                seq_len=spec.seq_len,
-                first_pack=first,
-                segments=segments[span],
-                offsets=packs.offsets[first : end + 1] - packs.offsets[first],
-                stores=prepared.stores,
-                sources=corpus.sources,
-                resolution=spec.resolution,
-                media=run.recipe.media,
-                image_pad=tokeniser.special_ids["image_pad"],
-                pad=tokeniser.pad_id,
-                build_folder=run.out,
-                recipe_folder=run.loaded.folder,
-            )
-        )
-    return tasks
-
-
-def _draws(
-    corpus: Corpus, weights: Weights, drawn: Draw, packs: Packs, first_packs: Sequence[int]
-) -> dict[str, NDArray[Any]]:
-    """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it."""
-    samples = drawn.samples[packs.index]
-    pack = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
-    ends = np.cumsum(weights.tokens[samples])
-    starts = ends - weights.tokens[samples]
-    base = starts_of(packs.sums(weights.tokens[drawn.samples]))[:-1][pack]
-    shard = np.searchsorted(first_packs, pack, side="right") - 1
-    ids = corpus.sample_ids[samples]
-    words = np.ascontiguousarray(ids).view(">u8")
-    order = np.lexsort((drawn.repeats[packs.index], words[:, 1], words[:, 0]))
-    columns: dict[str, NDArray[Any]] = {
-        "repeat": drawn.repeats[packs.index],
-        "shard": shard.astype(np.int32),
-        "pack": pack.astype(np.int64),
-        "start": (starts - base).astype(np.int32),
-        "stop": (ends - base).astype(np.int32),
-    }
-    return {"sample_id": ids[order], **{name: values[order] for name, values in columns.items()}}

@@ -88,9 +88,12 @@ def mixture(
 
 
 def packing(
-    packs: Packs, weights: Weights, costs: Mapping[str, NDArray[np.int64]], seq_len: int, step: int
+    packs: Packs, weights: Weights, costs: Mapping[str, Mapping[str, NDArray[np.int64]]], seq_len: int, step: int
 ) -> dict[str, Any]:
-    """Packs beside their lower bound, fill, and how level the steps are: 1 means that no rank waits."""
+    """Packs beside their lower bound, fill, and how level the steps of either order are: 1 means that no rank waits.
+
+    costs: by order, then by name, of each pack in that order.
+    """
     tokens = int(weights.tokens.sum())
     slots = len(packs) * seq_len
     return {
@@ -100,5 +103,8 @@ def packing(
         "padding": slots - tokens,
         "fill": round(tokens / slots, 6),
         "segments_per_pack": round(len(packs.index) / len(packs), 3),
-        "cost_balance": {name: round(step_balance(values, step), 4) for name, values in costs.items()},
+        "cost_balance": {
+            rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}
+            for rule, ordered in costs.items()
+        },
     }

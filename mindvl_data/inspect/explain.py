@@ -128,9 +128,9 @@ def view(story: Mapping[str, Any]) -> RenderableType:
         place = f"{image['uri']} [{image['offset']}, +{image['size']}] {size}"
         facts.add_row(Text("image", style="bold"), Text(place))
     for drop in story["dropped"]:
-        facts.add_row(
-            Text("dropped", style="red"), Text(f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})")
-        )
+        cut = drop["reason"] == "truncated"
+        why = f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})"
+        facts.add_row(Text("cut" if cut else "dropped", style="" if cut else "red"), Text(why))
     for name, draws in story["draws"].items():
         facts.add_row(Text(name, style="bold"), Text(_drawn(draws)))
     return Group(facts)

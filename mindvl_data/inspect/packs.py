@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from mindvl_data.manifest import Manifest, ManifestError
-from mindvl_data.media import recipe_folder
+from mindvl_data.errors import UserError
+from mindvl_data.manifest import Manifest
+from mindvl_data.media import expand, recipe_folder
 from mindvl_data.shards import Pack
-from mindvl_data.tokenise import Tokeniser, load_tokeniser
+from mindvl_data.tokenise import load_tokeniser
 
 LEARNT = "green"
+Decode: TypeAlias = Callable[[list[int]], str]
 
 
-def tokeniser_of(manifest: Manifest) -> Tokeniser:
-    """The tokenizer that the manifest was built with. Raises ManifestError when it is another one now."""
+def decoder_of(manifest: Manifest) -> tuple[Decode, str]:
+    """The manifest's own tokenizer as a function, and "" ; or ids as they are, and why there is no text."""
     name = manifest.tokenizer["name"]
-    tokeniser = load_tokeniser(os.path.expandvars(name), Path(recipe_folder(manifest.path.parent.parent)))
+    try:
+        tokeniser = load_tokeniser(expand(name), Path(recipe_folder(manifest.path.parent.parent)))
+    except UserError as error:
+        return _ids, f"(no text: {error})"
     if tokeniser.hash != manifest.tokenizer["sha256"]:
-        raise ManifestError(f"{manifest.path}: the tokenizer {name} has changed since the build; build again")
-    return tokeniser
+        return _ids, f"(no text: the tokenizer {name} has changed since the build)"
+    return tokeniser.decode, ""
+
+
+def _ids(ids: list[int]) -> str:
+    return " ".join(map(str, ids))
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Span:
     grid: tuple[int, int, int] | None = None
 
 
-def segments(pack: Pack, tokeniser: Tokeniser) -> list[dict[str, Any]]:
+def segments(pack: Pack, image_pad: int, decode: Decode) -> list[dict[str, Any]]:
     """Every real segment of a pack: where it is, which sample, its spans."""
     found = []
     for number, uid in enumerate(pack.sample_ids):
@@ -55,25 +63,24 @@ def segments(pack: Pack, tokeniser: Tokeniser) -> list[dict[str, Any]]:
                 "source": pack.sources[number],
                 "repeat": pack.repeats[number],
                 "loss_tokens": int(pack.loss_mask[start:stop].sum()),
-                "spans": [span.__dict__ for span in _spans(pack, tokeniser, start, stop)],
+                "spans": [span.__dict__ for span in _spans(pack, image_pad, decode, start, stop)],
             }
         )
     return found
 
 
-def _spans(pack: Pack, tokeniser: Tokeniser, start: int, stop: int) -> Iterator[Span]:
-    pad = tokeniser.special_ids["image_pad"]
+def _spans(pack: Pack, image_pad: int, decode: Decode, start: int, stop: int) -> Iterator[Span]:
     grids = {image.start: image.grid for image in pack.images}
-    change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * (pack.tokens[start:stop] == pad))
+    change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * (pack.tokens[start:stop] == image_pad))
     borders = [start, *(np.flatnonzero(change) + 1 + start).tolist(), stop]
     for a, b in itertools.pairwise(borders):
-        if pack.tokens[a] == pad:
+        if pack.tokens[a] == image_pad:
             yield Span(a, b, False, "", grids.get(a))
         else:
-            yield Span(a, b, bool(pack.loss_mask[a]), tokeniser.decode(pack.tokens[a:b].tolist()))
+            yield Span(a, b, bool(pack.loss_mask[a]), decode(pack.tokens[a:b].tolist()))
 
 
-def view(pack: Pack, tokeniser: Tokeniser) -> RenderableType:
+def view(pack: Pack, image_pad: int, decode: Decode) -> RenderableType:
     """The pack as panels; what is learnt is green, and between « » where there are no colours."""
     head = Text(
         f"pack {pack.index}: {len(pack.sample_ids)} samples, {pack.num_tokens:,} of {pack.seq_len:,} tokens, "
@@ -81,7 +88,7 @@ def view(pack: Pack, tokeniser: Tokeniser) -> RenderableType:
         "«text between these marks» is learnt",
         style="bold",
     )
-    return Group(head, *(_panel(segment) for segment in segments(pack, tokeniser)))
+    return Group(head, *(_panel(segment) for segment in segments(pack, image_pad, decode)))
 
 
 def _panel(segment: Mapping[str, Any]) -> Panel:

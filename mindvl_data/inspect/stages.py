@@ -10,6 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6))
+
 
 def overview(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
     """One line a packed set: (name, manifest data). `bound`: no packing has fewer packs."""
@@ -27,10 +29,18 @@ def overview(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 def _numbers(data: Mapping[str, Any]) -> Iterator[str]:
     total, packing = data["mixture"]["total"], data["packing"]
     for name in ("samples", "tokens", "loss_tokens", "vision_tokens"):
-        yield f"{total[name]:,}"
-    yield f"{packing['packs']:,}"
-    yield f"{packing['lower_bound']:,}"
+        yield count(total[name])
+    yield count(packing["packs"])
+    yield count(packing["lower_bound"])
     yield f"{packing['fill']:.2%}"
+
+
+def count(number: int) -> str:
+    """A number that fits a column: 9,999,999 in full, then 210.0B."""
+    if number < 10_000_000:
+        return f"{number:,}"
+    unit, size = next((unit, size) for unit, size in UNITS if number >= size)
+    return f"{number / size:,.1f}{unit}"
 
 
 def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
@@ -54,8 +64,8 @@ def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
                 source,
                 f"{line['asked']:.1%}",
                 f"{line['achieved']:.2%}",
-                f"{line['samples']:,}",
-                f"{line['tokens']:,}",
+                count(line["samples"]),
+                count(line["tokens"]),
                 f"{line['repeats']:.2f}",
             )
             name = ""
@@ -64,7 +74,7 @@ def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
 
 
 def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
-    """How many samples went into each step and came out, and why the others left."""
+    """How many samples went into each step and came out, and why the others left: where some did."""
     table = Table(
         title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
     )
@@ -74,12 +84,12 @@ def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
         table.add_column(column, justify="right")
     table.add_column("why")
     last = None
-    for line in lines:
+    for line in (line for line in lines if line["step"] == "scan" or line["in"] != line["out"]):
         if last not in (None, line["step"]):
             table.add_section()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in line["reasons"].items())
         step = line["step"] if line["step"] != last else ""
-        table.add_row(step, line["source"], f"{line['in']:,}", f"{line['out']:,}", reasons)
+        table.add_row(step, line["source"], count(line["in"]), count(line["out"]), reasons)
         last = line["step"]
     return table
 
@@ -89,7 +99,7 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
     name = f"{data['stage']}-{data['seq_len']}"
     facts = Table.grid(padding=(0, 2))
     tokenizer, order, resolution = data["tokenizer"], data["order"], data["resolution"]
-    balance = data["packing"]["cost_balance"]
+    balance = data["packing"]["cost_balance"][order["rule"]]
     rows = {
         "manifest": path,
         "id": data["id"],

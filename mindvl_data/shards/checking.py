@@ -15,6 +15,8 @@ def pack_problems(pack: Pack, special_ids: Mapping[str, int], vocab_size: int, m
     cu, n = pack.cu_seqlens, pack.num_tokens
     if len(cu) < 2 or cu[0] != 0 or cu[-1] != pack.seq_len or (np.diff(cu) <= 0).any():
         return ["cu_seqlens does not rise from 0 to seq_len"]
+    if not 0 < n <= pack.seq_len:
+        return [f"num_tokens {n} is not within the pack"]
     segments = int(np.searchsorted(cu, n))
     if cu[segments] != n or len(cu) - 1 - segments > 1:
         return [f"num_tokens {n} is no segment border followed by at most one padding segment"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import json
 import os
 import posixpath
@@ -17,14 +16,13 @@ from typing import IO, Any, NamedTuple
 
 import fsspec
 
+from mindvl_data.media import VARIABLE, fixed_folder
 from mindvl_data.sources import Image, ImageBytes, SourceError, Unusable
+from mindvl_data.sources.braces import braces
 from mindvl_data.sources.folders import data_files
 from mindvl_data.sources.mapped import map_image
 
-BRACES = re.compile(r"\{([^{}]*)\}")
 WILDCARD = re.compile(r"[*?\[]")
-SPECIAL = re.compile(r"[*?\[{](?<!\$\{)")
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 WHOLE_HASH_BYTES = 16 << 20
 WINDOW_BYTES = 64 << 10
 WINDOWS = 16
@@ -134,11 +132,13 @@ class FingerprintCache:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        self._old: dict[str, str] = json.loads(path.read_text()) if path and path.exists() else {}
+        self._old: dict[str, str] = _known(path) if path else {}
         self._new: dict[str, str] = {}
 
     def get(self, fs: Any, path: str, info: dict[str, Any]) -> str:
-        stamp = json.dumps([path, info["size"], str(info.get("mtime", info.get("LastModified", "")))])
+        # Hashed, since the place may come from a variable.
+        place = [path, info["size"], str(info.get("mtime", info.get("LastModified", "")))]
+        stamp = hashlib.sha256(json.dumps(place).encode()).hexdigest()
         self._new[stamp] = self._old.get(stamp) or fingerprint(fs, path, info)
         return self._new[stamp]
 
@@ -150,35 +150,72 @@ class FingerprintCache:
         partial.rename(self._path)
 
 
+def _known(path: Path) -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
 def source_files(
-    patterns: tuple[str, ...], raw: tuple[str, ...], images: str | None, folder: Path, cache: FingerprintCache
+    patterns: tuple[str, ...],
+    raw: tuple[str, ...],
+    images: tuple[str, str] | None,
+    folder: Path,
+    cache: FingerprintCache,
 ) -> list[SourceFile]:
     """Every file of a source, sorted by path within each pattern. Raises SourceError where there is none.
 
-    patterns: resolved; raw: the same with `${VAR}` as written, which is what every output shows.
+    patterns: resolved; raw: the same with `${VAR}` as written, which is what every output shows. images: the
+    folder of the images, resolved and as written. Sample ids use paths relative to the source's one root, the
+    folder that its patterns have in common.
     """
+    root = _common([fixed_folder(pattern) for pattern in patterns])
+    shown_root = _common([fixed_folder(pattern) for pattern in raw])
     files = [
         file
         for resolved, shown in zip(patterns, raw, strict=True)
-        for file in _expand(resolved, shown, images, folder, cache)
+        for file in _expand(resolved, shown, (root, shown_root), images, folder, cache)
     ]
     return list({file.place: file for file in files}.values())
 
 
+def _common(folders: list[str]) -> str:
+    """The longest folder that all lie in, with its last slash."""
+    prefix = posixpath.commonprefix(folders)
+    return prefix[: prefix.rfind("/") + 1]
+
+
 def _expand(
-    pattern: str, shown: str, images: str | None, folder: Path, cache: FingerprintCache
+    pattern: str,
+    shown: str,
+    roots: tuple[str, str],
+    images: tuple[str, str] | None,
+    folder: Path,
+    cache: FingerprintCache,
 ) -> Iterator[SourceFile]:
-    root = fsspec.core.url_to_fs(_absolute(_fixed_folder(pattern), folder))[1]
-    uri_root = _fixed_folder(shown)
+    root = _store(_absolute(roots[0], folder))[1]
+    named = VARIABLE.search(shown[len(roots[1]) :])
     for option in braces(pattern):
-        fs, path = fsspec.core.url_to_fs(_absolute(option, folder))
+        fs, path = _store(_absolute(option, folder))
         found = list(_found(fs, path))
         if not found:
             what = "no file matches" if WILDCARD.search(path) else "no such file"
             raise SourceError(f"{hidden(option, shown)}: {what} (relative to the recipe's folder)")
         for item in found:
-            path = hidden(posixpath.relpath(item, root), shown)
-            yield _describe(fs, item, path, posixpath.join(uri_root, path), images, folder, cache)
+            path = posixpath.relpath(item, root)
+            # Below the root a variable's value is put back only where the pattern names one.
+            path = hidden(path, shown) if named else path
+            yield _describe(fs, item, path, roots[1] + path, images, folder, cache)
+
+
+def _store(place: str) -> tuple[Any, str]:
+    try:
+        fs, path = fsspec.core.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise SourceError(f"{place.split('://')[0]}://: {error}") from error
+    return fs, path
 
 
 def _found(fs: Any, path: str) -> Iterator[str]:
@@ -190,23 +227,20 @@ def _found(fs: Any, path: str) -> Iterator[str]:
             yield from data_files(fs, item)
 
 
-def _fixed_folder(pattern: str) -> str:
-    """The folder before the first wildcard or brace: the source's root."""
-    special = SPECIAL.search(pattern)
-    return posixpath.dirname(pattern[: special.start()] if special else pattern)
-
-
 def _absolute(place: str, folder: Path) -> str:
     return place if "://" in place else str(folder / place)
 
 
 def _describe(
-    fs: Any, item: str, path: str, uri: str, images: str | None, folder: Path, cache: FingerprintCache
+    fs: Any, item: str, path: str, uri: str, images: tuple[str, str] | None, folder: Path, cache: FingerprintCache
 ) -> SourceFile:
-    info = fs.info(item)
+    try:
+        info = fs.info(item)
+    except FileNotFoundError as error:
+        raise SourceError(f"{uri}: its folder lists it, and it is not there") from error
     place = item if "file" in fs.protocol else fs.unstrip_protocol(item)
-    image_root = posixpath.dirname(place) if images is None else _absolute(images, folder)
-    image_uri = posixpath.dirname(uri) if images is None else images
+    image_root = posixpath.dirname(place) if images is None else _absolute(images[0], folder)
+    image_uri = posixpath.dirname(uri) if images is None else images[1]
     return SourceFile(place, uri, path, int(info["size"]), cache.get(fs, item, info), image_root, image_uri)
 
 
@@ -216,21 +250,6 @@ def hidden(text: str, shown: str) -> str:
         value = os.environ.get(name, "")
         text = text.replace(value, f"${{{name}}}") if value else text
     return text
-
-
-def braces(pattern: str) -> Iterator[str]:
-    """`a-{000..002}.tar` and `{x,y}.json` expanded, in the order written; zeros kept."""
-    choices = [_choices(body) for body in BRACES.findall(pattern)]
-    skeleton = BRACES.sub("\0", pattern).split("\0")
-    for picked in itertools.product(*choices):
-        yield "".join(itertools.chain.from_iterable(itertools.zip_longest(skeleton, picked, fillvalue="")))
-
-
-def _choices(body: str) -> list[str]:
-    if match := re.fullmatch(r"(\d+)\.\.(\d+)", body):
-        first, last = match.groups()
-        return [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    return body.split(",")
 
 
 def fingerprint(fs: Any, path: str, info: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import yaml
 
 from mindvl_data.sources import SourceError
+from mindvl_data.sources.braces import braces
 
 
 def data_files(fs: Any, folder: str) -> list[str]:
@@ -44,7 +45,8 @@ def _energon(data: bytes) -> list[str]:
     """Energon's split.yaml: the tars of its training part, without what it excludes."""
     split = yaml.safe_load(data)
     excluded = set(split.get("exclude") or ())
-    return [_within(path) for path in split["split_parts"]["train"] if path not in excluded]
+    paths = (path for pattern in split["split_parts"]["train"] for path in braces(pattern))
+    return [_within(path) for path in paths if path not in excluded]
 
 
 def _within(path: str) -> str:

@@ -33,22 +33,14 @@ def json_rows(file: SourceFile) -> Iterator[tuple[str, Any]]:
         if codec:
             handle = stack.enter_context(pa.input_stream(pa.PythonFile(handle, "r"), codec, CHUNK_BYTES))
         try:
-            first = _first(handle)
-            lines = not first.startswith(b"[") or ".json" not in Path(file.path).suffixes
-            rows = _lines(handle, first) if lines else _array(handle, first, file)
+            first = handle.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8)
+            array = first.lstrip().startswith(b"[") and ".json" in Path(file.path).suffixes
+            rows = _array(handle, first.lstrip(), file) if array else _lines(handle, first)
             for number, value in enumerate(rows):
                 if value is not None:
                     yield str(number), value
         except (OSError, EOFError) as error:
             raise SourceError(f"{file.uri}: cannot be read as {codec or 'a file'} ({error})") from error
-
-
-def _first(handle: IO[bytes]) -> bytes:
-    """The file's beginning, from its first byte that is no space or byte order mark."""
-    while chunk := handle.read(CHUNK_BYTES):
-        if stripped := chunk.removeprefix(codecs.BOM_UTF8).lstrip():
-            return stripped
-    return b""
 
 
 def _lines(handle: IO[bytes], data: bytes) -> Iterator[Any]:

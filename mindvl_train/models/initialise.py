@@ -6,7 +6,7 @@ the process. Torch's global generator is neither used nor set.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,32 @@ def give_weights(
         device: where the parameters shall lie.
         weights: one tensor a parameter name; None draws fresh ones.
     """
+    source = Draws(model, seed) if weights is None else weights
     model = model.to_empty(device=device)
-    depth = sum(name.endswith(RESIDUAL_OUTPUTS) for name, _ in model.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             # Copied in place even from a file: memory mapped from it is not aligned, and alignment decides
             # the last bit of a product of matrices.
-            parameter.copy_(weights[name] if weights else _draw(name, parameter, seed, depth))
+            parameter.copy_(source[name])
     return model
+
+
+class Draws(Mapping[str, Tensor]):
+    """A fresh weight for every parameter of a model, drawn when it is asked for; the model may be on meta."""
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._seed = seed
+        self._depth = sum(name.endswith(RESIDUAL_OUTPUTS) for name in self._parameters)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _draw(name, self._parameters[name], self._seed, self._depth)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
 
 
 def _draw(name: str, parameter: Tensor, seed: int, depth: int) -> Tensor:

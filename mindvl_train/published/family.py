@@ -36,6 +36,11 @@ class Origin:
 Naming = Callable[[str, tuple[int, ...]], Origin]
 
 
+def tied_head(config: DecoderConfig) -> tuple[str, ...]:
+    """A head that is the embedding again is stored by some and not by others."""
+    return ("lm_head.weight",) if config.tie_word_embeddings else ()
+
+
 @dataclass(frozen=True)
 class Language:
     """A published language model.
@@ -44,11 +49,13 @@ class Language:
         read: `config.json` → our fields. A missing key may be a KeyError.
         write: our fields → `config.json`; None where the family has no such model.
         name: of a tensor of the decoder.
+        unused: globs of published tensors that the model has no place for.
     """
 
     read: Callable[[Json], DecoderConfig]
     write: Callable[[DecoderConfig], Json | None]
     name: Naming
+    unused: Callable[[DecoderConfig], tuple[str, ...]] = tied_head
 
 
 @dataclass(frozen=True)

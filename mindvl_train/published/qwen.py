@@ -17,8 +17,7 @@ SIZES = (
 
 def rotary(config: Json) -> Json:
     """The rotary settings, from the keys of transformers 5 or of those before it."""
-    settings = {"rope_theta": 10_000.0, **config, **(config.get("rope_scaling") or {})}
-    settings |= config.get("rope_parameters") or {}
+    settings = config | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
     kind = settings.get("rope_type", settings.get("type", "default"))
     if kind not in ("default", "mrope"):
         raise PublishedError(f"config.json: the rotary positions are of type {kind!r}; default and mrope are supported")
@@ -32,7 +31,7 @@ def sizes(config: Json) -> Json:
     return {
         **{key: config[key] for key in SIZES},
         "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "rms_norm_eps": config["rms_norm_eps"],
         "tie_word_embeddings": config.get("tie_word_embeddings", False),
         **rotary(config),
     }

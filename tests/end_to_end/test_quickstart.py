@@ -14,10 +14,11 @@ import yaml
 
 from mindvl_data import vision
 from mindvl_data.build import BuildReport, build
-from mindvl_data.manifest import read_manifest, verify
+from mindvl_data.manifest import read_manifest
 from mindvl_data.media import LOCAL_FILE
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack, ShardReader
+from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 
 SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
@@ -100,17 +101,17 @@ def test_a_change_redoes_what_depends_on_it_and_nothing_else(
 def test_built_lengths_are_those_of_the_decoded_images(quickstart: BuildReport) -> None:
     seen: set[bytes] = set()
     for name in SETS:
+        resolution = vision.Resolution(**read_manifest(quickstart.out / name).resolution)
         for pack in packs(quickstart, name):
             for image in pack.images:
                 if image.sha256 in seen:
                     continue
                 assert image.data is not None
                 seen.add(image.sha256 or b"")
-                _, high, wide = image.grid
-                assert vision.decode(image.data, high, wide).shape == (high * wide, 1176)
-                pixels = vision.load_rgb(image.data)
-                header = vision.read_header(image.data)
-                assert (header.width, header.height) == pixels.size
+                # The grid by the resize rule from the decoded picture, not from what the header promised.
+                width, height = vision.load_rgb(image.data).size
+                assert image.grid == vision.patch_grid(width, height, resolution)
+                assert vision.decode(image.data, *image.grid[1:]).shape == (image.num_patches, 1176)
     assert len(seen) > 250
 
 

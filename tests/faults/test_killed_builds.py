@@ -39,7 +39,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(quickstart: BuildReport, tmp_p
     assert not list((tmp_path / "out").rglob("*.partial"))
 
 
-def test_ctrl_c_stops_with_one_message_and_the_next_build_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_stops_with_one_message_and_the_next_build_goes_on(quickstart: BuildReport, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
@@ -51,3 +51,5 @@ def test_ctrl_c_stops_with_one_message_and_the_next_build_goes_on(tmp_path: Path
     assert "Traceback" not in message
     if process.returncode:
         assert "Stopped" in message
+    subprocess.run([*COMMAND, str(tmp_path / "out")], check=True, capture_output=True)
+    assert tree(tmp_path / "out") == tree(quickstart.out)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from mindvl_data.manifest import FORMAT_VERSION, write_manifest
@@ -81,7 +83,19 @@ def make_manifest(folder: Path, packs: Sequence[Pack], per_shard: int = 4, step:
         write_shard(folder / shard_name(number), packs[first : first + per_shard], seq_len, ["a", "b"])
         for number, first in enumerate(range(0, len(packs), per_shard))
     ]
-    (folder / "draws.parquet").write_bytes(b"")
+    draws = sorted(
+        (uid, pack.repeats[i], number // per_shard, number, int(pack.cu_seqlens[i]), int(pack.cu_seqlens[i + 1]))
+        for number, pack in enumerate(packs)
+        for i, uid in enumerate(pack.sample_ids)
+    )
+    names = ["sample_id", "repeat", "shard", "pack", "start", "stop"]
+    pq.write_table(pa.table(dict(zip(names, zip(*draws, strict=True), strict=True))), folder / "draws.parquet")
+    totals = {
+        "samples": len(draws),
+        "tokens": sum(pack.num_tokens for pack in packs),
+        "loss_tokens": sum(int(pack.loss_mask.sum()) for pack in packs),
+        "vision_tokens": sum(pack.num_patches for pack in packs) // 4,
+    }
     listed = [{"path": s.path, "packs": s.packs, "bytes": s.bytes, "sha256": s.sha256} for s in shards]
     return write_manifest(
         folder,
@@ -104,8 +118,14 @@ def make_manifest(folder: Path, packs: Sequence[Pack], per_shard: int = 4, step:
             "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 1003520},
             "sources": {},
             "funnel": [],
-            "mixture": {},
-            "packing": {"packs": len(packs)},
+            "mixture": {"total": totals},
+            "packing": {
+                "packs": len(packs),
+                "lower_bound": 1,
+                "tokens": totals["tokens"],
+                "padding": len(packs) * seq_len - totals["tokens"],
+                "fill": round(totals["tokens"] / (len(packs) * seq_len), 6),
+            },
             "order": {"rule": "shuffled", "step": step, "seed": 0},
             "draws": {"path": "draws.parquet", "draws": 0, "sha256": file_sha256(folder / "draws.parquet")},
             "shards": listed,

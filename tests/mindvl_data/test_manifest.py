@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.manifest import ManifestError, pack_at, read_manifest, verify
+from mindvl_data.manifest import ManifestError, pack_at, read_manifest
+from mindvl_data.verify import verify
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 
@@ -65,4 +66,39 @@ def test_another_version_says_what_to_do(manifest: Path) -> None:
 def test_half_a_manifest_is_none(manifest: Path, name: str) -> None:
     (manifest.parent / name).unlink()
     with pytest.raises(ManifestError, match=name):
+        read_manifest(manifest)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("packing", {"packs": 11}, "packing.packs is 11, its packs say 10"),
+        ("packing", {"fill": 0.99}, "packing.fill is 0.99"),
+        ("packing", {"lower_bound": 11}, "above its 10 packs"),
+        ("mixture", {"total": {"tokens": 1}}, "mixture.total.tokens is 1"),
+    ],
+)
+def test_numbers_that_lie_are_found(manifest: Path, key: str, value: dict, words: str) -> None:
+    data = json.loads(manifest.read_text())
+    reseal(manifest, data | {key: data[key] | value})
+    assert any(words in text for text in problems(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shards": None},
+        {"shards": [{}]},
+        {"shards": [{"path": "../x", "packs": 1, "bytes": 1, "sha256": ""}]},
+        {"shards": [{"path": "/etc/passwd", "packs": 1, "bytes": 1, "sha256": ""}]},
+        {"draws": {"path": "../../x", "sha256": ""}},
+        {"packing": {}},
+        {"seq_len": 0},
+        {"tokenizer": []},
+        {"order": {"step": "x"}},
+    ],
+)
+def test_what_has_not_the_form_of_a_manifest_is_refused(manifest: Path, change: dict) -> None:
+    reseal(manifest, json.loads(manifest.read_text()) | change)
+    with pytest.raises(ManifestError, match="not of the form"):
         read_manifest(manifest)

@@ -167,13 +167,13 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
         "special_ids": SPECIAL_IDS,
         "pad_id": 0,
     }
-    empty = dict.fromkeys(
-        ("recipe_hash", "recipe", "engine_version", "chat_template", "sources", "funnel", "mixture", "draws")
-    )
+    mappings = ("recipe", "chat_template", "sources", "funnel", "mixture")
     return write_manifest(
         folder,
         {
-            **empty,
+            **dict.fromkeys(mappings, {}),
+            "recipe_hash": "0" * 64,
+            "engine_version": "0",
             "format_version": 1,
             "id": content_id(pack_digest(pack) for pack in packs),
             "stage": folder.name,
@@ -183,6 +183,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
             "packing": {"packs": len(packs)},
             "order": {"rule": "as built", "step": 1, "seed": 0},
             "shards": [shard],
+            "draws": {"path": "draws.parquet", "sha256": "0" * 64},
         },
     )
 

@@ -21,10 +21,19 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_run(tmp_path_factory.mktemp("run"))
 
 
+OPTIONS = {
+    "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
+    "import": {"folder", "--out", "--vision", "--seed", "--debug"},
+    "export": {"folder", "--out", "--debug"},
+}
+
+
 def test_the_options_are_these_and_no_others() -> None:
-    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    options = {name for parameter in command.params for name in parameter.opts}
-    assert options == {"train_yaml", "--set", "--out", "--json", "--debug"}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in commands.items()
+    } == OPTIONS
 
 
 def test_a_run_says_what_it_did(run_yaml: Path, tmp_path: Path) -> None:

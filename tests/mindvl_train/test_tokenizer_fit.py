@@ -15,7 +15,7 @@ FITS = ModelInputs(vocab_size=VOCAB_SIZE, patch=14, merge=2)
 
 
 def _settings(**stated: Any) -> ModelSettings:
-    return ModelSettings(name="vlm", config={}, **stated)
+    return ModelSettings(name="vlm", config={"of": "no matter"}, **stated)
 
 
 def _manifest(folder: Path, **tokenizer: Any) -> Manifest:

@@ -56,7 +56,9 @@ def read(
 ) -> Scanned:
     """Scan one file into a fresh folder."""
     out = Path(tempfile.mkdtemp(dir=path.parent, prefix="scan-"))
-    (file,) = source_files((path.name,), (path.name,), images, path.parent, FingerprintCache(out / "none.json"))
+    (file,) = source_files(
+        (path.name,), (path.name,), images and (images, images), path.parent, FingerprintCache(out / "none.json")
+    )
     task = ScanTask(
         "s", format_name, file, asked or Asked(), rules or Rules(), digest, subset, out / "s.parquet", out / "s.bin"
     )

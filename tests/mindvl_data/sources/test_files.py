@@ -6,7 +6,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from mindvl_data.sources import SourceError
-from mindvl_data.sources.files import FingerprintCache, SourceFile, braces, fingerprint, source_files
+from mindvl_data.sources.braces import braces
+from mindvl_data.sources.files import FingerprintCache, SourceFile, fingerprint, source_files
 
 
 def found(folder: Path, pattern: str, shown: str | None = None) -> list[SourceFile]:
@@ -49,9 +50,30 @@ def test_the_value_of_a_variable_is_in_no_name(folder: Path, monkeypatch: pytest
     (folder / "topsecret").mkdir()
     (folder / "topsecret" / "y-topsecret.tar").write_text("")
     monkeypatch.setenv("WHERE", "topsecret")
-    (file,) = found(folder, "topsecret/y-*.tar", "${WHERE}/y-*.tar")
+    (file,) = found(folder, "topsecret/y-topsecret.tar", "${WHERE}/y-${WHERE}.tar")
     assert (file.uri, file.path) == ("${WHERE}/y-${WHERE}.tar", "y-${WHERE}.tar")
     assert file.image_uri == "${WHERE}"
+
+
+def test_a_name_that_happens_to_hold_a_variables_value_stays_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "data").mkdir()
+    (folder / "data" / "data-0.tar").write_text("")
+    monkeypatch.setenv("D", "data")
+    (file,) = found(folder, "data/*.tar", "${D}/*.tar")
+    assert (file.uri, file.path) == ("${D}/data-0.tar", "data-0.tar")
+
+
+def test_patterns_of_one_source_share_one_root(folder: Path) -> None:
+    names = ("a/x-0.tar", "b/x-0.tar")
+    files = source_files(names, names, None, folder, FingerprintCache())
+    assert [file.path for file in files] == ["a/x-0.tar", "b/x-0.tar"]
+
+
+def test_a_store_that_nothing_can_read_is_named(folder: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere://"):
+        found(folder, "nowhere://x/y.tar")
 
 
 def test_a_fingerprint_follows_the_content(tmp_path: Path) -> None:

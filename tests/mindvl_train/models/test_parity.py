@@ -1,65 +1,28 @@
-"""Our layers are the published ones: with the same weights transformers' classes give the same output."""
+"""Our models are the published ones: the same logits and gradients as transformers' own classes."""
 
-from typing import Any
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from mindvl_train.batch import collate
-from mindvl_train.kernels.segments import Segments
-from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, image_sample, pack_of, tiny_model
+from tests.mindvl_train.parity import CASES, Figures, measure
 
-DECODER = TINY_MODEL["decoder"]
-PUBLISHED = {key: value for key, value in DECODER.items() if key not in ("qkv_bias", "qk_norm")}
+LOGITS, GRADIENTS = 1e-5, 1e-4
 
 
-@pytest.mark.parametrize(
-    ("theirs", "config", "ours"),
-    [
-        (Qwen2ForCausalLM, Qwen2Config, {"qkv_bias": True, "qk_norm": False}),
-        (Qwen3ForCausalLM, Qwen3Config, {"qkv_bias": False, "qk_norm": True}),
-        (Qwen3ForCausalLM, Qwen3Config, {"qkv_bias": False, "qk_norm": True, "tie_word_embeddings": True}),
-    ],
-)
-def test_the_decoder_is_that_of_qwen(theirs: Any, config: Any, ours: dict[str, bool]) -> None:
-    decoder = tiny_model(**ours).decoder
-    tied = ours.get("tie_word_embeddings", False)
-    rope = {"rope_type": "default", "rope_theta": decoder.config.rope_theta}
-    oracle = theirs(config(**PUBLISHED, tie_word_embeddings=tied, rope_parameters=rope)).eval()
-    weights = {name if name.startswith("lm_head") else f"model.{name}": w for name, w in decoder.state_dict().items()}
-    missing, unexpected = oracle.load_state_dict(weights, strict=False)
-    assert (missing, unexpected) == (["lm_head.weight"] if tied else [], [])
-    ids = torch.arange(6, 29)
-    with torch.no_grad():
-        expected = oracle(ids[None], use_cache=False).logits[0]
-        hidden = decoder(decoder.embed_tokens(ids), torch.arange(len(ids)), Segments((0, len(ids))))
-        torch.testing.assert_close(hidden @ decoder.head.T, expected, atol=1e-5, rtol=1e-5)
+@pytest.fixture(scope="module", params=CASES)
+def figures(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    return measure(CASES[request.param], Path(tmp_path_factory.mktemp(request.param)))
 
 
-def test_the_vision_tower_and_the_projector_are_those_of_qwen2_5_vl() -> None:
-    model = tiny_model()
-    sizes = TINY_MODEL["vision"]
-    config = Qwen2_5_VLVisionConfig(
-        **sizes, out_hidden_size=DECODER["hidden_size"], fullatt_block_indexes=list(range(sizes["depth"]))
-    )
-    oracle = Qwen2_5_VisionTransformerPretrainedModel(config).eval()
-    weights = {
-        **{f"{name}": weight for name, weight in model.vision.state_dict().items() if name.startswith("blocks.")},
-        "patch_embed.proj.weight": model.vision.patch_embed.weight.reshape(-1, 3, 2, 14, 14),
-        "merger.ln_q.weight": model.projector.norm.weight,
-        "merger.mlp.0.weight": model.projector.fc1.weight,
-        "merger.mlp.0.bias": model.projector.fc1.bias,
-        "merger.mlp.2.weight": model.projector.fc2.weight,
-        "merger.mlp.2.bias": model.projector.fc2.bias,
-    }
-    oracle.load_state_dict(weights)
-    rng = np.random.default_rng(0)
-    batch = collate([pack_of([image_sample(rng, grid, 2) for grid in ((4, 6), (2, 2), (10, 8))])], LAYOUT)
-    with torch.no_grad():
-        encoded = model.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
-        expected = oracle(batch.patches, grid_thw=torch.tensor([[1, 4, 6], [1, 2, 2], [1, 10, 8]]))
-    torch.testing.assert_close(model.projector(encoded), expected.pooler_output, atol=1e-5, rtol=1e-5)
+def test_logits_packed_and_alone_with_and_without_images(figures: Figures) -> None:
+    assert figures.largest_logit > 0.5, "logits that say nothing"
+    assert max(figures.logits.values()) <= LOGITS, figures.logits
+
+
+def test_gradients_of_every_tensor(figures: Figures) -> None:
+    assert max(figures.gradients.values()) <= GRADIENTS, figures.worst_gradients()
+
+
+def test_what_must_differ_does(figures: Figures) -> None:
+    """Another model than the oracle's is told apart by far more than the bounds."""
+    assert figures.logits_of_another > 1e-2

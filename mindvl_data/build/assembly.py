@@ -1,0 +1,147 @@
+"""A planned set becomes files: its shards in parallel, its draws, its manifest, published as one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mindvl_data import ledger
+from mindvl_data.build import publish
+from mindvl_data.build.prepare import Prepared
+from mindvl_data.build.run import Run
+from mindvl_data.build.stage import Planned, Spec
+from mindvl_data.corpus import Corpus
+from mindvl_data.fit import Fitted, Weights
+from mindvl_data.media import source_roots
+from mindvl_data.mix import Draw
+from mindvl_data.pack import Packs
+from mindvl_data.schema import Drop
+from mindvl_data.shards import content_id, shard_name
+from mindvl_data.store import starts_of
+from mindvl_data.write import Segments, WriteTask, shard_borders, write, written
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A packed set that was built, was there already, or would be built: `data` is its manifest."""
+
+    name: str
+    state: str
+    data: Mapping[str, Any]
+    manifest: Path | None
+
+
+def image_bytes(planned: Planned) -> NDArray[np.int64]:
+    """Bytes of images in each pack, int64 [packs]; empty for a set that is there."""
+    if planned.fitted is None or planned.drawn is None or planned.packs is None:
+        return np.zeros(0, np.int64)
+    return planned.packs.sums(planned.fitted.weights.image_bytes[planned.drawn.samples])
+
+
+def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
+    """Write and publish one set, or leave it as it is. Raises MediaError when a source changed since its scan."""
+    if planned.fitted is None or planned.drawn is None or planned.packs is None:
+        assert planned.there is not None
+        return StageResult(planned.spec.name, "up to date", planned.data, planned.there.path)
+    name = planned.spec.name
+    ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
+    folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
+    weights, drawn, packs = planned.fitted.weights, planned.drawn, planned.packs
+    tasks = _write_tasks(run, prepared, planned, weights, drawn, packs, work)
+    draws = _draws(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
+    if (there := publish.published(folder, "content", planned.keys["content"])) is not None:
+        linked = publish.link_shards(there, work)
+        path = publish.publish(folder, work, planned.data, linked, draws, there.id, planned.keys)
+        return StageResult(name, "relabelled", planned.data, path)
+    done = {task.path: written(task.path, task.note) for task in tasks}
+    fresh = run.step(f"write {name}", write, [task for task in tasks if done[task.path] is None])
+    infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
+    content = content_id(digest for info in infos for digest in info.pack_digests)
+    path = publish.publish(folder, work, planned.data, infos, draws, content, planned.keys)
+    return StageResult(name, "built", planned.data, path)
+
+
+def _write_tasks(
+    run: Run, prepared: Prepared, planned: Planned, weights: Weights, drawn: Draw, packs: Packs, work: Path
+) -> list[WriteTask]:
+    corpus, tokeniser = prepared.corpus, run.tokeniser
+    samples = drawn.samples[packs.index]
+    codes = [corpus.sources.index(name) for name in planned.names]
+    segments = Segments(
+        partition=corpus.partition[samples],
+        row=corpus.row[samples],
+        source=np.searchsorted(codes, corpus.source[samples]).astype(np.int16),
+        repeat=drawn.repeats[packs.index],
+        num_ids=weights.num_ids[samples],
+        num_images=weights.num_images[samples],
+    )
+    embedded = image_bytes(planned) * (run.recipe.media == "embed")
+    tasks = []
+    for number, (first, end) in enumerate(shard_borders(embedded, planned.spec.seq_len, run.recipe.shard_bytes)):
+        span = slice(int(packs.offsets[first]), int(packs.offsets[end]))
+        tasks.append(
+            WriteTask(
+                path=work / shard_name(number),
+                note=publish.notes_folder(work) / f"{number:05d}.json",
+                seq_len=planned.spec.seq_len,
+                first_pack=first,
+                segments=segments[span],
+                offsets=packs.offsets[first : end + 1] - packs.offsets[first],
+                stores={int(i): prepared.stores[i] for i in np.unique(corpus.partition[samples[span]])},
+                sources=planned.names,
+                resolution=planned.spec.resolution,
+                media=run.recipe.media,
+                image_pad=tokeniser.special_ids["image_pad"],
+                pad=tokeniser.pad_id,
+                build_folder=run.out,
+                recipe_folder=run.loaded.folder,
+                roots=source_roots(run.loaded.raw["sources"]),
+            )
+        )
+    return tasks
+
+
+def _draws(
+    corpus: Corpus, weights: Weights, drawn: Draw, packs: Packs, first_packs: Sequence[int]
+) -> dict[str, NDArray[Any]]:
+    """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it."""
+    samples = drawn.samples[packs.index]
+    pack = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
+    ends = np.cumsum(weights.tokens[samples])
+    starts = ends - weights.tokens[samples]
+    base = starts_of(packs.sums(weights.tokens[drawn.samples]))[:-1][pack]
+    shard = np.searchsorted(first_packs, pack, side="right") - 1
+    ids = corpus.sample_ids[samples]
+    words = np.ascontiguousarray(ids).view(">u8")
+    order = np.lexsort((drawn.repeats[packs.index], words[:, 1], words[:, 0]))
+    columns: dict[str, NDArray[Any]] = {
+        "repeat": drawn.repeats[packs.index],
+        "shard": shard.astype(np.int32),
+        "pack": pack.astype(np.int64),
+        "start": (starts - base).astype(np.int32),
+        "stop": (ends - base).astype(np.int32),
+    }
+    return {"sample_id": ids[order], **{name: values[order] for name, values in columns.items()}}
+
+
+def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:
+    by_partition: dict[int, list[tuple[bytes, Drop]]] = {}
+    cut = {int(i): ("truncated", f"its first {fitted.weights.tokens[i]} tokens are kept") for i in fitted.cut}
+    for sample, (reason, detail) in {**fitted.lost, **cut}.items():
+        uid = bytes(prepared.corpus.sample_ids[sample])
+        by_partition.setdefault(int(prepared.corpus.partition[sample]), []).append((uid, Drop(reason, detail)))
+    frames = []
+    for number, drops in by_partition.items():
+        partition = prepared.partitions[number]
+        frames.append(
+            ledger.of_samples(
+                ledger.Dropped(partition.source, partition.file.uri, partition.samples, f"fit: {spec.name}", drops)
+            )
+        )
+    return frames

@@ -1,0 +1,57 @@
+"""What a build writes down beside its packed sets: which tables it used, and who left where and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mindvl_data import ledger
+from mindvl_data.build.prepare import Prepared
+from mindvl_data.build.run import Run
+from mindvl_data.build.scanning import Partition
+from mindvl_data.filters import NO_FILTER
+from mindvl_data.media import LOCAL_FILE
+from mindvl_data.schema import SAMPLES_INDEX, Drop
+
+
+def write_note(run: Run) -> None:
+    """Where the recipe lies: no part of the data set, but a reader of referenced media needs it."""
+    (run.out / LOCAL_FILE).write_text(json.dumps({"recipe_folder": str(run.loaded.folder)}) + "\n")
+
+
+def write_index(run: Run, partitions: Sequence[Partition]) -> None:
+    """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
+    lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
+    path = run.folder("samples") / SAMPLES_INDEX
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(lines))
+    partial.rename(path)
+
+
+def write_ledger(run: Run, prepared: Prepared) -> None:
+    """The ledgers of scan, filter and count; each stage adds its own."""
+    folder, partitions, first = run.folder("ledger"), prepared.partitions, prepared.first
+    ledger.write(folder, "scan", [ledger.read(partition.scan_drops for partition in partitions)])
+    ledger.write(folder, "filter", [_filter_lines(run, p, f) for p, f in zip(partitions, first, strict=True)])
+    ledger.write(folder, "count", [ledger.read(prepared.count_drops)])
+
+
+def _filter_lines(run: Run, partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
+    rows = np.flatnonzero(first != NO_FILTER)
+    ids = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id").take(rows).to_pylist()
+    rules = run.recipe.filters
+    drops = [Drop("filtered", f"{rules[i].name}: {rules[i].where}") for i in first[rows]]
+    return ledger.of_samples(
+        ledger.Dropped(
+            partition.source,
+            partition.file.uri,
+            partition.samples,
+            "filter",
+            list(zip(ids, drops, strict=True)),
+        )
+    )

@@ -1,0 +1,166 @@
+"""The scan of every source, file by file, with what it found and lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data import fingerprints, ledger, plugins
+from mindvl_data.build.run import BuildError, Run
+from mindvl_data.build.summary import FunnelLine
+from mindvl_data.filters import check_columns, data_columns
+from mindvl_data.recipe import Recipe, Source
+from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
+from mindvl_data.sources import GROUP, Asked, SourceError
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+
+SCAN_CODE = (
+    "mindvl_data.scan",
+    "mindvl_data.samples",
+    "mindvl_data.schema",
+    "mindvl_data.vision",
+    "mindvl_data.sources",
+)
+WORST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One file of one source, as it goes through the steps.
+
+    columns: the data's own columns that filters name. version: what the samples table depends on beside its
+    name: the image files that the records name by path.
+    """
+
+    source: str
+    file: SourceFile
+    samples: Path
+    scan_drops: Path
+    columns: Path | None
+    version: str
+
+
+def scan_sources(run: Run) -> list[Partition]:
+    """Every file of every source as a partition, scanned now or before."""
+    cache = FingerprintCache(run.folder("samples") / "fingerprints.json")
+    tasks = [task for name in run.recipe.sources for task in _scan_tasks(run, name, cache)]
+    cache.save()
+    due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
+    # The largest first, so that no process is left alone with one at the end.
+    due.sort(key=lambda task: -task.file.size)
+    run.step("scan", scan, due, [task.file.size for task in due])
+    partitions = [_partition(task) for task in tasks]
+    _check_columns(run, partitions)
+    return partitions
+
+
+def _partition(task: ScanTask) -> Partition:
+    version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
+    columns = task.columns if task.asked.keep else None
+    return Partition(task.source, task.file, task.samples, task.drops, columns, version)
+
+
+def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
+    """Raises RecipeError for a column that a filter names and no file has a single value in."""
+    schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
+    found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
+    check_columns(run.recipe.filters, found)
+
+
+def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
+    source = run.recipe.sources[name]
+    raw = run.loaded.raw["sources"][name]
+    shown = (raw["path"],) if isinstance(raw["path"], str) else tuple(raw["path"])
+    images = (source.images, raw["images"]) if source.images else None
+    try:
+        return source_files(source.path, shown, images, run.loaded.folder, cache)
+    except SourceError as error:
+        raise SourceError(f"sources.{name}.path: {error}") from error
+
+
+def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
+    source = run.recipe.sources[name]
+    try:
+        reader = plugins.load(GROUP, source.format)
+    except plugins.UnknownPlugin as error:
+        raise SourceError(f"sources.{name}.format: {error}") from error
+    files = _files(run, name, cache)
+    asked = Asked(source.columns, data_columns(run.recipe.filters, name))
+    rules = _rules(run.recipe, source)
+    subset = None if source.uids is None else run.loaded.folder / source.uids
+    if subset and not subset.is_file():
+        raise SourceError(f"sources.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
+    # A referenced image is checked against its hash whenever it is read.
+    digest = run.recipe.holdout is not None or run.recipe.media == "reference"
+    code = fingerprints.code(*SCAN_CODE, reader.__module__)
+    how = (source.format, run.loaded.raw["sources"][name].get("images"), asdict(asked), asdict(rules), digest, code)
+    wanted = subset and fingerprints.of_file(subset)
+    return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
+
+
+def _rules(recipe: Recipe, source: Source) -> Rules:
+    return Rules(
+        max_image_pixels=recipe.limits.image_pixels,
+        max_images=recipe.limits.images,
+        max_text_chars=recipe.limits.text_chars,
+        replace_invalid_utf8=source.invalid_utf8 == "replace",
+        decode=source.check == "decode",
+    )
+
+
+def _scan_task(
+    run: Run, name: str, file: SourceFile, asked: Asked, rules: Rules, digest: bool, subset: Path | None, how: object
+) -> ScanTask:
+    stem = f"{name}-{fingerprints.key(name, file.uri, file.fingerprint, file.size, how)}"
+    return ScanTask(
+        source=name,
+        format=run.recipe.sources[name].format,
+        file=file,
+        asked=asked,
+        rules=rules,
+        digest=digest,
+        subset=subset,
+        samples=run.folder("samples") / f"{stem}.parquet",
+        media=run.folder("media") / f"{stem}.bin",
+    )
+
+
+def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
+    """Found and kept per source. Raises BuildError when a source, or all together, is worse than `max_bad`."""
+    lines = []
+    for name in run.recipe.sources:
+        mine = [partition for partition in partitions if partition.source == name]
+        kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
+        reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
+        lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
+        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, mine)
+    total = sum((_bad(line.reasons) for line in lines), Counter[str]())
+    check_bad("all sources", sum(line.left for line in lines), total, run.recipe.max_bad, partitions)
+    return lines
+
+
+def _bad(reasons: Mapping[str, int]) -> Counter[str]:
+    """The reasons for which a sample is bad, and not merely unwanted."""
+    return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
+
+
+def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, partitions: Sequence[Partition]) -> None:
+    """Raises BuildError with the worst reasons first and an example of each."""
+    found = kept + reasons.total()
+    if not reasons or reasons.total() <= max_bad * found:
+        return
+    drops = ledger.read(partition.scan_drops for partition in partitions)
+    lines = []
+    for reason, times in reasons.most_common(WORST_SHOWN):
+        example = drops.filter(drops["reason"] == reason).row(0, named=True)
+        lines.append(f"  {times} × {reason}, for example {example['locator']}: {example['detail']}")
+    raise BuildError(
+        f"{where}: {reasons.total()} of {found} samples are unusable, max_bad allows {max_bad:.2%}:\n"
+        + "\n".join(lines)
+        + "\nMend the data, or raise max_bad to go on without them"
+    )

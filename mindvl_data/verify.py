@@ -1,0 +1,128 @@
+"""Verifying a packed set: every file re-hashed, every pack re-checked, every number counted again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data.manifest import Manifest, ManifestError, check_shard
+from mindvl_data.shards import (
+    Pack,
+    ShardError,
+    ShardInfo,
+    ShardReader,
+    content_id,
+    file_sha256,
+    pack_digest,
+    pack_problems,
+)
+
+
+@dataclass
+class _Seen:
+    """What the packs themselves say, gathered while they are checked."""
+
+    digests: list[bytes] = field(default_factory=list)
+    draws: list[tuple[bytes, int, int, int, int, int]] = field(default_factory=list)
+    samples: int = 0
+    tokens: int = 0
+    loss_tokens: int = 0
+    vision_tokens: int = 0
+
+    def add(self, pack: Pack, shard: int, merge: int) -> None:
+        self.digests.append(pack_digest(pack))
+        self.samples += len(pack.sample_ids)
+        self.tokens += pack.num_tokens
+        self.loss_tokens += int(pack.loss_mask.sum())
+        self.vision_tokens += pack.num_patches // merge**2
+        borders = pack.cu_seqlens.tolist()
+        rows = zip(pack.sample_ids, pack.repeats, borders[:-1], borders[1:], strict=False)
+        self.draws += [(uid, repeat, shard, pack.index, start, stop) for uid, repeat, start, stop in rows]
+
+
+def verify(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
+    """Yields (file name, problems) as it goes: the shards, the files beside them, the manifest itself last."""
+    seen = _Seen()
+    first = 0
+    for number, shard in enumerate(manifest.shards):
+        yield shard.path, _shard_problems(manifest, number, shard, first, seen)
+        first += shard.packs
+    for name, expected in _listed(manifest):
+        yield name, _file_problems(manifest, name, expected, seen)
+    yield manifest.path.name, _number_problems(manifest, first, seen)
+
+
+def files(manifest: Manifest) -> int:
+    """How many files `verify` goes through."""
+    return len(manifest.shards) + len(_listed(manifest)) + 1
+
+
+def _listed(manifest: Manifest) -> list[tuple[str, str]]:
+    """The files beside the shards with their hashes: the draws, and the list of sources where it has its own."""
+    lists = [source["files"] for source in manifest.data["sources"].values() if isinstance(source["files"], dict)]
+    return sorted({(item["path"], item["sha256"]) for item in [manifest.data["draws"], *lists]})
+
+
+def _shard_problems(manifest: Manifest, number: int, shard: ShardInfo, first: int, seen: _Seen) -> list[str]:
+    try:
+        with ShardReader(check_shard(manifest, shard), first) as reader:
+            return list(_pack_problems(manifest, number, shard, reader, seen))
+    except (ManifestError, ShardError) as error:
+        return [str(error)]
+
+
+def _pack_problems(
+    manifest: Manifest, number: int, shard: ShardInfo, reader: ShardReader, seen: _Seen
+) -> Iterator[str]:
+    if len(reader) != shard.packs:
+        yield f"holds {len(reader)} packs, the manifest says {shard.packs}"
+    tokenizer, merge = manifest.tokenizer, manifest.resolution["merge"]
+    for pack in reader:
+        seen.add(pack, number, merge)
+        if pack.seq_len != manifest.seq_len:
+            yield f"pack {pack.index}: {pack.seq_len} tokens, the manifest says {manifest.seq_len}"
+        for problem in pack_problems(pack, tokenizer["special_ids"], tokenizer["vocab_size"], merge):
+            yield f"pack {pack.index}: {problem}"
+
+
+def _file_problems(manifest: Manifest, name: str, expected: str, seen: _Seen) -> list[str]:
+    path = manifest.path.parent / name
+    if not path.is_file():
+        return ["missing"]
+    if file_sha256(path) != expected:
+        return ["altered: its sha256 differs"]
+    if name != manifest.data["draws"]["path"]:
+        return []
+    try:
+        columns = pq.read_table(path).to_pydict()
+    except (pa.ArrowInvalid, OSError) as error:
+        return [f"not readable ({error})"]
+    return [] if list(zip(*columns.values(), strict=True)) == sorted(seen.draws) else ["its draws are not the packs'"]
+
+
+def _number_problems(manifest: Manifest, packs: int, seen: _Seen) -> list[str]:
+    packing = manifest.data["packing"]
+    found: dict[str, Any] = {
+        "packing.packs": packs,
+        "packing.tokens": seen.tokens,
+        "packing.padding": packs * manifest.seq_len - seen.tokens,
+        "packing.fill": round(seen.tokens / max(1, packs * manifest.seq_len), 6),
+    }
+    found |= {f"mixture.total.{name}": getattr(seen, name) for name in manifest.data["mixture"]["total"]}
+    said = {name: _at(manifest.data, name) for name in found}
+    problems = [f"{name} is {said[name]}, its packs say {found[name]}" for name in found if said[name] != found[name]]
+    if packing["lower_bound"] > packs:
+        problems.append(f"packing.lower_bound {packing['lower_bound']} is above its {packs} packs")
+    if content_id(seen.digests) != manifest.id:
+        problems.append("its id is not the hash of the packs in its shards")
+    return problems
+
+
+def _at(data: Any, path: str) -> Any:
+    for name in path.split("."):
+        data = data[name]
+    return data

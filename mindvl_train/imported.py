@@ -1,0 +1,81 @@
+"""A model folder: weights under our names, the model's configuration, and what was published beside them.
+
+`python -m mindvl_train import` writes one; a run begins from it with `model: {name: vlm, weights: FOLDER}`.
+It holds `mindvl.json`, safetensors files, and under `published/` the small files of the folders it was made
+of: configurations, tokenizer, chat template and processor, which an export puts back.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindvl_data.errors import UserError
+from mindvl_train.tensor_files import TensorFiles, open_folder
+
+DESCRIPTION = "mindvl.json"
+PUBLISHED = "published"
+FORMAT_VERSION = 1
+
+
+class ImportedError(UserError):
+    """A folder that is no model folder; says what writes one."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a model folder holds.
+
+    Attributes:
+        model: its name among the model plugins.
+        config: the model's configuration, as `model.config` of a run's YAML would hold it.
+        special_ids: the tokens that its weights know, as far as the published tokenizer named them.
+        tensors: one a parameter, read when asked for.
+        sha256: of the description, which names the hash of every file of weights.
+    """
+
+    folder: Path
+    model: str
+    config: dict[str, Any]
+    special_ids: dict[str, int]
+    tensors: TensorFiles
+    sha256: str
+
+
+def read_imported(folder: Path) -> Imported:
+    """Opens a model folder.
+
+    Raises:
+        ImportedError, TensorFileError: it is none, or of another version, or incomplete.
+    """
+    try:
+        text = (folder / DESCRIPTION).read_bytes()
+    except OSError as error:
+        advice = "`python -m mindvl_train import` makes one from published weights"
+        raise ImportedError(f"{folder}: no model folder (no {DESCRIPTION} in it); {advice}") from error
+    description = json.loads(text)
+    if description["format_version"] != FORMAT_VERSION:
+        found = description["format_version"]
+        raise ImportedError(f"{folder}: its format is {found}, this version reads {FORMAT_VERSION}; import it again")
+    return Imported(
+        folder=folder,
+        model=description["model"]["name"],
+        config=description["model"]["config"],
+        special_ids=description["special_ids"],
+        tensors=open_folder(folder),
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def write_description(folder: Path, config: dict[str, Any], special_ids: dict[str, int], files: list[Path]) -> None:
+    """Writes `mindvl.json`, last: without it the folder is none."""
+    weights = {path.name: _sha256(path) for path in files}
+    model = {"name": "vlm", "config": config}
+    description = {"format_version": FORMAT_VERSION, "model": model, "special_ids": special_ids, "weights": weights}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,183 @@
+"""Published folders → a model folder under our names; a tensor at a time."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mindvl_train.imported import PUBLISHED, write_description
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.initialise import Draws
+from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
+from mindvl_train.published.folder import PublishedFolder, copy_small_files, open_published
+from mindvl_train.tensor_files import TensorFiles, open_files, write_folder
+
+# What an export of a combination without a class of its own consists of.
+LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector.safetensors"
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one of `vision`, `projector` and `decoder` comes from."""
+
+    path: Path
+    tensors: TensorFiles
+    name: Naming
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a model is made of.
+
+    Attributes:
+        language: the folder of the decoder.
+        vision: the folder of the tower; the same object for a joint model.
+        config: the model's.
+        parts: by the first word of a parameter's name; what is absent is drawn.
+        unused: globs of published tensors that have no place in the model, by folder.
+    """
+
+    language: PublishedFolder
+    vision: PublishedFolder
+    config: VLMConfig
+    parts: dict[str, Part]
+    unused: dict[Path, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported: parameters in each part, and the parts that nothing published knew."""
+
+    parameters: dict[str, int]
+    drawn: tuple[str, ...]
+
+
+def import_model(source: Path, vision: Path | None, out: Path, seed: int) -> ImportReport:
+    """Writes a model folder.
+
+    Args:
+        source: a published vision-language model, a language model, or what `export` wrote.
+        vision: the folder whose vision tower to take instead; the projector is then drawn.
+        out: the model folder; must not exist.
+        seed: of the projector's draw.
+
+    Raises:
+        PublishedError: a folder does not fit; lists the tensors with their shapes.
+    """
+    if out.exists():
+        raise PublishedError(f"{out} exists already; give another --out")
+    sources = _open_sources(source, vision)
+    with torch.device("meta"):
+        model = VLM(sources.config, resolve(KernelConfig(), "cpu"))
+    origins = _check(model, sources)
+    unfinished = out.with_name(f".unfinished-{out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    files = write_folder(unfinished, _tensors(model, origins, Draws(model, seed)))
+    copy_small_files(sources.language.path, unfinished / PUBLISHED / LANGUAGE)
+    if sources.vision is not sources.language:
+        copy_small_files(sources.vision.path, unfinished / PUBLISHED / VISION)
+    write_description(unfinished, sources.config.model_dump(mode="json"), sources.language.special_ids, files)
+    unfinished.rename(out)
+    return _report(model, sources)
+
+
+def _open_sources(source: Path, vision: Path | None) -> Sources:
+    if vision is not None:
+        return _sources(open_published(source), open_published(vision), None)
+    if (source / LANGUAGE).is_dir() and (source / VISION).is_dir():
+        projector = Part(source / PROJECTOR, open_files([source / PROJECTOR]), plain(""))
+        return _sources(open_published(source / LANGUAGE), open_published(source / VISION), projector)
+    whole = open_published(source)
+    if not isinstance(whole.family, Joint):
+        raise PublishedError(f"{source}: has no vision tower; give the folder of one with --vision")
+    return _sources(whole, whole, Part(whole.path, whole.tensors, whole.family.vision.name_projector))
+
+
+def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part | None) -> Sources:
+    decoder = language.family.language if isinstance(language.family, Joint) else language.family
+    tower = vision.family.vision if isinstance(vision.family, Joint) else vision.family
+    if not isinstance(decoder, Language):
+        raise PublishedError(f"{language.path}: is no language model; give its folder with --vision")
+    if not isinstance(tower, Vision):
+        raise PublishedError(f"{vision.path}: has no vision tower")
+    try:
+        config = VLMConfig(vision=tower.read(vision.config), decoder=decoder.read(language.config))
+    except KeyError as error:
+        raise PublishedError(f"{language.path} or {vision.path}: config.json has no {error}") from error
+    parts = {
+        "decoder": Part(language.path, language.tensors, decoder.name),
+        "vision": Part(vision.path, vision.tensors, tower.name_vision),
+    } | ({"projector": projector} if projector else {})
+    unused = {language.path: decoder.unused(config.decoder)}
+    # What the published tower merges with has no place beside a projector of our own.
+    unused[vision.path] = (*unused.get(vision.path, ()), "*merger.*")
+    if vision is not language:
+        unused[language.path] += ("visual.*",) if isinstance(language.family, Joint) else ()
+        unused[vision.path] += ("model.*", "lm_head.*") if isinstance(vision.family, Joint) else ()
+    return Sources(language, vision, config, parts, unused)
+
+
+def _check(model: nn.Module, sources: Sources) -> dict[str, tuple[Part, Origin]]:
+    """Every parameter's origin.
+
+    Raises:
+        PublishedError: a tensor is missing, of another shape, or belongs nowhere.
+    """
+    origins: dict[str, tuple[Part, Origin]] = {}
+    for name, parameter in model.named_parameters():
+        word, ours = name.split(".", 1)
+        if word in sources.parts:
+            part = sources.parts[word]
+            origins[name] = part, part.name(ours, tuple(parameter.shape))
+    problems = [*_misfits(origins), *_strangers(origins, sources)]
+    if problems:
+        more = [f"… and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        raise PublishedError(
+            "\n".join(["the weights do not fit their config.json:", *problems[:SHOWN_PROBLEMS], *more])
+        )
+    return origins
+
+
+def _misfits(origins: dict[str, tuple[Part, Origin]]) -> Iterator[str]:
+    for part, origin in origins.values():
+        for name in origin.names:
+            found = part.tensors.shapes.get(name)
+            if found is None:
+                yield f"{part.path}: {name} {list(origin.shape)} is missing"
+            elif found != origin.shape:
+                yield f"{part.path}: {name} is {list(found)}, expected {list(origin.shape)}"
+
+
+def _strangers(origins: dict[str, tuple[Part, Origin]], sources: Sources) -> Iterator[str]:
+    used = {(part.path, name) for part, origin in origins.values() for name in origin.names}
+    for part in sources.parts.values():
+        for name, shape in part.tensors.shapes.items():
+            allowed = any(fnmatchcase(name, glob) for glob in sources.unused.get(part.path, ()))
+            if (part.path, name) not in used and not allowed:
+                yield f"{part.path}: {name} {list(shape)} has no place in the model"
+
+
+def _tensors(model: nn.Module, origins: dict[str, tuple[Part, Origin]], draws: Draws) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if name in origins:
+            part, origin = origins[name]
+            tensors = [part.tensors[each] for each in origin.names]
+            joined = torch.stack(tensors) if len(tensors) > 1 else tensors[0]
+            yield name, joined.reshape(parameter.shape)
+        else:
+            yield name, draws[name]
+
+
+def _report(model: nn.Module, sources: Sources) -> ImportReport:
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        word = name.split(".", 1)[0]
+        counts[word] = counts.get(word, 0) + parameter.numel()
+    return ImportReport(counts, tuple(word for word in counts if word not in sources.parts))

@@ -1,0 +1,115 @@
+"""Tensors spread over safetensors files: read one at a time, written a file at a time.
+
+No process ever holds the whole of a large model: a tensor is mapped from its file when it is asked for.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mindvl_data.errors import UserError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+FILE_BYTES = 4 << 30
+
+
+class TensorFileError(UserError):
+    """A folder without readable weights; says which file is missing or damaged."""
+
+
+@dataclass(frozen=True)
+class TensorFiles(Mapping[str, Tensor]):
+    """Tensors by name; their shapes are known without reading them.
+
+    Attributes:
+        files: for every name the file that holds it.
+        shapes: of every tensor.
+    """
+
+    files: Mapping[str, Path]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.files[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def open_folder(folder: Path) -> TensorFiles:
+    """The tensors of a folder as transformers writes it: one file, or several with an index.
+
+    Raises:
+        TensorFileError: the folder has none, or one of them is missing or damaged.
+    """
+    index = folder / INDEX
+    if index.exists():
+        return open_files(sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()}))
+    if (folder / SINGLE).exists():
+        return open_files([folder / SINGLE])
+    raise TensorFileError(f"{folder}: has neither {SINGLE} nor {INDEX}; give a folder of safetensors weights")
+
+
+def open_files(paths: Iterable[Path]) -> TensorFiles:
+    """The tensors of these files.
+
+    Raises:
+        TensorFileError: one of them is missing or damaged.
+    """
+    files: dict[str, Path] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 -- no mapping: a handle with a method of that name
+                    files[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise TensorFileError(f"{path}: cannot be read ({error}); fetch the folder again") from error
+    return TensorFiles(files, shapes)
+
+
+def write_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]], file_bytes: int = FILE_BYTES) -> list[Path]:
+    """Writes tensors in their order as transformers does; a file is closed once it would pass `file_bytes`."""
+    weight_map: dict[str, int] = {}
+    waiting: dict[str, Tensor] = {}
+    total_size = written = 0
+    for name, tensor in tensors:
+        if waiting and sum(map(_size, waiting.values())) + _size(tensor) > file_bytes:
+            _write(folder, written, waiting)
+            waiting, written = {}, written + 1
+        waiting[name], weight_map[name] = tensor, written
+        total_size += _size(tensor)
+    _write(folder, written, waiting)
+    return _name(folder, written + 1, weight_map, total_size)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _write(folder: Path, number: int, tensors: Mapping[str, Tensor]) -> None:
+    path = folder / f"{number}.unfinished"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _name(folder: Path, count: int, weight_map: Mapping[str, int], total_size: int) -> list[Path]:
+    """Gives the files their names, which tell how many there are, and writes the index."""
+    names = [f"model-{number + 1:05d}-of-{count:05d}.safetensors" for number in range(count)] if count > 1 else [SINGLE]
+    for number, name in enumerate(names):
+        (folder / f"{number}.unfinished").rename(folder / name)
+    if count > 1:
+        where = {name: names[number] for name, number in sorted(weight_map.items())}
+        index = {"metadata": {"total_size": total_size}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return [folder / name for name in names]

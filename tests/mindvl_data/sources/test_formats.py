@@ -1,0 +1,328 @@
+"""The formats that are rows: each from JSON, JSON Lines, compressed, and tables; what they accept and drop."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mindvl_data.build import build
+from mindvl_data.recipe import RecipeError, load_recipe
+from mindvl_data.scan import Rules
+from mindvl_data.sources import Asked, SourceError
+from mindvl_data.sources.files import FingerprintCache, source_files
+from tests.mindvl_data.packs import png
+from tests.mindvl_data.sources.scanned import Scanned, read
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    return tmp_path
+
+
+def lines(rows: list[Row]) -> bytes:
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def table(rows: list[Row]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=2)
+    return file.getvalue()
+
+
+def stream(rows: list[Row]) -> bytes:
+    file, data = io.BytesIO(), pa.Table.from_pylist(rows)
+    with pa.ipc.new_stream(file, data.schema) as writer:
+        writer.write_table(data)
+    return file.getvalue()
+
+
+WRITERS: dict[str, Callable[[list[Row]], bytes]] = {
+    "data.json": lambda rows: json.dumps(rows).encode(),
+    "indented.json": lambda rows: b"\xef\xbb\xbf \n" + json.dumps(rows, indent=2).encode() + b"\n",
+    "data.jsonl": lines,
+    "data.ndjson": lines,
+    "data.json.gz": lambda rows: gzip.compress(json.dumps(rows).encode()),
+    "data.jsonl.zst": lambda rows: bytes(pa.compress(lines(rows), codec="zstd", asbytes=True)),
+    "data.parquet": table,
+    "data.arrow": stream,
+}
+
+
+def scanned(folder: Path, rows: list[Row], format_name: str, name: str = "data.jsonl", **more: Any) -> Scanned:
+    (folder / name).write_bytes(WRITERS[name](rows))
+    return read(folder / name, format_name, **more)
+
+
+def shape(line: Row) -> list[tuple[int, str, str | None]]:
+    return [(part["turn"], part["role"], part["text"]) for part in line["parts"]]
+
+
+def said(who: str, text: Any) -> Row:
+    return {"from": who, "value": text}
+
+
+def told(role: str, content: Any) -> Row:
+    return {"role": role, "content": content}
+
+
+# One sample of every format, what its parts become, and how many images it has.
+SAMPLES: dict[str, tuple[Row, list[tuple[int, str, str | None]]]] = {
+    "sharegpt": (
+        {"image": "1.png", "system": "be brief", "conversations": [said("human", "<image>see"), said("gpt", "yes")]},
+        [(0, "system", "be brief"), (1, "user", None), (1, "user", "see"), (2, "assistant", "yes")],
+    ),
+    "messages": (
+        {"images": ["1.png"], "messages": [told("user", "<image>see"), told("assistant", "yes")]},
+        [(0, "user", None), (0, "user", "see"), (1, "assistant", "yes")],
+    ),
+    "query_response": (
+        {"query": "see", "response": "yes", "images": ["1.png"], "history": [["before", "then"]], "system": "be"},
+        [
+            (0, "system", "be"),
+            (1, "user", None),
+            (1, "user", "before"),
+            (2, "assistant", "then"),
+            (3, "user", "see"),
+            (4, "assistant", "yes"),
+        ],
+    ),
+    "finevision": (
+        {"images": [{"bytes": None, "path": "1.png"}], "texts": [{"user": "see", "assistant": "yes"}]},
+        [(0, "user", None), (0, "user", "see"), (1, "assistant", "yes")],
+    ),
+    "captions": ({"image": "1.png", "caption": "a house"}, [(0, "caption", None), (0, "caption", "a house")]),
+    "interleaved": (
+        {"texts": ["before", None, "after"], "images": [None, "1.png", None]},
+        [(0, "text", "before"), (1, "text", None), (2, "text", "after")],
+    ),
+    "text": ({"text": "only words"}, [(0, "text", "only words")]),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("format_name", SAMPLES)
+def test_every_format_reads_every_container(folder: Path, format_name: str, name: str) -> None:
+    row, parts = SAMPLES[format_name]
+    found = scanned(folder, [row | {"id": "a"}, row | {"id": "b"}], format_name, name)
+    assert found.drops == {}
+    assert [shape(line) for line in found.kept] == [parts, parts]
+    if format_name != "text":
+        assert found.image(1) == png(1)
+    if format_name != "finevision":
+        assert [line["uid"] for line in found.kept] == ["a", "b"]
+
+
+def one_by_one(folder: Path, format_name: str, rows: list[Row]) -> list[str]:
+    """The reason for which each row is dropped, or `kept`."""
+    found = scanned(folder, rows, format_name)
+    return [found.drops[str(i)][0] if str(i) in found.drops else "kept" for i in range(len(rows))]
+
+
+def test_sharegpt_roles_and_loss(folder: Path) -> None:
+    chat = [said("human", "a"), said("gpt", "b")]
+    rows: list[Row] = [
+        {"conversation": chat},
+        {"conversations": [*chat, said("observation", "tool")]},
+        {"conversations": [*chat, said("function_call", "tool")]},
+        {"conversations": [*chat, said("martian", "x")]},
+        {"conversations": [chat[0], chat[1] | {"loss": False}]},
+        {"conversations": [chat[0], chat[1] | {"loss": 0.0}]},
+        {"conversations": [chat[0], chat[1] | {"loss": "no"}]},
+        {"conversations": [said("human", "<image>")], "image": []},
+        {"conversations": [said("human", "x")], "image": "1.png"},
+        {"conversations": [said("human", "\ud800")]},
+        {"conversations": [said("human", "<image><image>")], "images": ["1.png", {"path": "2.png"}]},
+    ]
+    assert one_by_one(folder, "sharegpt", rows) == [
+        "kept",
+        "unsupported_role",
+        "unsupported_role",
+        "malformed_record",
+        "kept",
+        "kept",
+        "malformed_record",
+        "image_count_mismatch",
+        "image_count_mismatch",
+        "invalid_utf8",
+        "kept",
+    ]
+
+
+def test_messages_with_images_beside_them(folder: Path) -> None:
+    rows: list[Row] = [
+        {"images": ["1.png", "2.png"], "messages": [told("user", "<image> or <image>?"), told("assistant", "b")]},
+        {"images": ["1.png"], "messages": [told("system", "s"), told("user", "what?"), told("assistant", "b")]},
+        {"images": ["1.png"], "messages": [told("user", "<image><image>")]},
+        {"messages": [told("user", "<image> is text")]},
+        {"messages": [told("user", "x"), told("tool", "y")]},
+        {"messages": [told("user", "x"), told("assistant", None) | {"tool_calls": [{}]}]},
+        {"messages": [told("user", 3)]},
+        {"videos": ["a.mp4"], "messages": [told("user", "x")]},
+    ]
+    assert one_by_one(folder, "messages", rows) == [
+        "kept",
+        "kept",
+        "image_count_mismatch",
+        "kept",
+        "unsupported_role",
+        "unsupported_role",
+        "malformed_record",
+        "unsupported_media",
+    ]
+    placed = scanned(folder, rows[1:2], "messages").kept[0]
+    assert shape(placed) == [(0, "system", "s"), (1, "user", None), (1, "user", "what?"), (2, "assistant", "b")]
+
+
+def test_captions_interleaved_and_text_drop_what_they_cannot_be(folder: Path) -> None:
+    captions: list[Row] = [{"caption": "no image"}, {"image": "1.png"}, {"image": "1.png", "text": "t"}]
+    assert one_by_one(folder, "captions", captions) == ["missing_image", "malformed_record", "kept"]
+    documents: list[Row] = [
+        {"texts": ["a"], "images": [None, "1.png"]},
+        {"texts": ["a"], "images": ["1.png"]},
+        {"texts": [None], "images": [None]},
+        {"texts": "a", "images": []},
+    ]
+    reasons = ["image_count_mismatch", "malformed_record", "malformed_record", "malformed_record"]
+    assert one_by_one(folder, "interleaved", documents) == reasons
+    assert one_by_one(folder, "text", [{"text": 3}, {"content": "x"}]) == ["malformed_record", "kept"]
+
+
+def test_query_response_drops_what_is_no_pair(folder: Path) -> None:
+    rows: list[Row] = [{"query": "q"}, {"query": "q", "response": "r", "history": ["x"]}, {"query": 1, "response": "r"}]
+    assert one_by_one(folder, "query_response", rows) == ["malformed_record"] * 3
+
+
+def test_image_bytes_of_tables_are_kept_in_the_build(folder: Path) -> None:
+    rows = [
+        {"image": {"bytes": png(1), "path": "x"}, "caption": "a"},
+        {"image": {"bytes": b"", "path": None}, "caption": "b"},
+    ]
+    found = scanned(folder, rows, "captions", "data.parquet")
+    assert (found.image(0), found.media) == (png(1), png(1))
+    assert found.drops["1"][0] == "missing_image"
+    raw = scanned(folder, [{"image": png(2), "caption": "a"}], "captions", "data.parquet")
+    assert raw.image(0) == png(2)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_a_field_map_covers_renamed_columns_and_filters_may_name_any_single_value(folder: Path, name: str) -> None:
+    rows = [
+        {"picture": "1.png", "alt_text": "a", "similarity": 0.5, "n": 1, "tags": ["x"], "safe": True, "note": "ä"},
+        {"picture": "2.png", "alt_text": "b", "similarity": 1.5, "n": None, "tags": [], "safe": False, "note": None},
+    ]
+    asked = Asked(
+        {"image": "picture", "caption": "alt_text", "clip": "similarity"}, ("clip", "n", "none", "note", "safe")
+    )
+    found = scanned(folder, rows, "captions", name, asked=asked)
+    assert found.drops == {}
+    assert found.data == [
+        {"clip": 0.5, "n": 1, "none": None, "note": "ä", "safe": True},
+        {"clip": 1.5, "n": None, "none": None, "note": None, "safe": False},
+    ]
+
+
+def test_values_of_mixed_kinds_become_texts(folder: Path) -> None:
+    rows: list[Row] = [{"text": "a", "x": 1}, {"text": "b", "x": "two"}, {"text": "c", "x": 2**70}]
+    found = scanned(folder, rows * 600, "text", asked=Asked(keep=("x",)))
+    assert [line["x"] for line in found.data[:3]] == ["1", "two", str(2**70)]
+    assert len(found.data) == 1800
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("data.json.gz", b"not gzip", "cannot be read as gzip"),
+        ("data.jsonl.gz", gzip.compress(b'{"text": "a"}' * 9999)[:-30], "cannot be read as gzip"),
+        ("data.jsonl.zst", b"not zstd", "cannot be read as zstd"),
+        ("data.parquet", b"PAR1", "not a readable Parquet file"),
+        ("data.arrow", b"ARROW1", "not a readable Arrow file"),
+        ("data.mds", b"\xff\xff\xff\xff..", "not an MDS shard"),
+        ("data.txt", b"text", "rows are read from files that end in"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(folder: Path, name: str, content: bytes, words: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}.*{words}"):
+        read(folder / name, "text")
+
+
+def test_a_table_without_a_column_of_the_format_is_named(folder: Path) -> None:
+    with pytest.raises(SourceError, match="has none of the columns content, id, text, uid; it has x"):
+        scanned(folder, [{"x": 1}], "text", "data.parquet")
+
+
+def test_text_that_is_not_utf8_is_dropped_or_replaced_in_every_container(folder: Path) -> None:
+    (folder / "data.jsonl").write_bytes(b'{"text": "good"}\n{"text": "b\xff\xfed"}\n{"text": "\\ud800"}')
+    (folder / "data.json").write_bytes(b'[{"text": "good"},{"text": "b\xff\xfed"},{"text": "\\ud800"}]')
+    column = pa.array([b"good", b"b\xff\xfed", b"\xff"]).view(pa.string())
+    pq.write_table(pa.table({"text": column}), folder / "data.parquet")
+    for name in ("data.jsonl", "data.json", "data.parquet"):
+        found = read(folder / name, "text")
+        assert (found.keys, [reason for reason, _ in found.drops.values()]) == (["0"], ["invalid_utf8"] * 2)
+        replaced = read(folder / name, "text", rules=Rules(replace_invalid_utf8=True)).kept
+        texts = [(line["parts"][0]["text"], line["replaced"]) for line in replaced]
+        assert texts == [("good", 0), ("b\ufffd\ufffdd", 2), ("\ufffd", 1)]
+
+
+def uid(number: int) -> str:
+    return f"{number:032x}"
+
+
+def test_a_uid_subset_selects_and_a_uid_listed_twice_means_twice(folder: Path) -> None:
+    listed = sorted([3, 3, 2**64 + 5, 2**127, 7])
+    halves = [(number >> 64, number & (2**64 - 1)) for number in listed]
+    np.save(folder / "subset.npy", np.array(halves, "u8,u8"))
+    uids = [uid(1), uid(3), uid(2**64 + 5), uid(5), uid(2**127), "short", uid(2**128 - 1)]
+    rows = [{"text": str(number), "uid": name} for number, name in enumerate(uids)]
+    found = scanned(folder, [*rows, {"text": "none"}], "text", subset=folder / "subset.npy")
+    assert found.keys == ["1", "1-1", "2", "4"]
+    assert {reason for reason, _ in found.drops.values()} == {"not_in_subset"}
+    for wrong in (np.array(halves[::-1], "u8,u8"), np.array([1, 2])):
+        np.save(folder / "wrong.npy", wrong)
+        with pytest.raises(SourceError, match=r"wrong\.npy"):
+            scanned(folder, rows, "text", subset=folder / "wrong.npy")
+
+
+def test_hugging_face_datasets_saved_to_disk(folder: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    rows = {"image": [str(folder / f"{i}.png") for i in range(3)], "caption": ["a", "b", "c"]}
+    data = datasets.Dataset.from_dict(rows, features=features)
+    data = data.map(lambda row: row, features=features)
+    data.save_to_disk(str(folder / "saved"), num_shards=2)
+    files = source_files(("saved",), ("saved",), None, folder, FingerprintCache())
+    assert [file.path for file in files] == ["saved/data-00000-of-00002.arrow", "saved/data-00001-of-00002.arrow"]
+    found = [read(Path(file.place), "captions") for file in files]
+    assert [line["parts"][1]["text"] for scan in found for line in scan.kept] == ["a", "b", "c"]
+    assert found[0].image(0) == png(0)
+    datasets.DatasetDict({"train": data}).save_to_disk(str(folder / "splits"))
+    with pytest.raises(SourceError, match=r"a folder of splits \(train\): name one"):
+        source_files(("splits",), ("splits",), None, folder, FingerprintCache())
+    assert source_files(("splits/train",), ("splits/train",), None, folder, FingerprintCache())
+
+
+def test_filters_name_fields_of_the_data_in_a_build(recipe_folder: Path, tmp_path: Path) -> None:
+    path = recipe_folder / "recipe.yaml"
+    raw = yaml.safe_load(path.read_text())
+    raw["filters"].append({"name": "formatted", "where": "formatting_min >= 5", "sources": ["vqa"]})
+    path.write_text(yaml.safe_dump(raw))
+    report = build(load_recipe(path), tmp_path / "out", dry_run=True)
+    (line,) = [line for line in report.funnel if line.step == "filter: formatted" and line.source == "vqa"]
+    ratings = pq.read_table(recipe_folder / "data" / "vqa.parquet")["formatting_min"].to_pylist()
+    assert 0 < line.left == sum(rating >= 5 for rating in ratings) < line.entered
+    raw["filters"][-1]["where"] = "formating_min >= 5"
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(RecipeError, match=r"filters\.2\.where: there is no column 'formating_min' in any sample"):
+        build(load_recipe(path), tmp_path / "out", dry_run=True)

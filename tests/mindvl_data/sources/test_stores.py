@@ -1,0 +1,76 @@
+"""Sources in an object store: the same data set as from the local disk, against a real S3 server."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+from mindvl_data import vision
+from mindvl_data.build import BuildReport, build
+from mindvl_data.manifest import read_manifest
+from mindvl_data.recipe import load_recipe
+from mindvl_data.sources import SourceError
+from mindvl_data.stream import PackStream
+from tests.conftest import QUICKSTART
+
+SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The quickstart's data in a bucket of a local server; yields the bucket's URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = ThreadedMotoServer("127.0.0.1", port)
+    server.start()
+    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "test", "secret": "test"}
+    client = boto3.client(
+        "s3",
+        endpoint_url=options["endpoint_url"],
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket="bucket")
+    for path in (QUICKSTART / "data").rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), "bucket", str(path.relative_to(QUICKSTART)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fsspec.config.conf, "s3", options)
+        yield "s3://bucket"
+    server.stop()
+
+
+def from_bucket(bucket: str, out: Path, media: str) -> BuildReport:
+    loaded = load_recipe(QUICKSTART / "recipe.yaml", [f"media={media}"])
+    overrides = [f"media={media}"]
+    for name, source in loaded.recipe.sources.items():
+        overrides.append(f"sources.{name}.path={bucket}/{source.path[0]}")
+    return build(load_recipe(QUICKSTART / "recipe.yaml", overrides), out)
+
+
+def test_a_build_from_s3_is_the_build_from_disk(bucket: str, quickstart: BuildReport, tmp_path: Path) -> None:
+    report = from_bucket(bucket, tmp_path / "out", "embed")
+    for name in SETS:
+        assert read_manifest(report.out / name).id == read_manifest(quickstart.out / name).id
+    assert f"{bucket}/data/captions-000.tar" in json.dumps(read_manifest(report.out / "warmup-2048").data["sources"])
+    assert not from_bucket(bucket, tmp_path / "out", "embed").work
+
+
+def test_referenced_images_are_read_from_s3(bucket: str, tmp_path: Path) -> None:
+    report = from_bucket(bucket, tmp_path / "out", "reference")
+    pack = next(iter(PackStream(report.out / "warmup-2048")))
+    assert any(str(image.uri).startswith(bucket) for image in pack.images)
+    assert all(vision.read_header(image.data).width for image in pack.images if image.data)
+    assert all(image.data for image in pack.images)
+
+
+def test_what_is_not_in_the_bucket_is_named(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"sources\.text\.path: s3://bucket/none\.jsonl: no such file"):
+        build(load_recipe(QUICKSTART / "recipe.yaml", [f"sources.text.path={bucket}/none.jsonl"]), tmp_path / "out")

@@ -1,0 +1,183 @@
+"""The scan and what it does with hostile samples: each has a stated outcome, and its neighbours stay."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindvl_data.build import BuildReport, build
+from mindvl_data.recipe import load_recipe
+from mindvl_data.scan import Rules, image_files_changed
+from tests.mindvl_data.packs import png
+from tests.mindvl_data.sources.scanned import Scanned, read
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def rotated() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(picture(), "JPEG", exif=exif)
+
+
+JPEG = encoded(picture(), "JPEG")
+# What lies in the file, and the size that is kept or the reason for the drop: from the header, and when decoded.
+HOSTILE: dict[str, tuple[Callable[[], bytes], object, object]] = {
+    "cmyk.jpg": (lambda: encoded(picture("CMYK"), "JPEG"), (60, 40), (60, 40)),
+    "progressive.jpg": (lambda: encoded(picture(), "JPEG", progressive=True), (60, 40), (60, 40)),
+    "rotated.jpg": (rotated, (40, 60), (40, 60)),
+    "palette.png": (lambda: encoded(picture("P"), "PNG"), (60, 40), (60, 40)),
+    "grey16.png": (lambda: encoded(picture("I;16"), "PNG"), (60, 40), (60, 40)),
+    "animated.gif": (
+        lambda: encoded(picture(), "GIF", save_all=True, append_images=[picture("L")]),
+        (60, 40),
+        (60, 40),
+    ),
+    "mislabelled.png": (lambda: JPEG, (60, 40), (60, 40)),
+    "zero.jpg": (lambda: b"", "unreadable_image", "unreadable_image"),
+    "text.jpg": (lambda: b"<html>404</html>", "unreadable_image", "unreadable_image"),
+    "truncated.jpg": (lambda: JPEG[: len(JPEG) // 2], (60, 40), "truncated_image"),
+    "header.jpg": (lambda: JPEG[:100], "unreadable_image", "unreadable_image"),
+    "thin.png": (lambda: encoded(picture(size=(1000, 4)), "PNG"), "aspect_ratio", "aspect_ratio"),
+    "bomb.png": (lambda: encoded(Image.new("1", (20_000, 10_000)), "PNG"), "image_too_large", "image_too_large"),
+    "vector.svg": (lambda: b"<svg/>", "unreadable_image", "unreadable_image"),
+    "script.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n", "unreadable_image", "unreadable_image"),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA file that names every hostile image, a good one between each two."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "good.png").write_bytes(png(1))
+    entries = []
+    for name, (make, _, _) in HOSTILE.items():
+        (folder / name).write_bytes(make())
+        entries += [chat(name), chat("good.png")]
+    (folder / "data.json").write_text(json.dumps(entries))
+    return folder / "data.json"
+
+
+def chat(*images: str, text: str = "") -> dict[str, object]:
+    turns = [{"from": "human", "value": "<image>" * len(images) + text}, {"from": "gpt", "value": "yes"}]
+    return {"image": list(images), "conversations": turns}
+
+
+def outcome(found: Scanned, key: str) -> object:
+    if key in found.drops:
+        return found.drops[key][0]
+    line = found.kept[found.keys.index(key)]
+    return line["width"], line["height"]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_every_hostile_image_has_its_stated_outcome(hostile: Path, decode: bool) -> None:
+    found = read(hostile, "llava", rules=Rules(decode=decode))
+    for number, (name, (_, header, decoded)) in enumerate(HOSTILE.items()):
+        assert outcome(found, str(2 * number)) == (decoded if decode else header), name
+        assert outcome(found, str(2 * number + 1)) == (56, 56)
+    assert found.found == 2 * len(HOSTILE)
+
+
+def test_limits_are_drops_with_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    entries = [chat("a.png"), chat("a.png", "a.png"), chat(text="long" * 10), chat(text="short")]
+    (tmp_path / "data.json").write_text(json.dumps(entries))
+    found = read(
+        tmp_path / "data.json", "llava", rules=Rules(max_image_pixels=56 * 56, max_images=1, max_text_chars=20)
+    )
+    assert {key: reason for key, (reason, _) in found.drops.items()} == {"1": "too_many_images", "2": "text_too_long"}
+    small = read(tmp_path / "data.json", "llava", rules=Rules(max_image_pixels=56 * 56 - 1))
+    assert small.drops["0"][0] == "image_too_large"
+
+
+def test_what_is_no_file_is_missing_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to("link.png")
+    names = ["pipe.png", "folder.png", "link.png", "x" * 5000, "a\0b", "nul\ud800"]
+    (tmp_path / "data.json").write_text(json.dumps([chat(name) for name in names]))
+    reasons = [reason for reason, _ in read(tmp_path / "data.json", "llava").drops.values()]
+    assert reasons == ["missing_image"] * 3 + ["missing_image", "outside_root", "missing_image"]
+
+
+def test_a_changed_image_behind_an_unchanged_file_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "data.json").write_text(json.dumps([chat("a.png"), chat("later.png")]))
+    task = read(tmp_path / "data.json", "llava").task
+    assert not image_files_changed(task)
+    (tmp_path / "later.png").write_bytes(png(2))
+    assert image_files_changed(task)
+    (tmp_path / "later.png").unlink()
+    assert not image_files_changed(task)
+    (tmp_path / "a.png").write_bytes(png(3, (64, 64)))
+    assert image_files_changed(task)
+
+
+def test_a_build_heals_when_an_image_changes(recipe_folder: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(recipe_folder / "recipe.yaml", ["sources.documents.max_bad=0.1"])
+
+    def built() -> BuildReport:
+        return build(loaded, tmp_path / "out")
+
+    built()
+    assert not built().work
+    images = recipe_folder / "data" / "documents" / "images"
+    (images / "doc-000.png").write_bytes(png(9, (200, 100)))
+    changed = built()
+    assert changed.work["scan"] == changed.work["count"] == 1
+    assert not built().work
+    (images / "doc-001.png").unlink()
+    report = built()
+    assert sum(line.reasons.get("missing_image", 0) for line in report.funnel) == 1
+
+
+# Runs in a process of its own, whose peak it prints; the pages of mapped files count as long as they are mapped.
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from mindvl_data import plugins
+from mindvl_data.scan import Rules, ScanTask, scan
+from mindvl_data.sources import GROUP, Asked
+from mindvl_data.sources.files import FingerprintCache, source_files
+path, form = Path(sys.argv[1]), sys.argv[2]
+plugins.load(GROUP, form)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+(file,) = source_files((path.name,), (path.name,), None, path.parent, FingerprintCache())
+out = path.parent / "out"
+out.mkdir(exist_ok=True)
+scan(ScanTask("s", form, file, Asked(), Rules(), False, None, out / "s.parquet", out / "s.bin"))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def extra_megabytes(path: Path, form: str) -> int:
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURED, str(path), form], capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.slow
+def test_a_large_array_is_streamed(tmp_path: Path) -> None:
+    entry = json.dumps({"conversations": [{"from": "human", "value": "x" * 3000}, {"from": "gpt", "value": "y"}]})
+    with (tmp_path / "data.json").open("w") as file:
+        file.write("[" + ",\n".join([entry] * 40_000) + "]")
+    assert (tmp_path / "data.json").stat().st_size > 120e6
+    assert extra_megabytes(tmp_path / "data.json", "sharegpt") < 120

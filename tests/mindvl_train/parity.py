@@ -1,0 +1,261 @@
+"""How far our models are from transformers' own classes, with the same small random weights in float32.
+
+`python -m tests.mindvl_train.parity` prints the table of docs/models.md.
+
+Weights come to us as a user's would: saved by transformers and imported from its folder. So do gradients: the
+oracle saves them in place of its weights, and the import brings them under our names.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+from mindvl_data.shards import Pack
+from mindvl_train.batch import Batch, BatchLayout, collate
+from mindvl_train.imported import read_imported
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.initialise import give_weights
+from mindvl_train.models.vlm import SPEC as VLM_SPEC
+from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.published.importing import import_model
+from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
+
+VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "out_hidden_size": 24,
+    "window_size": 112,
+    "fullatt_block_indexes": [1],
+}
+DECODER = {
+    "vocab_size": 56,
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+DEVIATION = 0.1
+
+
+class Composed(nn.Module):
+    """The test-only whole of transformers' modules: its tower's features in its language model's embeddings."""
+
+    def __init__(self, language: Any) -> None:
+        super().__init__()
+        self.language = language
+        self.vision = Qwen2_5_VisionTransformerPretrainedModel(Qwen2_5_VLVisionConfig(**VISION))
+
+    def logits(self, batch: Batch, grids: Tensor) -> Tensor:
+        embeddings = self.language.get_input_embeddings()(batch.ids)
+        if len(grids):
+            features = self.vision(batch.patches, grid_thw=grids).pooler_output
+            embeddings = embeddings.index_copy(0, batch.placeholders, features)
+        # Without `use_cache=False` packed samples see each other.
+        out = self.language(inputs_embeds=embeddings[None], position_ids=batch.positions[None], use_cache=False)
+        return out.logits[0]
+
+    def save(self, folder: Path) -> None:
+        """As `export` writes a combination that has no class of its own."""
+        self.language.save_pretrained(folder / "language")
+        self.vision.save_pretrained(folder / "vision")
+        merger = {"ln_q": "norm", "mlp.0": "fc1", "mlp.2": "fc2"}
+        projector = {
+            name.replace(theirs, ours): tensor
+            for theirs, ours in merger.items()
+            for name, tensor in self.vision.merger.state_dict().items()
+            if name.startswith(theirs)
+        }
+        save_file(projector, folder / "projector.safetensors")
+
+
+class Joint(nn.Module):
+    """Transformers' own vision-language model, with the positions that it computes for each sample."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def logits(self, batch: Batch, grids: Tensor) -> Tensor:
+        images = {"pixel_values": batch.patches, "image_grid_thw": grids} if len(grids) else {}
+        positions = torch.cat([batch.positions[None], self._positions(batch, grids)])[:, None]
+        kinds = (batch.ids == SPECIAL_IDS["image_pad"]).int()[None]
+        out = self.model(
+            input_ids=batch.ids[None], position_ids=positions, mm_token_type_ids=kinds, use_cache=False, **images
+        )
+        return out.logits[0]
+
+    def _positions(self, batch: Batch, grids: Tensor) -> Tensor:
+        """[3, T], one sample after another."""
+        per_sample, left = [], grids
+        for start, stop in pairwise(batch.segments.cu_seqlens):
+            ids = batch.ids[None, start:stop]
+            kinds = (ids == SPECIAL_IDS["image_pad"]).int()
+            positions, _ = self.model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=left)
+            per_sample.append(positions[:, 0])
+            left = left[int((ids == SPECIAL_IDS["vision_start"]).sum()) :]
+        return torch.cat(per_sample, dim=1)
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+
+def _qwen2_5_vl() -> Joint:
+    text = DECODER | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1]}}
+    ids = {"image_token_id": 5, "video_token_id": 54, "vision_start_token_id": 3, "vision_end_token_id": 4}
+    return Joint(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **ids)))
+
+
+def _composed(model: Any, config: Any, **settings: Any) -> Callable[[], Composed]:
+    return lambda: Composed(model(config(**DECODER | {"rope_parameters": ROPE} | settings)))
+
+
+CASES: dict[str, Callable[[], Composed | Joint]] = {
+    "Qwen2.5-VL": _qwen2_5_vl,
+    "Qwen2.5-ViT + Qwen2.5": _composed(Qwen2ForCausalLM, Qwen2Config),
+    "Qwen2.5-ViT + Qwen3": _composed(Qwen3ForCausalLM, Qwen3Config, head_dim=8),
+    "Qwen2.5-ViT + Qwen3, tied": _composed(Qwen3ForCausalLM, Qwen3Config, head_dim=8, tie_word_embeddings=True),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a comparison found.
+
+    Attributes:
+        logits: the largest difference, by what was compared.
+        gradients: norm of the difference over norm, by parameter.
+        largest_logit: of the oracle.
+        logits_of_another: the largest difference when our weights are others.
+    """
+
+    logits: dict[str, float]
+    gradients: dict[str, float]
+    largest_logit: float
+    logits_of_another: float
+
+    def worst_gradients(self) -> list[tuple[float, str]]:
+        return sorted(((value, name) for name, value in self.gradients.items()), reverse=True)[:5]
+
+
+def samples() -> list[Sample]:
+    """Text; an image smaller than a window; one of six windows, four of them cut; text of the same length."""
+    rng = np.random.default_rng(5)
+    return [text_sample(rng, 9), image_sample(rng, (4, 6), 5), image_sample(rng, (10, 18), 7), text_sample(rng, 9)]
+
+
+def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
+    """Builds an oracle, imports its weights and compares."""
+    oracle = _drawn(build())
+    ours, layout = _imported(oracle, folder / "weights")
+    pack = pack_of(samples(), 88)
+    comparisons = {"packed": [pack], "two packs": [pack, pack_of(samples()[:2])]}
+    comparisons |= {"alone, text": [pack_of(samples()[:1])], "alone, image": [pack_of(samples()[2:3])]}
+    differences, largest = {}, 0.0
+    with torch.no_grad():
+        for name, packs in comparisons.items():
+            expected = oracle.logits(*_oracle_inputs(packs))
+            differences[name] = _apart(ours.logits(collate(packs, layout)), expected)
+            largest = max(largest, expected.abs().max().item())
+        other = give_weights(
+            VLM(ours_config(folder / "weights"), resolve(KernelConfig(), "cpu")), 1, torch.device("cpu")
+        )
+        another = _apart(other.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack])))
+    return Figures(differences, _gradients(oracle, ours, [pack], layout, folder), largest, another)
+
+
+def _drawn(oracle: Composed | Joint) -> Composed | Joint:
+    """Weights larger than transformers draws them, norms and biases among them, so that everything counts."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * DEVIATION)
+    return oracle.eval()
+
+
+def ours_config(weights: Path) -> VLMConfig:
+    return VLMConfig(**read_imported(weights / "imported").config)
+
+
+def _imported(oracle: Composed | Joint, folder: Path) -> tuple[VLM, BatchLayout]:
+    oracle.save(folder / "published")
+    import_model(folder / "published", None, folder / "imported", seed=0)
+    config = ours_config(folder)
+    inputs = VLM_SPEC.inputs(config)
+    with torch.device("meta"):
+        model = VLM(config, resolve(KernelConfig(), "cpu"))
+    give_weights(model, 0, torch.device("cpu"), read_imported(folder / "imported").tensors)
+    return model, replace(LAYOUT, window=inputs.window, position_axes=inputs.position_axes)
+
+
+def _oracle_inputs(packs: Sequence[Pack]) -> tuple[Batch, Tensor]:
+    """Patches in merge-block order, positions along the text: what transformers takes."""
+    grids = [image.grid for pack in packs for image in pack.images]
+    return collate(packs, LAYOUT), torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    return (ours - theirs).abs().max().item()
+
+
+def _gradients(
+    oracle: Composed | Joint, ours: VLM, packs: Sequence[Pack], layout: BatchLayout, folder: Path
+) -> dict[str, float]:
+    batch = collate(packs, layout)
+    (ours(batch) / batch.total_weight).backward()
+    logits = oracle.logits(*_oracle_inputs(packs))
+    F.cross_entropy(logits[batch.predictors], batch.targets).backward()
+    with torch.no_grad():
+        for parameter in oracle.parameters():
+            parameter.copy_(parameter.grad)
+    oracle.save(folder / "gradients" / "published")
+    import_model(folder / "gradients" / "published", None, folder / "gradients" / "imported", seed=0)
+    expected = read_imported(folder / "gradients" / "imported").tensors
+    return {
+        name: ((parameter.grad - expected[name]).norm() / expected[name].norm()).item()
+        for name, parameter in ours.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def table() -> Iterator[str]:
+    """The figures of every case as lines of Markdown."""
+    columns = ["packed", "two packs", "alone, text", "alone, image"]
+    yield f"| model | {' | '.join(f'logits, {column}' for column in columns)} | gradients, worst tensor |"
+    yield "|---" * (len(columns) + 2) + "|"
+    for name, build in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            figures = measure(build, Path(folder))
+        logits = " | ".join(f"{figures.logits[column]:.0e}" for column in columns)
+        yield f"| {name} | {logits} | {max(figures.gradients.values()):.0e} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{line}\n" for line in table())

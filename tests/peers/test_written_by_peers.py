@@ -1,0 +1,77 @@
+"""MDS and Energon folders as their own libraries write them, read whole."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import webdataset
+from PIL import Image
+
+from mindvl_data.sources import Asked, SourceError
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from tests.mindvl_data.packs import png
+from tests.mindvl_data.sources.scanned import Scanned, read
+from tests.peers.environment import run
+
+pytestmark = pytest.mark.slow
+
+
+def files(folder: Path, name: str) -> list[SourceFile]:
+    return source_files((name,), (name,), None, folder, FingerprintCache())
+
+
+def captions(found: Scanned) -> list[str]:
+    return [part["text"] for line in found.kept for part in line["parts"] if part["text"] is not None]
+
+
+def test_mds_as_mosaicml_streaming_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(5):
+        (tmp_path / "images" / f"{number}.png").write_bytes(png(number))
+    run("mds", Path(__file__).with_name("write_mds.py"), tmp_path / "images", tmp_path / "mds", "40kb")
+    shards = files(tmp_path, "mds")
+    assert [shard.path for shard in shards] == [f"mds/shard.{i:05d}.mds" for i in range(len(shards))]
+    assert len(shards) > 1
+    found = [read(Path(shard.place), "captions", asked=Asked(keep=("score", "number", "extra"))) for shard in shards]
+    assert [text for scan in found for text in captions(scan)] == [f"caption {i} ü" for i in range(5)]
+    assert [line["number"] for scan in found for line in scan.data] == list(range(5))
+    assert [line["score"] for scan in found for line in scan.data] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    pictures = [scan.image(i) for scan in found for i in range(len(scan.kept))]
+    for number, data in enumerate(pictures):
+        assert Image.open(io.BytesIO(data)).tobytes() == Image.open(io.BytesIO(png(number))).tobytes()
+    assert all(scan.media == b"" for scan in found), "an image lies as one range in its shard"
+
+
+def energon(tmp_path: Path, kind: str, fields: dict[str, str]) -> Path:
+    """Three tars of two samples, prepared by Energon: two for training, one not."""
+    folder = tmp_path / "energon"
+    folder.mkdir()
+    for shard in range(3):
+        with webdataset.TarWriter(str(folder / f"shard-{shard}.tar")) as writer:
+            for number in (2 * shard, 2 * shard + 1):
+                meta = {"question": f"what is {number}?", "uid": f"u{number}", "answers": [f"it is {number}"]}
+                writer.write({"__key__": f"{number:04d}", "png": png(number), "txt": f"text {number}", "json": meta})
+    command = ["-c", "from megatron.energon.cli.main import main; main()", "prepare", folder, "--non-interactive"]
+    parts = ["--split-parts", "train:shard-{0..1}.tar", "--split-parts", "val:shard-2.tar"]
+    run("energon", *command, *parts, "--sample-type", kind, "--field-map", json.dumps(fields), "--num-workers", "1")
+    return folder
+
+
+def test_energon_captions_as_energon_prepares_them(tmp_path: Path) -> None:
+    energon(tmp_path, "CaptioningSample", {"image": "png", "caption": "txt"})
+    shards = files(tmp_path, "energon")
+    assert [shard.path for shard in shards] == ["energon/shard-0.tar", "energon/shard-1.tar"]
+    found = read(Path(shards[1].place), "energon")
+    assert (captions(found), found.drops) == (["text 2", "text 3"], {})
+    assert [line["uid"] for line in found.kept] == ["u2", "u3"]
+    assert [found.image(0), found.image(1)] == [png(2), png(3)]
+
+
+def test_energon_questions_and_what_only_code_can_read(tmp_path: Path) -> None:
+    folder = energon(tmp_path, "VQASample", {"image": "png", "context": "json[question]", "answers": "json[answers]"})
+    found = read(folder / "shard-0.tar", "energon")
+    assert captions(found) == ["what is 0?", "it is 0", "what is 1?", "it is 1"]
+    (folder / ".nv-meta" / "dataset.yaml").write_text("__class__: CrudeWebdataset\n__module__: megatron.energon\n")
+    with pytest.raises(SourceError, match=r"dataset\.yaml: samples of the type Crude .* which is never run here"):
+        read(folder / "shard-0.tar", "energon")
