@@ -22,6 +22,8 @@ from mindvl_data.sources.subset import UidSubset
 from mindvl_data.vision.resize import MAX_ASPECT
 
 BATCH_SAMPLES = 1024
+# Columns whose values repeat; looking for repeats in the others, hashes and texts, costs a third of the writing.
+REPEATED = ["images.list.element.uri", "images.list.element.format", "parts.list.element.role"]
 MAX_TURN = 2**15 - 1
 
 
@@ -77,7 +79,7 @@ def scan(task: ScanTask) -> None:
     records = plugins.load(GROUP, task.format)(task.file, task.asked)
     columns = []
     with (
-        pq.ParquetWriter(partial[0], SAMPLES, compression="zstd") as samples,
+        pq.ParquetWriter(partial[0], SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
         pq.ParquetWriter(partial[1], LEDGER, compression="zstd") as drops,
         partial[2].open("wb") as media,
     ):

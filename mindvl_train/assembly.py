@@ -1,6 +1,6 @@
 """Everything a run needs, found and checked before a file is written or a weight is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Assembly:
         record: what `run.json` keeps of it, with the ids of the manifests.
         model: on the meta device, without weights yet.
         weights: what it begins with; None: fresh draws.
+        after_step: what to do with it after every optimizer step.
         kernel_names: the implementation of every operation.
         layout: how packs become batches.
         stages: in their order.
@@ -40,6 +41,7 @@ class Assembly:
     record: dict[str, Any]
     model: nn.Module
     weights: Mapping[str, Tensor] | None
+    after_step: Callable[[nn.Module], None]
     kernel_names: dict[str, str]
     layout: BatchLayout
     stages: list[Stage]
@@ -95,6 +97,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         record=loaded.record | facts,
         model=model,
         weights=imported.tensors if imported else None,
+        after_step=spec.after_step,
         kernel_names=kernels.names,
         layout=BatchLayout(
             patch=inputs.patch,

@@ -39,6 +39,7 @@ class Batch:
         ids: [T] int64.
         positions: [T] int64, or [3, T] in time, height and width; they restart at 0 in every segment.
         segments: boundaries in the token stream; a pack's padding is a segment.
+        real: [R] int64, the tokens that are not padding.
         patches: [N, channels · frames · patch²] float32, window after window; N is never 0.
         patch_positions: [N, 2] int64, row and column in the image.
         image_segments: boundaries in the patch stream, one segment an image frame.
@@ -58,6 +59,7 @@ class Batch:
     ids: Tensor
     positions: Tensor
     segments: Segments
+    real: Tensor
     patches: Tensor
     patch_positions: Tensor
     image_segments: Segments
@@ -125,6 +127,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(_positions(packs, segments, layout)),
         segments=segments,
+        real=torch.from_numpy(_real(packs)),
         patches=torch.from_numpy(images.patches),
         patch_positions=torch.from_numpy(images.positions),
         image_segments=images.frames,
@@ -155,6 +158,12 @@ def _positions(packs: Sequence[Pack], segments: Segments, layout: BatchLayout) -
 def _offsets(packs: Sequence[Pack]) -> list[int]:
     """Where every pack begins in the joined stream."""
     return list(accumulate((len(pack.tokens) for pack in packs[:-1]), initial=0))
+
+
+def _real(packs: Sequence[Pack]) -> NDArray[np.int64]:
+    return np.concatenate(
+        [np.arange(pack.num_tokens) + offset for pack, offset in zip(packs, _offsets(packs), strict=True)]
+    )
 
 
 def _weights(targets: NDArray[np.int64], segments: Segments, rule: str) -> NDArray[np.float64]:

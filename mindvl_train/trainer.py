@@ -153,6 +153,7 @@ class Trainer:
         if not math.isfinite(loss + norm):
             raise NonFiniteError(_describe_non_finite(stage, batches, loss, norm))
         optimizer.step()
+        self.parts.after_step(self.model)
         optimizer.zero_grad(set_to_none=True)
         self.progress = replace(
             self.progress,

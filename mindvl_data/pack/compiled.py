@@ -1,48 +1,77 @@
-"""Compiling a kernel: numba with its cache on disk, so that a machine compiles once and not at every start.
+"""Kernels: Python functions that run as they are on a few samples, and as machine code on many.
 
-Importing numba takes 0.4 s: modules with kernels are imported by the functions that call them, never when
-mindvl_data.pack is. Kernels compute in integers, so that every processor makes the same packs.
+Compiling takes half a minute once a machine (numba, with its cache on disk): more than packing a small set in
+plain Python, and nothing beside packing a large one. Both give the same packs, since kernels compute in integers.
+numba itself is imported when something is compiled, not before.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from types import FunctionType
+from typing import Any, TypeVar, cast
 
-import numba
-
-Kernel = TypeVar("Kernel", bound=Callable[..., object])
-# As Any: what is compiled keeps the type of its Python function.
-_njit: Any = numba.njit
-_config: Any = numba.config
+AnyKernel = TypeVar("AnyKernel", bound=Callable[..., object])
+# Below so many samples a kernel stays Python.
+FEW_SAMPLES = 20_000
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
 
 
-def compiled(kernel: Kernel) -> Kernel:
-    """`kernel` as machine code, made when it is first called on a machine."""
-    with _own_folder():
-        try:
-            made: Kernel = _njit(cache=True)(kernel)
-        except RuntimeError:  # no folder can be written, neither here nor in the home: compile at every start
-            made = _njit(kernel)
-    return made
+def compiled(kernel: AnyKernel) -> AnyKernel:
+    """`kernel`, to be called within `for_samples`."""
+    return cast(AnyKernel, _Kernel(kernel))
 
 
 @contextmanager
-def _own_folder() -> Iterator[None]:
-    """Where the cache lies: numba does not see that a kernel in another file has changed, the folder's name does."""
-    before = _config.CACHE_DIR
-    _config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / f"kernels-{_code()}")
+def for_samples(number: int) -> Iterator[None]:
+    """Kernels called within run as `number` samples deserve."""
+    token = _plain.set(number < FEW_SAMPLES)
     try:
         yield
     finally:
-        _config.CACHE_DIR = before
+        _plain.reset(token)
 
 
-@cache
+class _Kernel:
+    def __init__(self, kernel: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, kernel)
+        self._kernel = kernel
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._kernel(*arguments) if _plain.get() else self.machine_code(*arguments)
+
+    @functools.cached_property
+    def machine_code(self) -> Callable[..., Any]:
+        """The compiled kernel; the kernels that it calls are machine code in it too."""
+        function = cast(FunctionType, self._kernel)
+        called = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        kernels = {name: value.machine_code for name, value in called.items() if isinstance(value, _Kernel)}
+        names = {**function.__globals__, **kernels}
+        copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+        copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+        return _made(copy)
+
+
+def _made(kernel: FunctionType) -> Callable[..., Any]:
+    import numba
+
+    before = numba.config.CACHE_DIR
+    # numba does not see that a kernel in another file has changed; the cache folder's name does.
+    numba.config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / f"kernels-{_code()}")
+    try:
+        return cast(Callable[..., Any], numba.njit(cache=True)(kernel))
+    except RuntimeError:  # no folder can be written, neither here nor in the home: compile at every start
+        return cast(Callable[..., Any], numba.njit(kernel))
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@functools.cache
 def _code() -> str:
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -23,7 +23,7 @@ Table = NDArray[np.int64]
 @compiled
 def zero() -> int:
     """0 that is any integer: to numba the literal 0 has a type of its own, for which callees are compiled anew."""
-    return 0
+    return int(np.int64(0))
 
 
 @compiled

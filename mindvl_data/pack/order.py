@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.pack.compiled import for_samples
 from mindvl_data.pack.draw import shuffle, words
 
 
@@ -51,7 +52,8 @@ def _order(
     whole, tail = shuffled[: full * step], shuffled[full * step :]
     ranks = [_ranks(costs[whole]) for costs in (attention, vision)]
     weights = [1 / max(float(costs[whole].sum()), 1.0) for costs in (attention, vision)]
-    alike = halve(attention[whole], vision[whole], step, ranks[0], ranks[1], weights[0], weights[1])
+    with for_samples(len(attention)):
+        alike = halve(attention[whole], vision[whole], step, ranks[0], ranks[1], weights[0], weights[1])
     steps = whole[alike].reshape(full, step)[shuffle(full, seed, f"{name}\0steps")]
     inside = np.argsort(words(full * step, seed, f"{name}\0inside").reshape(full, step), axis=1, kind="stable")
     return np.concatenate([np.take_along_axis(steps, inside, axis=1).ravel(), tail])

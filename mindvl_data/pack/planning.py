@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.pack.compiled import for_samples
 from mindvl_data.pack.limits import UNLIMITED, Limits, bound, check
 from mindvl_data.pack.packs import Packs
 
@@ -25,12 +26,13 @@ def plan(
     within 0.05 points. seed: which samples of one length go together.
 
     Raises PackError naming the first sample that alone breaks a limit. The result depends on the arguments
-    alone; one thread computes it. The kernels are compiled by numba on first use and cached: plain NumPy
-    takes eight times as long for ten million samples (docs/packing.md).
+    alone; one thread computes it. From 20,000 samples on the kernels are compiled by numba, on first use, and
+    cached: plain NumPy takes eight times as long for ten million samples (docs/packing.md).
     """
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
-    return _plan(_int32(lengths), None if patches is None else _int32(patches), limits, balance, seed)
+    with for_samples(len(lengths)):
+        return _plan(_int32(lengths), None if patches is None else _int32(patches), limits, balance, seed)
 
 
 def _plan(

@@ -28,7 +28,9 @@ class KernelError(UserError):
 class Attention(Protocol):
     """See `kernels/attention.py`."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool) -> Tensor: ...
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    ) -> Tensor: ...
 
 
 class RMSNorm(Protocol):
@@ -55,6 +57,24 @@ class CrossEntropy(Protocol):
     def __call__(self, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor: ...
 
 
+class GroupedGEMM(Protocol):
+    """See `kernels/grouped_gemm.py`."""
+
+    def __call__(self, tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor: ...
+
+
+class MoEPermute(Protocol):
+    """See `kernels/moe.py`."""
+
+    def __call__(self, tokens: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class MoEUnpermute(Protocol):
+    """See `kernels/moe.py`."""
+
+    def __call__(self, permuted: Tensor, places: Tensor, weights: Tensor) -> Tensor: ...
+
+
 class KernelConfig(BaseModel):
     """One implementation's name, or `auto`, for each operation."""
 
@@ -65,6 +85,9 @@ class KernelConfig(BaseModel):
     swiglu: str = AUTO
     rotary: str = AUTO
     cross_entropy: str = AUTO
+    grouped_gemm: str = AUTO
+    moe_permute: str = AUTO
+    moe_unpermute: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,9 @@ class Kernels:
     swiglu: SwiGLU
     rotary: Rotary
     cross_entropy: CrossEntropy
+    grouped_gemm: GroupedGEMM
+    moe_permute: MoEPermute
+    moe_unpermute: MoEUnpermute
     names: dict[str, str]
 
 

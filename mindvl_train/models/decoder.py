@@ -1,4 +1,7 @@
-"""A dense decoder over a packed stream: by configuration Qwen2.5 (q, k, v biases) or Qwen3 (q, k norms)."""
+"""A decoder over a packed stream.
+
+By configuration Qwen2.5 (q, k, v biases), Qwen3 (q, k norms), Qwen3-MoE (`moe`) or DeepSeek-V3 (`moe`, `latent`).
+"""
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -6,7 +9,10 @@ from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.kernels.segments import Segments
+from mindvl_train.models.latent_attention import LatentAttention, LatentConfig
 from mindvl_train.models.layers import FeedForward, RMSNorm, inverse_frequencies, rotary_table
+from mindvl_train.models.moe import MixtureOfExperts, MoEConfig
+from mindvl_train.models.yarn import Yarn
 
 
 class DecoderConfig(BaseModel):
@@ -28,6 +34,18 @@ class DecoderConfig(BaseModel):
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
+    moe: MoEConfig | None = None
+    latent: LatentConfig | None = None
+    yarn: Yarn | None = None
+
+    @property
+    def rotary_size(self) -> int:
+        """Dimensions of a head that turn with the position."""
+        return self.latent.qk_rope_head_dim if self.latent else self.head_dim
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        return self.moe is not None and layer not in self.moe.dense_layers
 
 
 class DecoderAttention(nn.Module):
@@ -60,17 +78,28 @@ class DecoderAttention(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each behind a norm and around a residual."""
 
-    def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
+    def __init__(self, config: DecoderConfig, layer: int, kernels: Kernels) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
-        self.self_attn = DecoderAttention(config, kernels)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
-        self.mlp = FeedForward(config.hidden_size, config.intermediate_size, kernels, bias=False)
+        size = config.hidden_size
+        self.input_layernorm = RMSNorm(size, config.rms_norm_eps, kernels)
+        self.self_attn: nn.Module = (
+            LatentAttention(config.latent, size, config.num_attention_heads, config.yarn, kernels)
+            if config.latent
+            else DecoderAttention(config, kernels)
+        )
+        self.post_attention_layernorm = RMSNorm(size, config.rms_norm_eps, kernels)
+        self.mlp: nn.Module = (
+            MixtureOfExperts(config.moe, size, kernels)
+            if config.moe and config.is_sparse(layer)
+            else FeedForward(size, config.intermediate_size, kernels, bias=False)
+        )
 
-    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
-        """[T, hidden_size] → [T, hidden_size]."""
+    def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments, real: Tensor) -> Tensor:
+        """[T, hidden_size] → [T, hidden_size]; `real` are the tokens that are not padding."""
         attended: Tensor = hidden + self.self_attn(self.input_layernorm(hidden), rotary, segments)
-        fed: Tensor = attended + self.mlp(self.post_attention_layernorm(attended))
+        normalised = self.post_attention_layernorm(attended)
+        sparse = isinstance(self.mlp, MixtureOfExperts)
+        fed: Tensor = attended + (self.mlp(normalised, real) if sparse else self.mlp(normalised))
         return fed
 
 
@@ -81,7 +110,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, kernels) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, layer, kernels) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
         self.lm_head = (
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -92,13 +121,14 @@ class Decoder(nn.Module):
         """[vocab_size, hidden_size]: what turns hidden states into logits; the embedding where it is tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, embeddings: Tensor, positions: Tensor, segments: Segments) -> Tensor:
+    def forward(self, embeddings: Tensor, positions: Tensor, segments: Segments, real: Tensor) -> Tensor:
         """Decodes a packed stream.
 
         Args:
             embeddings: [T, hidden_size].
             positions: [T] int64, or [3, T] with `mrope_section`; they restart at 0 in every segment.
             segments: their boundaries.
+            real: [R] int64, the tokens that are not padding.
 
         Returns:
             [T, hidden_size], normalised.
@@ -106,14 +136,16 @@ class Decoder(nn.Module):
         rotary = self._rotary(positions)
         hidden = embeddings
         for layer in self.layers:
-            hidden = layer(hidden, rotary, segments)
+            hidden = layer(hidden, rotary, segments, real)
         normalised: Tensor = self.norm(hidden)
         return normalised
 
     def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        frequencies = inverse_frequencies(self.config.head_dim, self.config.rope_theta, positions.device)
+        frequencies = inverse_frequencies(self.config.rotary_size, self.config.rope_theta, positions.device)
+        if self.config.yarn:
+            frequencies = self.config.yarn.stretch(frequencies, self.config.rope_theta)
         angles = positions.float().unsqueeze(-1) * frequencies
         if self.config.mrope_section is not None:
             sections = torch.split(angles, list(self.config.mrope_section), dim=-1)
             angles = torch.cat([section[axis] for axis, section in enumerate(sections)], dim=-1)
-        return rotary_table(angles)
+        return rotary_table(angles, self.config.yarn.rotary_scale if self.config.yarn else 1.0)

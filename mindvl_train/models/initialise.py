@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 DEVIATION = 0.02
 # What is added to the residual stream; their deviation shrinks with depth (GPT-2, Radford et al. 2019, 2.3).
-RESIDUAL_OUTPUTS = (".proj.weight", ".o_proj.weight", ".down_proj.weight")
+RESIDUAL_OUTPUTS = (".proj.weight", ".o_proj.weight", ".down_proj.weight", ".experts.down_proj")
 
 
 def give_weights(
@@ -34,6 +34,8 @@ def give_weights(
             # Copied in place even from a file: memory mapped from it is not aligned, and alignment decides
             # the last bit of a product of matrices.
             parameter.copy_(source[name])
+        for buffer in model.buffers():
+            buffer.zero_()
     return model
 
 

@@ -41,7 +41,7 @@ def inverse_frequencies(size: int, theta: float, device: torch.device) -> Tensor
     return theta ** -(torch.arange(0, size, 2, dtype=torch.float32, device=device) / size)
 
 
-def rotary_table(angles: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_table(angles: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Angles [T, D/2] → their cosines and sines [T, D], both halves written out as the kernels want them."""
     doubled = torch.cat((angles, angles), dim=-1)
-    return doubled.cos(), doubled.sin()
+    return doubled.cos() * scale, doubled.sin() * scale

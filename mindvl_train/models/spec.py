@@ -38,8 +38,10 @@ class ModelSpec:
         inputs: config → what it expects of a manifest.
         build: (config, kernels) → a module whose `forward(batch)` returns the sum of weighted token losses;
             called on the meta device, so that a model costs nothing before its weights are known.
+        after_step: called with the module after every optimizer step, for what does not train by gradients.
     """
 
     config: type[BaseModel]
     inputs: Callable[[Any], ModelInputs]
     build: Callable[[Any, Kernels], nn.Module]
+    after_step: Callable[[nn.Module], None] = lambda model: None

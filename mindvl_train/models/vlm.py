@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mindvl_train.batch import Batch
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig
+from mindvl_train.models.moe import balance
 from mindvl_train.models.projector import Projector
 from mindvl_train.models.spec import ModelInputs, ModelSpec
 from mindvl_train.models.vit import VisionConfig, VisionTower
@@ -58,7 +59,7 @@ class VLM(nn.Module):
                 "patches and tokens do not belong together"
             )
         embeddings = embeddings.index_copy(0, batch.placeholders, placed.to(embeddings.dtype))
-        hidden: Tensor = self.decoder(embeddings, batch.positions, batch.segments)
+        hidden: Tensor = self.decoder(embeddings, batch.positions, batch.segments, batch.real)
         return hidden
 
 
@@ -72,4 +73,4 @@ def _inputs(config: VLMConfig) -> ModelInputs:
     )
 
 
-SPEC = ModelSpec(config=VLMConfig, inputs=_inputs, build=VLM)
+SPEC = ModelSpec(config=VLMConfig, inputs=_inputs, build=VLM, after_step=balance)

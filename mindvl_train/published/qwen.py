@@ -55,7 +55,7 @@ def _read_qwen2(config: Json) -> DecoderConfig:
 
 def _write_qwen2(config: DecoderConfig) -> Json | None:
     own_head_size = config.head_dim * config.num_attention_heads != config.hidden_size
-    if not config.qkv_bias or config.qk_norm or config.mrope_section or own_head_size:
+    if not config.qkv_bias or config.qk_norm or config.mrope_section or own_head_size or config.moe:
         return None
     return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **write_sizes(config)}
 
@@ -66,7 +66,7 @@ def _read_qwen3(config: Json) -> DecoderConfig:
 
 
 def _write_qwen3(config: DecoderConfig) -> Json | None:
-    if config.qkv_bias or not config.qk_norm or config.mrope_section:
+    if config.qkv_bias or not config.qk_norm or config.mrope_section or config.moe:
         return None
     kind: Json = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": config.head_dim}
     return {**kind, "attention_bias": False, **write_sizes(config)}

@@ -64,7 +64,7 @@ def _read_language(config: Json) -> DecoderConfig:
 
 def _write_joint(vision: VisionConfig, decoder: DecoderConfig) -> Json | None:
     own_head_size = decoder.head_dim * decoder.num_attention_heads != decoder.hidden_size
-    if not decoder.qkv_bias or decoder.qk_norm or not decoder.mrope_section or own_head_size:
+    if not decoder.qkv_bias or decoder.qk_norm or not decoder.mrope_section or own_head_size or decoder.moe:
         return None
     scaling = {"type": "mrope", "mrope_section": list(decoder.mrope_section)}
     return {

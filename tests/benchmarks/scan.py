@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import resource
 import tarfile
 import tempfile
 import time
@@ -29,28 +28,8 @@ from mindvl_data.sources import Asked
 from mindvl_data.sources.files import FingerprintCache, source_files
 
 RUNS = 3
-WORDS = [
-    "a",
-    "photo",
-    "of",
-    "the",
-    "old",
-    "red",
-    "house",
-    "by",
-    "sea",
-    "with",
-    "two",
-    "boats",
-    "and",
-    "dog",
-    "under",
-    "green",
-    "tree",
-    "in",
-    "evening",
-    "light",
-]
+SENTENCE = "a photo of the old red house by sea with two boats and dog under green tree in evening light"
+WORDS = SENTENCE.split()
 
 
 def pictures(count: int) -> list[bytes]:
@@ -191,12 +170,11 @@ def main() -> None:
         (folder / "out").mkdir()
         write_tar(folder / "shard.tar", arguments.samples)
         write_tables(folder, arguments.samples)
-        print(f"{'file':<12}{'reader':<34}{'samples/s':>12}{'MB/s':>10}{'peak MB':>10}")
+        print(f"{'file':<12}{'reader':<34}{'samples/s':>12}{'MB/s':>10}")
         for kind, name, path, function in readers(folder, folder / "out"):
             seconds, count = cpu_seconds(function)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             rate = path.stat().st_size / seconds / 1e6
-            print(f"{kind:<12}{name:<34}{count / seconds:>12,.0f}{rate:>10,.0f}{peak:>10,.0f}")
+            print(f"{kind:<12}{name:<34}{count / seconds:>12,.0f}{rate:>10,.0f}")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
     return write_manifest(
         folder,
         {
-            **dict.fromkeys(mappings, {}),
+            **{key: {} for key in mappings},
             "recipe_hash": "0" * 64,
             "engine_version": "0",
             "format_version": 1,

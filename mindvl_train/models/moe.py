@@ -1,0 +1,142 @@
+"""Mixture of experts: Qwen3-MoE's router and that of DeepSeek-V3 (arXiv 2412.19437, 2.1.2), dropless."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from mindvl_train.kernels.registry import Kernels
+from mindvl_train.models.layers import FeedForward
+
+
+class MoEConfig(BaseModel):
+    """The experts of a decoder.
+
+    Attributes:
+        num_experts: from which the router chooses; `num_shared_experts` more see every token.
+        num_experts_per_tok: chosen for a token.
+        moe_intermediate_size: of one expert.
+        dense_layers: the layers that have a plain feed-forward instead.
+        scoring: softmax over the experts, or a sigmoid for each.
+        norm_topk_prob: whether the weights of the chosen experts add up to 1 (before `routed_scaling_factor`).
+        n_group: experts fall into so many groups of neighbours; only the best `topk_group` are chosen from.
+        balance_speed: what a step adds to, or takes from, the bias of an expert that had fewer, or more, tokens
+            than the mean; None: no bias.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    num_shared_experts: int = 0
+    dense_layers: tuple[int, ...] = ()
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    norm_topk_prob: bool = True
+    n_group: int = 1
+    topk_group: int = 1
+    routed_scaling_factor: float = 1.0
+    balance_speed: float | None = None
+
+
+class Router(nn.Module):
+    """Chooses experts for every token, in float32."""
+
+    def __init__(self, config: MoEConfig, size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.num_experts, size))
+        # Trains where its globs say so, but by `balance`, not by gradients: it decides the choice alone.
+        biased = config.balance_speed is not None
+        self.e_score_correction_bias = nn.Parameter(torch.empty(config.num_experts)) if biased else None
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[T, size] → the experts [T, K] int64 and their weights [T, K] float32."""
+        logits = F.linear(hidden.float(), self.weight.float())
+        scores = logits.sigmoid() if self.config.scoring == "sigmoid" else logits.softmax(dim=-1)
+        experts = self._best(scores.detach()).topk(self.config.num_experts_per_tok, dim=-1).indices
+        weights = scores.gather(1, experts)
+        if self.config.norm_topk_prob:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return experts, weights * self.config.routed_scaling_factor
+
+    def _best(self, scores: Tensor) -> Tensor:
+        """[T, E]: what the choice goes by; -inf outside the best groups, which count by their best two."""
+        if self.e_score_correction_bias is not None:
+            scores = scores + self.e_score_correction_bias.detach()
+        if self.config.n_group == 1:
+            return scores
+        grouped = scores.view(len(scores), self.config.n_group, -1)
+        groups = grouped.topk(2, dim=-1).values.sum(dim=-1).topk(self.config.topk_group, dim=-1).indices
+        outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, value=False)
+        return grouped.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(1)
+
+
+class Experts(nn.Module):
+    """Gated feed-forward layers, their weights stacked: [E, out, in]."""
+
+    def __init__(self, config: MoEConfig, size: int, kernels: Kernels) -> None:
+        super().__init__()
+        into, out = (config.num_experts, config.moe_intermediate_size, size), config.moe_intermediate_size
+        self.gate_proj = nn.Parameter(torch.empty(into))
+        self.up_proj = nn.Parameter(torch.empty(into))
+        self.down_proj = nn.Parameter(torch.empty(config.num_experts, size, out))
+        self.kernels = kernels
+
+    def forward(self, tokens: Tensor, counts: Tensor) -> Tensor:
+        """[M, size] sorted by expert, [E] tokens of each → [M, size]."""
+        gate, up = (
+            self.kernels.grouped_gemm(tokens, weight.transpose(1, 2), counts)
+            for weight in (self.gate_proj, self.up_proj)
+        )
+        return self.kernels.grouped_gemm(self.kernels.swiglu(gate, up), self.down_proj.transpose(1, 2), counts)
+
+
+class MixtureOfExperts(nn.Module):
+    """Routes real tokens to experts, adds what the shared experts say, and counts for the balance."""
+
+    tokens_per_expert: Tensor
+
+    def __init__(self, config: MoEConfig, size: int, kernels: Kernels) -> None:
+        super().__init__()
+        self.gate = Router(config, size)
+        self.experts = Experts(config, size, kernels)
+        shared_size = config.num_shared_experts * config.moe_intermediate_size
+        self.shared_experts = FeedForward(size, shared_size, kernels, bias=False) if shared_size else None
+        self.register_buffer("tokens_per_expert", torch.zeros(config.num_experts), persistent=False)
+        self.kernels = kernels
+
+    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """[T, size] → [T, size].
+
+        Args:
+            hidden: of every token.
+            real: [R] int64, the tokens that are not padding: others reach no expert and count in no balance.
+        """
+        tokens = hidden.index_select(0, real)
+        experts, weights = self.gate(tokens)
+        counts = torch.bincount(experts.flatten(), minlength=len(self.tokens_per_expert))
+        if torch.is_grad_enabled():
+            self.tokens_per_expert.add_(counts)
+        permuted, places = self.kernels.moe_permute(tokens, experts)
+        routed = self.kernels.moe_unpermute(self.experts(permuted, counts), places, weights)
+        output = torch.zeros_like(hidden).index_copy(0, real, routed)
+        return output if self.shared_experts is None else output + self.shared_experts(hidden)
+
+
+@torch.no_grad()
+def balance(model: nn.Module) -> None:
+    """Moves the bias of every router that trains, by the tokens since the last call (arXiv 2408.15664).
+
+    The moves of a router add up to zero: a bias common to all experts chooses nothing. With a process group the
+    counts of all ranks would be added first.
+    """
+    for layer in model.modules():
+        if isinstance(layer, MixtureOfExperts):
+            bias, speed = layer.gate.e_score_correction_bias, layer.gate.config.balance_speed
+            if bias is not None and speed is not None and bias.requires_grad:
+                moves = speed * torch.sign(layer.tokens_per_expert.mean() - layer.tokens_per_expert)
+                bias += moves - moves.mean()
+            layer.tokens_per_expert.zero_()
