@@ -84,7 +84,7 @@ class Kept:
             (
                 key,
                 sample.uid,
-                len({part.turn for part in sample.parts}),
+                len({part.turn for part in sample.parts}) if len(sample.parts) > 1 else len(sample.parts),
                 sample.text_chars,
                 sample.replaced,
                 len(images),

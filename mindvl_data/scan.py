@@ -182,7 +182,7 @@ class _Scanner:
     def _texts(self, parts: list[Part]) -> tuple[list[Part], int, int, bytes]:
         """The parts within the rules for text, characters replaced, characters, and the hash. Raises Unusable."""
         rules, replaced = self._task.rules, 0
-        text = "\0".join(part.text or "" for part in parts)
+        text = "\0".join([part.text or "" for part in parts])
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:

@@ -60,15 +60,16 @@ class _Kernel:
 def _made(kernel: FunctionType) -> Callable[..., Any]:
     import numba
 
-    before = numba.config.CACHE_DIR
+    settings: Any = numba.config
+    before = settings.CACHE_DIR
     # numba does not see that a kernel in another file has changed; the cache folder's name does.
-    numba.config.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / f"kernels-{_code()}")
+    settings.CACHE_DIR = str(Path(__file__).parent / "__pycache__" / f"kernels-{_code()}")
     try:
         return cast(Callable[..., Any], numba.njit(cache=True)(kernel))
     except RuntimeError:  # no folder can be written, neither here nor in the home: compile at every start
         return cast(Callable[..., Any], numba.njit(kernel))
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 @functools.cache

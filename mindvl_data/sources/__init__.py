@@ -123,7 +123,11 @@ def loss_of(turn: Row) -> bool | None:
 
 def uid_of(row: Row, *names: str) -> str | None:
     """The name that the data gives a record, under the first of these fields that has one."""
-    return next((str(row[name]) for name in names if isinstance(row.get(name), (str, int))), None)
+    for name in names:
+        value = row.get(name)
+        if isinstance(value, (str, int)):
+            return str(value)
+    return None
 
 
 def split_places(text: str, turn: int, role: str, loss: bool | None, marker: str = "<image>") -> Iterator[Part]:

@@ -51,11 +51,8 @@ class LatentAttention(nn.Module):
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
         """[T, size] → [T, size]."""
         config, heads = self.config, (self.num_heads, -1)
-        query, query_turned = (
-            self._query(hidden)
-            .unflatten(-1, heads)
-            .split_with_sizes([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
-        )
+        whole = self._query(hidden).view(len(hidden), *heads)
+        query, query_turned = whole.split_with_sizes([config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1)
         latent, key_turned = self.kv_a_proj_with_mqa(hidden).split_with_sizes(
             [config.kv_lora_rank, config.qk_rope_head_dim], dim=-1
         )

@@ -138,5 +138,5 @@ def balance(model: nn.Module) -> None:
             bias, speed = layer.gate.e_score_correction_bias, layer.gate.config.balance_speed
             if bias is not None and speed is not None and bias.requires_grad:
                 moves = speed * torch.sign(layer.tokens_per_expert.mean() - layer.tokens_per_expert)
-                bias += moves - moves.mean()
+                bias.add_(moves - moves.mean())
             layer.tokens_per_expert.zero_()

@@ -1,0 +1,120 @@
+"""Experts: who is routed where, who counts, and how the balance moves."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mindvl_train.batch import collate
+from mindvl_train.checkpoint import read_checkpoint
+from mindvl_train.config import load_config
+from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, balance
+from mindvl_train.trainer import train
+from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, mixed_packs, tiny_model, write_run
+
+MOE: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "dense_layers": [0],
+    "scoring": "sigmoid",
+    "balance_speed": 0.01,
+}
+
+
+def _layer(model: torch.nn.Module) -> MixtureOfExperts:
+    return next(module for module in model.modules() if isinstance(module, MixtureOfExperts))
+
+
+def test_padding_reaches_no_expert_and_counts_in_no_balance() -> None:
+    model = tiny_model(moe=MOE)
+    (pack,) = mixed_packs(1, 24)
+    batch = collate([pack], LAYOUT)
+    assert pack.num_tokens < 24
+    seen: list[int] = []
+    _layer(model).experts.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    model(batch)
+    assert seen == [2 * pack.num_tokens]
+    assert _layer(model).tokens_per_expert.sum() == 2 * pack.num_tokens
+
+
+def test_what_padding_holds_changes_nothing() -> None:
+    model = tiny_model(moe=MOE)
+    (pack,) = mixed_packs(1, 24)
+    batch = collate([pack], LAYOUT)
+    other = replace(batch, ids=batch.ids.clone())
+    other.ids[pack.num_tokens :] = 7
+    assert model(batch).item() == model(other).item()
+
+
+def test_an_evaluation_counts_in_no_balance() -> None:
+    model = tiny_model(moe=MOE)
+    with torch.no_grad():
+        model(collate(mixed_packs(1, 24), LAYOUT))
+    assert _layer(model).tokens_per_expert.sum() == 0
+
+
+def test_the_bias_moves_towards_balance_and_by_zero_in_all() -> None:
+    layer = _layer(tiny_model(moe=MOE))
+    layer.tokens_per_expert.copy_(torch.tensor([10.0, 0, 4, 4, 4, 2]))
+    bias = layer.gate.e_score_correction_bias
+    assert bias is not None
+    before = bias.clone()
+    balance(layer)
+    moves = 0.01 * torch.tensor([-1.0, 1, 0, 0, 0, 1])
+    torch.testing.assert_close(bias - before, moves - moves.mean(), atol=1e-7, rtol=0)
+    assert layer.tokens_per_expert.sum() == 0
+    bias.requires_grad_(False)
+    layer.tokens_per_expert[0] = 5
+    balance(layer)
+    torch.testing.assert_close(bias - before, moves - moves.mean(), atol=1e-7, rtol=0)
+
+
+def test_experts_outside_the_best_groups_are_not_chosen() -> None:
+    config = MoEConfig(**MOE | {"n_group": 3, "topk_group": 1, "num_experts_per_tok": 2})
+    router = Router(config, 4)
+    with torch.no_grad():
+        router.weight.normal_(generator=torch.Generator().manual_seed(0))
+        router.e_score_correction_bias.zero_()
+        experts, weights = router(torch.randn(50, 4, generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(experts[:, 0] // 2, experts[:, 1] // 2), "two groups for one token"
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(50))
+
+
+def test_experts_without_tokens_have_gradients_of_zero() -> None:
+    model = tiny_model(moe=MOE)
+    layer = _layer(model)
+    with torch.no_grad():
+        layer.gate.e_score_correction_bias.copy_(torch.tensor([9.0, 9, 0, 0, 0, 0]))
+    model(collate(mixed_packs(2, 24), LAYOUT)).backward()
+    gradient = layer.experts.up_proj.grad
+    assert gradient is not None
+    assert gradient[:2].any()
+    assert not gradient[2:].any()
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_run_of_experts_goes_on_bit_for_bit_with_its_balance(tmp_path: Path, latent: bool) -> None:
+    sizes = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    decoder = TINY_MODEL["decoder"] | {"moe": MOE} | ({"latent": sizes} if latent else {})
+    path = write_run(tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": decoder}})
+
+    def run(name: str, packs: int) -> dict[str, torch.Tensor]:
+        until = [f"stages.everything.until={{packs: {packs}}}", "stages.warmup.until={packs: 2}"]
+        result = train(load_config(path, until), str(path), tmp_path / name)
+        return dict(read_checkpoint(result.checkpoint).weights)
+
+    whole = run("whole", 9)
+    # A run that ended after its second step, by taking the checkpoint of the end away.
+    run("cut", 9)
+    ended = tmp_path / "cut" / "checkpoints"
+    for folder in sorted(ended.iterdir())[-1:]:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+    again = run("cut", 9)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    (bias,) = (name for name in whole if name.endswith("e_score_correction_bias"))
+    assert whole[bias].any(), "the balance never moved"
