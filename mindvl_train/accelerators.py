@@ -3,6 +3,8 @@
 An accelerator is an entry point of the group `mindvl_train.accelerators` whose object is an `Accelerator`.
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -33,8 +35,20 @@ class Accelerator:
     available: Callable[[], bool]
 
 
+def _npu_is_available() -> bool:
+    """Whether torch_npu imports: it does not where the vendor's runtime (CANN) is missing."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return False
+    try:
+        torch_npu = importlib.import_module("torch_npu")
+    except ImportError:
+        return False
+    return bool(torch_npu.npu.is_available())
+
+
 CPU = Accelerator("cpu", "gloo", lambda: True)
 CUDA = Accelerator("cuda", "nccl", torch.cuda.is_available)
+NPU = Accelerator("npu", "hccl", _npu_is_available)
 
 
 def choose(name: str) -> Accelerator:

@@ -38,7 +38,8 @@ class Batch:
     Attributes:
         ids: [T] int64.
         positions: [T] int64, or [3, T] in time, height and width; they restart at 0 in every segment.
-        segments: boundaries in the token stream; a pack's padding is a segment.
+        segments: boundaries in the token stream; a pack's padding is a segment, but for a
+            single token of it.
         real: [R] int64, the tokens that are not padding.
         patches: [N, channels · frames · patch²] float32, window after window; N is never 0.
         patch_positions: [N, 2] int64, row and column in the image.
@@ -118,7 +119,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
         BatchError: an image cannot be decoded, or a pack's images and placeholders do not belong together.
     """
     ids = np.concatenate([pack.tokens for pack in packs]).astype(np.int64)
-    segments = Segments.of(length for pack in packs for length in np.diff(pack.cu_seqlens).tolist())
+    segments = Segments.of(length for pack in packs for length in _lengths(pack))
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
     weights = _weights(targets, segments, layout.loss_weight)
@@ -142,6 +143,15 @@ def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
         num_images=sum(len(pack.images) for pack in packs),
         packs=tuple(pack.index for pack in packs),
     )
+
+
+def _lengths(pack: Pack) -> list[int]:
+    """Of a pack's segments. Padding of one token joins the segment before it: causal attention hides it from
+    every real token, and a segment of one token crashes the fused kernel of Ascend."""
+    lengths: list[int] = np.diff(pack.cu_seqlens).tolist()
+    if pack.seq_len - pack.num_tokens == 1:
+        lengths[-2:] = [sum(lengths[-2:])]
+    return lengths
 
 
 def _positions(packs: Sequence[Pack], segments: Segments, layout: BatchLayout) -> NDArray[np.int64]:

@@ -126,7 +126,7 @@ def test_show_is_for_a_person_or_a_program(quickstart: BuildReport) -> None:
     folder = quickstart.out / "multitask-4096"
     text = run("show", folder).stdout
     assert "\x1b[" not in text
-    assert all(word in text for word in ("captions", "35.0%", "fill", "filter: large enough"))
+    assert all(word in text for word in ("captions", "35.0%", "fill", "holdout"))
     data = json.loads(run("show", folder, "--json").stdout)
     assert data["stage"] == "multitask"
     assert "image:" in run("show", folder, "--pack", "0").stdout

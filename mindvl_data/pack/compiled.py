@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 AnyKernel = TypeVar("AnyKernel", bound=Callable[..., object])
 # Below so many samples a kernel stays Python.
 FEW_SAMPLES = 20_000
-_plain: ContextVar[bool] = ContextVar("plain", default=False)
+_plain: ContextVar[bool | None] = ContextVar("plain", default=None)
 
 
 def compiled(kernel: AnyKernel) -> AnyKernel:
@@ -29,8 +29,9 @@ def compiled(kernel: AnyKernel) -> AnyKernel:
 
 @contextmanager
 def for_samples(number: int) -> Iterator[None]:
-    """Kernels called within run as `number` samples deserve."""
-    token = _plain.set(number < FEW_SAMPLES)
+    """Kernels called within run as `number` samples deserve; within another such block, as that says."""
+    outer = _plain.get()
+    token = _plain.set(number < FEW_SAMPLES if outer is None else outer)
     try:
         yield
     finally:

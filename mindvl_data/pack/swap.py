@@ -66,7 +66,7 @@ def _swap_length(
         samples[i] = (np.int64(patches[sample]) << 32) | sample
         totals[pack_of[places[i]]] -= patches[sample]
     # A second place in one pack counts as if the first were filled with the mean.
-    mean = (least + most) // 2
+    mean = (int(least) + int(most)) // 2
     copy = 0
     for i in range(number):
         copy = copy + 1 if i and pack_of[places[i]] == pack_of[places[i - 1]] else 0

@@ -126,7 +126,7 @@ def repack(
         tokens += lengths[sample]
     tokens = tokens * share // 100
     for i in range(number):
-        length, need = lengths[order[i]], patches[order[i]]
+        length, need = int(lengths[order[i]]), int(patches[order[i]])
         while heap and tokens > 0:
             taken, bin_ = heap[0]
             if need > spare[bin_]:
@@ -166,7 +166,7 @@ def _best_fit(
     for i in range(len(order)):
         if bin_of[i] != NONE:
             continue
-        length, need = lengths[order[i]], patches[order[i]]
+        length, need = int(lengths[order[i]]), int(patches[order[i]])
         bin_ = _take(stacks, below, residuals, spare, length, need)
         if bin_ == NONE:
             bin_ = bins
@@ -241,7 +241,7 @@ def first_fit(
     bin_of = np.empty(len(order), np.int64)
     used = 0
     for i in range(len(order)):
-        length, need = lengths[order[i]], patches[order[i]]
+        length, need = int(lengths[order[i]]), int(patches[order[i]])
         node = 1
         while room[node] < length or spare[node] < need or node < leaves:
             if room[node] >= length and spare[node] >= need:

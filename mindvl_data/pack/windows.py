@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.pack.compiled import for_samples
 from mindvl_data.pack.limits import UNLIMITED, Limits, bound, check
 from mindvl_data.pack.packs import PackError, Packs, index_type
-from mindvl_data.pack.planning import plan
+from mindvl_data.pack.planning import plan_within
 
 FULL = 0.995
 MAX_AGE = 4
@@ -37,6 +38,18 @@ def plan_windows(
         raise PackError("a window holds at least one sample")
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
+    with for_samples(len(lengths)):
+        return _plan_windows(lengths, window, patches, limits, balance, seed)
+
+
+def _plan_windows(
+    lengths: NDArray[np.integer],
+    window: int,
+    patches: NDArray[np.integer] | None,
+    limits: Limits,
+    balance: bool,
+    seed: int,
+) -> tuple[Packs, NDArray[np.int64]]:
     kind = index_type(len(lengths))
     indices, sizes, borders = [np.zeros(0, kind)], [np.zeros(0, kind)], [0]
     carried, ages = np.zeros(0, kind), np.zeros(0, np.int64)
@@ -45,7 +58,7 @@ def plan_windows(
         samples = np.concatenate([carried, np.arange(start, end, dtype=kind)])
         ages = np.concatenate([ages + 1, np.zeros(end - start, np.int64)])
         some = None if patches is None else patches[samples]
-        packs = plan(lengths[samples], capacity, some, max_patches, max_samples, balance, seed)
+        packs = plan_within(lengths[samples], some, limits, balance, seed)
         done = _done(packs, lengths[samples], some, limits, ages) | (end == len(lengths))
         ready, rest = packs.reordered(np.flatnonzero(done)), packs.reordered(np.flatnonzero(~done))
         indices.append(samples[ready.index])
@@ -53,7 +66,7 @@ def plan_windows(
         borders.append(borders[-1] + len(ready))
         carried, ages = samples[rest.index], ages[rest.index]
     offsets = np.concatenate([np.zeros(1, kind), *sizes]).cumsum(dtype=kind)
-    counts = np.bincount(lengths, minlength=capacity + 1)
+    counts = np.bincount(lengths, minlength=limits.capacity + 1)
     return Packs(np.concatenate(indices), offsets, bound(counts, patches, limits)), np.array(borders, np.int64)
 
 

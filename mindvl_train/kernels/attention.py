@@ -4,8 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindvl_train.kernels.registry import KernelSpec
+from mindvl_train.kernels.registry import Attention, KernelSpec
 from mindvl_train.kernels.segments import Segments
+
+NPU_MASK_SIZE = 2048
+NPU_FULL, NPU_RIGHT_DOWN_CAUSAL = 0, 3
 
 
 def reference(
@@ -38,4 +41,45 @@ def _split(stream: Tensor, segments: Segments) -> tuple[Tensor, ...]:
     return torch.split(stream.transpose(0, 1).unsqueeze(0), segments.lengths, dim=2)
 
 
+def load_npu() -> Attention:
+    """`npu_fusion_attention` in its packed layout (Ascend Extension for PyTorch, API reference).
+
+    The causal mask is the compressed one: 2048 × 2048 for any length, 4 MiB instead of seq_len² bytes.
+    """
+    import torch_npu
+
+    masks: dict[torch.device, Tensor] = {}
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    ) -> Tensor:
+        if 1 in segments.lengths:
+            raise ValueError("a segment of one token crashes npu_fusion_attention; set kernels.attention: reference")
+        if causal and query.device not in masks:
+            square = torch.ones(NPU_MASK_SIZE, NPU_MASK_SIZE, dtype=torch.bool, device=query.device)
+            masks[query.device] = square.triu(1)
+        head_dim, value_dim = query.shape[-1], value.shape[-1]
+        # The ends of the segments, on the host and without the leading zero.
+        ends = list(segments.cu_seqlens[1:])
+        attended: Tensor = torch_npu.npu_fusion_attention(
+            query,
+            key,
+            # Values have the queries' size: latent attention's are smaller.
+            F.pad(value, (0, head_dim - value_dim)),
+            query.shape[1],
+            "TND",
+            # Without a mask the sparse mode is ignored and attention is full.
+            atten_mask=masks[query.device] if causal else None,
+            scale=head_dim**-0.5 if scale is None else scale,
+            keep_prob=1.0,
+            actual_seq_qlen=ends,
+            actual_seq_kvlen=ends,
+            sparse_mode=NPU_RIGHT_DOWN_CAUSAL if causal else NPU_FULL,
+        )[0]
+        return attended[..., :value_dim]
+
+    return attend
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

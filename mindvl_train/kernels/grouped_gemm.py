@@ -1,9 +1,16 @@
 """Each expert's matrix times its own run of tokens."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from mindvl_train.kernels.registry import KernelSpec
+from mindvl_train.kernels.registry import GroupedGEMM, KernelSpec
+
+# The codes of npu_grouped_matmul.
+NPU_ONE_OUTPUT, NPU_STACKED_OUTPUT = 2, 3
+NPU_BY_ROWS, NPU_BY_SUMMED = 0, 2
+NPU_COUNTS = 1
 
 
 def reference(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
@@ -21,4 +28,55 @@ def reference(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([run @ matrix for run, matrix in zip(runs, weight, strict=True)])
 
 
+def load_npu() -> GroupedGEMM:
+    """`npu_grouped_matmul`, which knows no gradients."""
+    import torch_npu
+
+    def run_by_run(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+        """[M, D] · [E, D, N], by runs of tokens."""
+        product: Tensor = torch_npu.npu_grouped_matmul(
+            [tokens],
+            [weight],
+            bias=None,
+            group_list=counts,
+            split_item=NPU_ONE_OUTPUT,
+            group_type=NPU_BY_ROWS,
+            group_list_type=NPU_COUNTS,
+        )[0]
+        return product
+
+    def weight_gradient(tokens: Tensor, gradient: Tensor, counts: Tensor) -> Tensor:
+        """[M, D]ᵀ · [M, N] → [E, D, N], by runs of the summed dimension."""
+        product: Tensor = torch_npu.npu_grouped_matmul(
+            [tokens.t()],
+            [gradient],
+            bias=None,
+            group_list=counts,
+            split_item=NPU_STACKED_OUTPUT,
+            group_type=NPU_BY_SUMMED,
+            group_list_type=NPU_COUNTS,
+        )[0]
+        return product
+
+    class NPUGroupedGEMM(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+            ctx.save_for_backward(tokens, weight, counts)
+            return run_by_run(tokens, weight, counts)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+            tokens, weight, counts = ctx.saved_tensors
+            gradient = gradients[0].contiguous()
+            tokens_gradient = run_by_run(gradient, weight.transpose(1, 2), counts)
+            return tokens_gradient, weight_gradient(tokens, gradient, counts), None
+
+    def multiply(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+        product: Tensor = NPUGroupedGEMM.apply(tokens, weight, counts)  # type: ignore[no-untyped-call]
+        return product
+
+    return multiply
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

@@ -75,6 +75,12 @@ class MoEUnpermute(Protocol):
     def __call__(self, permuted: Tensor, places: Tensor, weights: Tensor) -> Tensor: ...
 
 
+class PatchEmbedding(Protocol):
+    """See `kernels/patch_embedding.py`."""
+
+    def __call__(self, patches: Tensor, weight: Tensor, kernel: tuple[int, int, int, int]) -> Tensor: ...
+
+
 class KernelConfig(BaseModel):
     """One implementation's name, or `auto`, for each operation."""
 
@@ -88,6 +94,7 @@ class KernelConfig(BaseModel):
     grouped_gemm: str = AUTO
     moe_permute: str = AUTO
     moe_unpermute: str = AUTO
+    patch_embedding: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ class Kernels:
     grouped_gemm: GroupedGEMM
     moe_permute: MoEPermute
     moe_unpermute: MoEUnpermute
+    patch_embedding: PatchEmbedding
     names: dict[str, str]
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mindvl_train.kernels.registry import KernelSpec
+from mindvl_train.kernels.registry import KernelSpec, RMSNorm
 
 
 def reference(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -22,4 +22,16 @@ def reference(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     return weight * (wide * scale).to(hidden.dtype)
 
 
+def load_npu() -> RMSNorm:
+    """`npu_rms_norm`, which wants one type for both and returns the norms as well."""
+    import torch_npu
+
+    def normalise(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
+        normalised: Tensor = torch_npu.npu_rms_norm(hidden, weight.to(hidden.dtype), epsilon=eps)[0]
+        return normalised
+
+    return normalise
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from mindvl_train.kernels.registry import KernelSpec
+from mindvl_train.kernels.registry import KernelSpec, Rotary
+
+# Of Ascend Extension for PyTorch 7.0; 6.0 takes a size of 128 alone.
+NPU_SIZE_LIMIT, NPU_HEADS_LIMIT = 896, 1000
 
 
 def reference(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -23,4 +26,24 @@ def reference(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (wide * cos.unsqueeze(1) + rotated * sin.unsqueeze(1)).to(heads.dtype)
 
 
+def load_npu() -> Rotary:
+    """`npu_rotary_mul`, which takes four dimensions; in float32 like the reference."""
+    import torch_npu
+
+    def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        count, size = heads.shape[1:]
+        if size % 2 or size >= NPU_SIZE_LIMIT or count >= NPU_HEADS_LIMIT:
+            raise ValueError(
+                f"{count} heads of {size} are more than npu_rotary_mul takes (an even size below {NPU_SIZE_LIMIT}, "
+                f"fewer than {NPU_HEADS_LIMIT} heads); set kernels.rotary: reference"
+            )
+        rotated: Tensor = torch_npu.npu_rotary_mul(
+            heads.float().unsqueeze(0), cos[None, :, None], sin[None, :, None], rotary_mode="half"
+        )
+        return rotated.squeeze(0).to(heads.dtype)
+
+    return rotate
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

@@ -4,6 +4,8 @@ Attention stays inside an image, and in most layers inside a window of it. A lay
 argument: windows are other segments over the same patches, which come window after window.
 """
 
+from math import prod
+
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -38,9 +40,9 @@ class VisionConfig(BaseModel):
         return self.window_size and self.window_size // self.spatial_merge_size // self.patch_size
 
     @property
-    def patch_dim(self) -> int:
-        """Values in one patch: channels x frames x pixels."""
-        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+    def patch_shape(self) -> tuple[int, int, int, int]:
+        """Channels, frames, rows and columns of a patch."""
+        return self.in_channels, self.temporal_patch_size, self.patch_size, self.patch_size
 
 
 class VisionAttention(nn.Module):
@@ -86,14 +88,15 @@ class VisionTower(nn.Module):
         super().__init__()
         self.config = config
         # A linear layer over flattened patches is the convolution of the published tower, reshaped.
-        self.patch_embed = nn.Linear(config.patch_dim, config.hidden_size, bias=False)
+        self.patch_embed = nn.Linear(prod(config.patch_shape), config.hidden_size, bias=False)
+        self.kernels = kernels
         self.blocks = nn.ModuleList(VisionBlock(config, kernels) for _ in range(config.depth))
 
     def forward(self, patches: Tensor, patch_positions: Tensor, frames: Segments, windows: Segments) -> Tensor:
         """Embeds and encodes packed images.
 
         Args:
-            patches: [N, patch_dim], merge block after merge block.
+            patches: [N, values of a patch], merge block after merge block.
             patch_positions: [N, 2] int64, row and column of each patch in its image.
             frames: one segment for every image frame.
             windows: one segment for every window; the layers of `fullatt_block_indexes` see whole frames.
@@ -101,7 +104,7 @@ class VisionTower(nn.Module):
         Returns:
             [N, hidden_size], not normalised: the projector does that.
         """
-        hidden: Tensor = self.patch_embed(patches)
+        hidden = self.kernels.patch_embedding(patches, self.patch_embed.weight, self.config.patch_shape)
         rotary = self._rotary(patch_positions)
         for index, block in enumerate(self.blocks):
             windowed = self.config.window_size and index not in self.config.fullatt_block_indexes
