@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from mindvl_data.errors import UserError
 
@@ -279,11 +274,21 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False)
 
 
+class _Done(ProgressColumn):
+    """How much is done of how much: bytes and their rate in the scan, tasks elsewhere."""
+
+    def render(self, task: Task) -> Text:
+        if task.description != "scan":
+            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
+        done, total = decimal(int(task.completed)), decimal(int(task.total or 0))
+        return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")
+
+
 def _bar() -> Progress:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _Done(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

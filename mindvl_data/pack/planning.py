@@ -6,8 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.pack.compiled import for_samples
+from mindvl_data.pack.expand import histogram
 from mindvl_data.pack.limits import UNLIMITED, Limits, bound, check
+from mindvl_data.pack.one_limit import best_patterns, hand_out_samples
 from mindvl_data.pack.packs import Packs
+from mindvl_data.pack.swap import even_out
+from mindvl_data.pack.two_limits import within_patches
 
 
 def plan(
@@ -32,17 +36,13 @@ def plan(
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
     with for_samples(len(lengths)):
-        return _plan(_int32(lengths), None if patches is None else _int32(patches), limits, balance, seed)
+        return plan_within(int32(lengths), None if patches is None else int32(patches), limits, balance, seed)
 
 
-def _plan(
+def plan_within(
     lengths: NDArray[np.int32], patches: NDArray[np.int32] | None, limits: Limits, balance: bool, seed: int
 ) -> Packs:
-    from mindvl_data.pack.expand import histogram
-    from mindvl_data.pack.one_limit import best_patterns, hand_out_samples
-    from mindvl_data.pack.swap import even_out
-    from mindvl_data.pack.two_limits import within_patches
-
+    """`plan` of samples that were checked against the limits."""
     counts = histogram(lengths, limits.capacity)
     least = bound(counts, patches, limits)
     packs = hand_out_samples(lengths, counts, best_patterns(counts, limits, least, balance), seed)
@@ -53,5 +53,6 @@ def _plan(
     return Packs(packs.index, packs.offsets, least)
 
 
-def _int32(values: NDArray[np.integer]) -> NDArray[np.int32]:
+def int32(values: NDArray[np.integer]) -> NDArray[np.int32]:
+    """The column that the kernels take."""
     return np.ascontiguousarray(values, np.int32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mindvl_data.pack.compiled import for_samples
 from mindvl_data.pack.limits import UNLIMITED, Limits, bound, check
 from mindvl_data.pack.packs import PackError, Packs, index_type
-from mindvl_data.pack.planning import plan_within
+from mindvl_data.pack.planning import int32, plan_within
 
 FULL = 0.995
 MAX_AGE = 4
@@ -39,13 +39,14 @@ def plan_windows(
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
     with for_samples(len(lengths)):
-        return _plan_windows(lengths, window, patches, limits, balance, seed)
+        given = None if patches is None else int32(patches)
+        return _plan_windows(int32(lengths), window, given, limits, balance, seed)
 
 
 def _plan_windows(
-    lengths: NDArray[np.integer],
+    lengths: NDArray[np.int32],
     window: int,
-    patches: NDArray[np.integer] | None,
+    patches: NDArray[np.int32] | None,
     limits: Limits,
     balance: bool,
     seed: int,

@@ -32,7 +32,7 @@ def chunked(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     """The same with the logits of `CHUNK` targets in memory at a time; they are computed again for gradients."""
     losses = [
         checkpoint(reference, rows, head, chunk, use_reentrant=False)
-        for rows, chunk in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True)
+        for rows, chunk in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True)
     ]
     return torch.cat(losses)
 

@@ -62,28 +62,4 @@ def load_npu_unpermute() -> MoEUnpermute:
 PERMUTE_NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu_permute)
 UNPERMUTE_NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu_unpermute)
 PERMUTE_REFERENCE = KernelSpec(devices=frozenset(), load=lambda: permute_reference)
-UNdef load_npu_permute() -> MoEPermute:
-    """`npu_moe_token_permute`: the same two stable sorts."""
-    import torch_npu
-
-    def permute(tokens: Tensor, experts: Tensor) -> tuple[Tensor, Tensor]:
-        permuted, places = torch_npu.npu_moe_token_permute(tokens, experts.to(torch.int32))
-        return permuted, places
-
-    return permute
-
-
-def load_npu_unpermute() -> MoEUnpermute:
-    """`npu_moe_token_unpermute`, which wants one type for tokens and weights."""
-    import torch_npu
-
-    def unpermute(permuted: Tensor, places: Tensor, weights: Tensor) -> Tensor:
-        summed: Tensor = torch_npu.npu_moe_token_unpermute(permuted, places, probs=weights.to(permuted.dtype))
-        return summed
-
-    return unpermute
-
-
-PERMUTE_NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu_permute)
-UNPERMUTE_NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu_unpermute)
-PERMUTE_REFERENCE = KernelSpec(devices=frozenset(), load=lambda: unpermute_reference)
+UNPERMUTE_REFERENCE = KernelSpec(devices=frozenset(), load=lambda: unpermute_reference)

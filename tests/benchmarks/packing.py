@@ -28,6 +28,7 @@ from rich.table import Table
 from vlm_lengths import MIXES, clipped, samples, uniform_mid
 
 from mindvl_data.pack import Packs, lower_bound, order_packs, plan, plan_windows, step_balance
+from mindvl_data.pack.compiled import FEW_SAMPLES
 
 STEP = 64
 CAPACITIES = (4096, 8192, 32768)
@@ -97,7 +98,7 @@ def measured(name: str, case: Problem) -> list[str]:
     lengths, patches = problem(*case)
     capacity = case[2]
     if packer.ours:  # compiled, or read from numba's cache, before the clock starts
-        packer.run(lengths[:1000], patches[:1000], capacity)
+        packer.run(lengths[:FEW_SAMPLES], patches[:FEW_SAMPLES], capacity)
     given = packer.prepare(lengths)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
@@ -201,7 +202,7 @@ def windows_line(window: int) -> list[str]:
 def hundred_million() -> list[str]:
     """100M lengths, unbalanced."""
     lengths = np.tile(problem("shipped", 10_000_000, 8192)[0], 10)
-    plan(lengths[:1000], 8192, balance=False)
+    plan(lengths[:FEW_SAMPLES], 8192, balance=False)
     start = time.process_time()
     packs = plan(lengths, 8192, balance=False)
     seconds = time.process_time() - start

@@ -14,7 +14,8 @@ from mindvl_train.kernels.registry import KernelConfig, KernelError, KernelSpec,
 def test_what_we_ship_is_registered() -> None:
     shipped = {
         plugins.MODELS: {"vlm"},
-        plugins.ACCELERATORS: {"cpu", "cuda"},
+        plugins.ACCELERATORS: {"cpu", "cuda", "npu"},
+        plugins.PUBLISHED: {"qwen2", "qwen3", "qwen3_moe", "deepseek_v3", "qwen2_5_vl", "qwen2_5_vl_vision"},
         plugins.KERNELS: {f"{operation}.reference" for operation in KernelConfig.model_fields},
         plugins.SCHEDULES: {"constant", "cosine", "wsd"},
         plugins.LOGGERS: {"jsonl"},
