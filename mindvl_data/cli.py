@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -20,10 +21,12 @@ from mindvl_data.errors import UserError
 
 if TYPE_CHECKING:
     from mindvl_data.build import BuildReport
+    from mindvl_data.manifest import Manifest
 
 app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
 errors = Console(stderr=True)
 PIPE_WIDTH = 200
+PICTURED_PACKS = 12
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")]
@@ -89,6 +92,7 @@ def show(
             from mindvl_data.inspect import stages
 
             _console().print(stages.manifest(found.data, str(found.path)))
+            _show_picture(found)
 
 
 @app.command()
@@ -258,6 +262,17 @@ def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
         _print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
     else:
         _console().print(packs.view(pack, image_pad, decode), note)
+
+
+def _show_picture(manifest: Manifest) -> None:
+    """The first packs as bars, where their shard is at hand (a kept manifest has none beside it)."""
+    from mindvl_data.inspect.picture import picture
+    from mindvl_data.manifest import packs_of
+
+    packs = list(itertools.islice(packs_of(manifest), PICTURED_PACKS))
+    if packs:
+        console = _console()
+        console.print("", picture(packs, min(96, console.width - 8)))
 
 
 def _shown(path: Path | None) -> str | None:

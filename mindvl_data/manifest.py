@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,17 @@ def read_manifest(path: str | Path) -> Manifest:
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ManifestError(f"{path}: not of the form of a manifest ({error}); build the data set again") from error
     return manifest
+
+
+def packs_of(manifest: Manifest) -> Iterator[Pack]:
+    """The packs in order as far as their shards are there; each shard is checked before it is read."""
+    first = 0
+    for shard in manifest.shards:
+        if not manifest.shard_path(shard).is_file():
+            return
+        with ShardReader(check_shard(manifest, shard), first) as reader:
+            yield from reader
+        first += shard.packs
 
 
 def _check_form(manifest: Manifest) -> None:

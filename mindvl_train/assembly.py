@@ -16,6 +16,7 @@ from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import build_optimizer, freeze_all_but
+from mindvl_train.presets import read_preset
 from mindvl_train.stages import Stage, open_manifest, open_stages
 from mindvl_train.tokenizer_fit import check_fit
 
@@ -74,7 +75,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     kernels = resolve(config.kernels, accelerator.device_type)
     spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
     imported = _imported(config.model)
-    settings = imported.config if imported else config.model.config
+    settings = imported.config if imported else _fresh(config.model)
     model_config = validate(spec.config, settings, where, "model.config.")
     inputs = spec.inputs(model_config)
     stages = open_stages(config)
@@ -121,6 +122,10 @@ def _imported(model: ModelSettings) -> Imported | None:
     if imported.model != model.name:
         raise ImportedError(f"model.weights: {model.weights} holds a {imported.model!r}, model.name is {model.name!r}")
     return imported
+
+
+def _fresh(model: ModelSettings) -> dict[str, Any]:
+    return model.config if model.preset is None else read_preset(model.preset)
 
 
 def _check_globs(model: nn.Module, config: TrainConfig) -> None:

@@ -24,6 +24,7 @@ from mindvl_data.errors import UserError
 from mindvl_train.metrics import Record, StageSummary
 
 PIPE_WIDTH = 120
+GIB = 2**30
 
 app = typer.Typer(
     name="mindvl-train",
@@ -51,6 +52,22 @@ def run(
     _or_exit(lambda: _run(train_yaml, set_ or [], out, as_json), debug)
 
 
+@app.command()
+def plan(
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN_YAML", help="The run's configuration.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Replaces a value of the YAML; may be repeated."),
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Over which the model is sharded.")] = 1,
+    memory: Annotated[float, typer.Option("--memory", min=0, help="GiB of one rank.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints the plan as JSON, for a program.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Says what a run would take, and whether it fits; needs no accelerator and no memory for the model."""
+    _or_exit(lambda: _plan(train_yaml, set_ or [], ranks, memory, as_json), debug)
+
+
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A published model, or what `export` wrote.")],
@@ -60,20 +77,22 @@ def import_(
         typer.Option("--vision", metavar="FOLDER", help="Takes the vision tower from here; the projector is drawn."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the projector's draw.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints what was imported as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Brings published weights under our names; a run begins from them with `model: {name: vlm, weights: OUT}`."""
-    _or_exit(lambda: _import(folder, vision, out, seed), debug)
+    _or_exit(lambda: _import(folder, vision, out, seed, as_json), debug)
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, one of its checkpoints, or a model folder.")],
     out: Annotated[Path, typer.Option("--out", help="The published folder to write.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Prints what was written as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Writes published folders, which transformers opens."""
-    _or_exit(lambda: _export(folder, out), debug)
+    _or_exit(lambda: _export(folder, out, as_json), debug)
 
 
 def main() -> None:
@@ -104,10 +123,37 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     console.print(f"metrics:    {escape(str(folder / 'metrics.jsonl'))}", soft_wrap=True)
 
 
-def _import(folder: Path, vision: Path | None, out: Path, seed: int) -> None:
+def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_json: bool) -> None:
+    from mindvl_train.config import load_config
+    from mindvl_train.plan import make_plan
+
+    made = make_plan(load_config(train_yaml, overrides), str(train_yaml), ranks)
+    if as_json:
+        stages = [asdict(stage) | {"fits": stage.total <= memory * GIB} for stage in made.stages]
+        print(json.dumps(asdict(made) | {"stages": stages}))
+        return
+    console = _console(stderr=False)
+    console.print(f"{made.parameters:,} parameters, {made.active:,} of them active for a token", highlight=False)
+    table = Table(title=f"GiB on each of {ranks} ranks, everything sharded, in float32", title_justify="left")
+    table.add_column("stage")
+    for column in ("trained", "weights", "gradients", "optimizer", "activations", "sum", "GFLOPs a token"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column(f"fits {memory:g} GiB")
+    for stage in made.stages:
+        parts = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.total)
+        sizes = [f"{part / GIB:,.2f}" for part in parts]
+        fits = "yes" if stage.total <= memory * GIB else "no"
+        table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.1f}", fits)
+    console.print(table)
+
+
+def _import(folder: Path, vision: Path | None, out: Path, seed: int, as_json: bool) -> None:
     from mindvl_train.published.importing import import_model
 
     report = import_model(folder, vision, out, seed)
+    if as_json:
+        print(json.dumps({"out": str(out), **asdict(report)}))
+        return
     parts = ", ".join(f"{part} {count:,}" for part, count in report.parameters.items())
     console = _console(stderr=False)
     console.print(f"{escape(str(out))}: {sum(report.parameters.values()):,} parameters ({parts})", soft_wrap=True)
@@ -116,11 +162,15 @@ def _import(folder: Path, vision: Path | None, out: Path, seed: int) -> None:
     console.print(f"begin a run from it with model: {{name: vlm, weights: {escape(str(out))}}}", soft_wrap=True)
 
 
-def _export(folder: Path, out: Path) -> None:
+def _export(folder: Path, out: Path, as_json: bool) -> None:
     from mindvl_train.published.exporting import export_model
 
+    paths = export_model(folder, out)
+    if as_json:
+        print(json.dumps({"out": str(out), "written": paths}))
+        return
     console = _console(stderr=False)
-    for written in export_model(folder, out):
+    for written in paths:
         console.print(escape(str(out / written)), soft_wrap=True)
 
 

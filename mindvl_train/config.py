@@ -36,21 +36,23 @@ class Frozen(BaseModel):
 class ModelSettings(Frozen):
     """Which model, and what it demands of a tokenizer beyond its vocabulary fitting the embedding.
 
-    `config` describes a fresh model; `weights` is a folder that `import` wrote, with the configuration in it.
+    `config` describes a fresh model, `preset` is one of ours by its name; `weights` is a folder that `import`
+    wrote, with the configuration in it.
     A model with published weights knows the ids that its weights were trained with, and may state the hash of
     its tokenizer; a fresh model takes those of the first stage's manifest.
     """
 
     name: str
     config: dict[str, Any] = {}
+    preset: str | None = None
     weights: str | None = None
     tokenizer_sha256: str | None = None
     special_ids: dict[str, int] = {}
 
     @model_validator(mode="after")
-    def _fresh_or_imported(self) -> "ModelSettings":
-        if bool(self.config) == (self.weights is not None):
-            raise ValueError("give exactly one of config (a fresh model) and weights (a folder that `import` wrote)")
+    def _one_description(self) -> "ModelSettings":
+        if sum((bool(self.config), self.preset is not None, self.weights is not None)) != 1:
+            raise ValueError("give exactly one of config, preset and weights (a folder that `import` wrote)")
         return self
 
 

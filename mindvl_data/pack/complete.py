@@ -93,16 +93,15 @@ def _fill(
             length = _next_length(left, used, bits, mirror, capacity, last, residual, slots)
         if length == 0:
             break
-        if end > start and runs[end - 1, 0] == length:
-            runs[end - 1, 1] += 1
-        else:
-            runs = with_room(runs, end)
-            runs[end, 0] = length
-            runs[end, 1] = 1
-            end += 1
-        used[length] += 1
-        residual -= length
-        slots -= 1
+        # As long as more than two of a length fit, it stays the next one: nothing longer was left.
+        copies = max(min((residual - 1) // length - 1, left[length] - used[length], slots), 1)
+        runs = with_room(runs, end)
+        runs[end, 0] = length
+        runs[end, 1] = copies
+        end += 1
+        used[length] += copies
+        residual -= copies * length
+        slots -= copies
         last, length = length, 0
     return runs, end
 

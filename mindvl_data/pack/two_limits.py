@@ -21,7 +21,9 @@ from mindvl_data.pack.packs import Packs
 NONE = -1
 # Percent of the tokens that `repack` places by patches: the first that gives the fewest packs is taken.
 SHARES = (70, 50)
-# Packs over the limit are repacked with so many others that all of them fill this much of the limit at most.
+# Packs over the limit are repacked with this many times as many others, until no pack more is needed, ...
+PARTNERS = (1, 4, 16)
+# ... and with so many at least that all of them together fill this much of the limit at most.
 LOAD = 0.95
 # Bins of one residual that are asked whether their patches allow a sample, before a larger residual is tried.
 PROBES = 64
@@ -35,7 +37,7 @@ def within_patches(
     totals = packs.sums(patches)
     over = totals > limits.max_patches
     if over.any():
-        packs = _repaired(packs, lengths, patches, limits, totals, over)
+        packs = _repaired(packs, lengths, patches, limits, totals, over, bound)
     if len(packs) > bound:
         order = _decreasing(np.arange(len(lengths)), lengths, patches)
         bin_of, bins = first_fit(lengths, patches, order, len(packs) - 1, *_limits(limits))
@@ -61,8 +63,20 @@ def _repaired(
     limits: Limits,
     totals: NDArray[np.int64],
     over: NDArray[np.bool_],
+    bound: int,
 ) -> Packs:
-    chosen = _partners(totals, over, limits)
+    found: list[Packs] = []
+    for times in PARTNERS:
+        found.append(_repacked(packs, lengths, patches, limits, _partners(totals, over, limits, times)))
+        if len(found[-1]) <= max(len(packs), bound):
+            break
+    return min(found, key=len)
+
+
+def _repacked(
+    packs: Packs, lengths: NDArray[np.int32], patches: NDArray[np.int32], limits: Limits, chosen: NDArray[np.bool_]
+) -> Packs:
+    """The packs with the chosen ones opened and their samples packed anew, in both limits."""
     kept, opened = packs.reordered(np.flatnonzero(~chosen)), packs.reordered(np.flatnonzero(chosen))
     order = _decreasing(opened.index.astype(np.int64), lengths, patches)
     least = max(
@@ -81,13 +95,13 @@ def _repaired(
     )
 
 
-def _partners(totals: NDArray[np.int64], over: NDArray[np.bool_], limits: Limits) -> NDArray[np.bool_]:
-    """The packs over the limit and at least as many with the fewest patches, so that together they have room."""
+def _partners(totals: NDArray[np.int64], over: NDArray[np.bool_], limits: Limits, times: int) -> NDArray[np.bool_]:
+    """The packs over the limit and `times` as many with the fewest patches, or more, so that there is room."""
     assert limits.max_patches is not None
     number = int(over.sum())
     ranked = np.argsort(np.where(over, -1, totals), kind="stable")
     load = np.cumsum(totals[ranked]) <= LOAD * limits.max_patches * np.arange(1, len(ranked) + 1)
-    load[: 2 * number - 1] = False
+    load[: (1 + times) * number - 1] = False
     end = int(np.argmax(load)) + 1 if load.any() else len(ranked)
     chosen = np.zeros(len(totals), bool)
     chosen[ranked[:end]] = True

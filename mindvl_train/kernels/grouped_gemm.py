@@ -78,5 +78,11 @@ def load_npu() -> GroupedGEMM:
     return multiply
 
 
+def without_values(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """On the meta device, where nobody knows the counts: as much arithmetic, of the right shape."""
+    return tokens @ weight[0]
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+META = KernelSpec(devices=frozenset({"meta"}), load=lambda: without_values)
 NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

@@ -33,7 +33,7 @@ def unpermute_reference(permuted: Tensor, places: Tensor, weights: Tensor) -> Te
     Returns:
         [T, D] in the type of `permuted`.
     """
-    copies = permuted.index_select(0, places).view(*weights.shape, -1)
+    copies = permuted.index_select(0, places).view(*weights.shape, permuted.shape[1])
     return (copies * weights.unsqueeze(-1).to(permuted.dtype)).sum(dim=1)
 
 

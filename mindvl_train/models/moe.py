@@ -68,7 +68,7 @@ class Router(nn.Module):
             scores = scores + self.e_score_correction_bias.detach()
         if self.config.n_group == 1:
             return scores
-        grouped = scores.view(len(scores), self.config.n_group, -1)
+        grouped = scores.view(len(scores), self.config.n_group, scores.shape[1] // self.config.n_group)
         groups = grouped.topk(2, dim=-1).values.sum(dim=-1).topk(self.config.topk_group, dim=-1).indices
         outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, value=False)
         return grouped.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(1)
@@ -117,7 +117,10 @@ class MixtureOfExperts(nn.Module):
         """
         tokens = hidden.index_select(0, real)
         experts, weights = self.gate(tokens)
-        counts = torch.bincount(experts.flatten(), minlength=len(self.tokens_per_expert))
+        chosen = experts.flatten()
+        counts = torch.zeros_like(self.tokens_per_expert, dtype=torch.int64).scatter_add_(
+            0, chosen, torch.ones_like(chosen)
+        )
         if torch.is_grad_enabled():
             self.tokens_per_expert.add_(counts)
         permuted, places = self.kernels.moe_permute(tokens, experts)

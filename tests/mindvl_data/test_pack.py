@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindvl_data.pack import PackError, Packs, compiled, lower_bound, order_packs, plan, plan_windows, step_balance
+from mindvl_data.pack import PackError, Packs, lower_bound, order_packs, plan, plan_windows, step_balance
 
 Samples = tuple[NDArray[np.int32], NDArray[np.int32]]
 
@@ -169,20 +169,6 @@ def test_the_packs_do_not_depend_on_threads_or_the_process() -> None:
         for threads in environments
     }
     assert len(outputs) == 1
-
-
-def test_kernels_in_plain_python_make_the_packs_of_the_compiled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths, patches = mixture(3000, 1024)
-    limits = (lengths, 1024, patches, int(patches.max()) + 300, 30)
-    plans = []
-    for few in (0, 1 << 40):
-        monkeypatch.setattr(compiled, "FEW_SAMPLES", few)
-        windows, borders = plan_windows(*limits[:2], 700, *limits[2:])
-        costs = windows.sums(lengths.astype(np.int64) ** 2), windows.sums(patches)
-        order = order_packs(*costs, rule="balanced", step=8, seed=0, name="x", borders=borders)
-        packs = [plan(*limits), plan(lengths, 1024, patches), plan(lengths, 1024, balance=False), windows]
-        plans.append([order, *(column for made in packs for column in (made.index, made.offsets))])
-    assert all(np.array_equal(a, b) for a, b in zip(*plans, strict=True))
 
 
 def test_importing_the_package_does_not_import_numba() -> None:

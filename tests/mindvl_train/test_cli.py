@@ -23,8 +23,9 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 OPTIONS = {
     "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
-    "import": {"folder", "--out", "--vision", "--seed", "--debug"},
-    "export": {"folder", "--out", "--debug"},
+    "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
+    "import": {"folder", "--out", "--vision", "--seed", "--json", "--debug"},
+    "export": {"folder", "--out", "--json", "--debug"},
 }
 
 

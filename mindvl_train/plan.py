@@ -1,0 +1,151 @@
+"""What a run would take: parameters, memory and arithmetic, without memory or an accelerator.
+
+The model is built on torch's meta device and sent one real micro-batch of every stage, forward and backward:
+torch counts the floating-point operations, and what autograd keeps for the backward pass is added up. Nothing
+is estimated by formula but the optimizer's state, and the share of each rank.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mindvl_data.shards import Pack
+from mindvl_data.stream import PackStream
+from mindvl_train import plugins
+from mindvl_train.assembly import Assembly, assemble
+from mindvl_train.batch import collate
+from mindvl_train.config import LoadedConfig, validate
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.moe import MixtureOfExperts
+from mindvl_train.models.spec import ModelSpec
+from mindvl_train.optim import freeze_all_but
+from mindvl_train.stages import Stage
+
+META = torch.device("meta")
+# Parameters, gradients and both moments of AdamW are float32.
+BYTES = 4
+MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage on one rank, with everything that trains sharded over all ranks.
+
+    Attributes:
+        trained: parameters that train, over all ranks.
+        weights, gradients, optimizer: bytes of this rank's share.
+        activations: bytes that the costliest micro-batch keeps for its backward pass.
+        flops_per_token: floating-point operations of forward and backward pass, per token of that micro-batch.
+    """
+
+    name: str
+    seq_len: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    flops_per_token: float
+
+    @property
+    def total(self) -> int:
+        """Bytes on one rank."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parameters in all, those that one token meets, and every stage."""
+
+    parameters: int
+    active: int
+    ranks: int
+    stages: list[StagePlan]
+
+
+def make_plan(loaded: LoadedConfig, where: str, ranks: int) -> Plan:
+    """Measures every stage on the meta device.
+
+    Args:
+        loaded: the run's configuration.
+        where: its file, for messages.
+        ranks: over which parameters, gradients and optimizer state are sharded.
+
+    Raises:
+        UserError: as a run would.
+    """
+    parts = assemble(loaded, where)
+    model = _on_meta(parts)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    stages = [_plan_stage(model, parts, stage, ranks) for stage in parts.stages]
+    return Plan(parameters, parameters - _idle(model), ranks, stages)
+
+
+def _on_meta(parts: Assembly) -> nn.Module:
+    """The model with kernels that work without values."""
+    spec: ModelSpec = plugins.load(plugins.MODELS, parts.config.model.name)
+    config = validate(spec.config, parts.record["model"]["config"], "", "model.config.")
+    with META:
+        return spec.build(config, resolve(KernelConfig(), META.type))
+
+
+def _idle(model: nn.Module) -> int:
+    """Parameters of the experts that a token does not meet."""
+    idle = 0
+    for layer in model.modules():
+        if isinstance(layer, MixtureOfExperts):
+            config = layer.gate.config
+            experts = sum(parameter.numel() for parameter in layer.experts.parameters())
+            idle += experts * (config.num_experts - config.num_experts_per_tok) // config.num_experts
+    return idle
+
+
+def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> StagePlan:
+    freeze_all_but(model, stage.config.train)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    held = sum(parameter.numel() for parameter in model.parameters())
+    pack = _costliest(stage)
+    batch = collate([pack] * stage.config.micro_batch, parts.layout).to(META)
+    counter = FlopCounterMode(display=False)
+    with counter, _kept_for_backward(model) as kept:
+        loss: Tensor = model(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    return StagePlan(
+        name=stage.name,
+        seq_len=stage.manifest.seq_len,
+        trained=trained,
+        weights=-(-held // ranks) * BYTES,
+        gradients=-(-trained // ranks) * BYTES,
+        optimizer=-(-trained // ranks) * BYTES * MOMENTS,
+        activations=sum(kept.values()),
+        flops_per_token=counter.get_total_flops() / len(batch.ids),
+    )
+
+
+def _costliest(stage: Stage) -> Pack:
+    """The pack with the most patches, then with the dearest attention."""
+    return max(PackStream(stage.manifest), key=lambda pack: (pack.num_patches, pack.attention_cost, -pack.index))
+
+
+@contextmanager
+def _kept_for_backward(model: nn.Module) -> Iterator[dict[int, int]]:
+    """Bytes of every storage that autograd saves, parameters left out."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage.nbytes()
+            # A storage that is gone would give its number to another.
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
