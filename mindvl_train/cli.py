@@ -143,7 +143,7 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
         parts = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.total)
         sizes = [f"{part / GIB:,.2f}" for part in parts]
         fits = "yes" if stage.total <= memory * GIB else "no"
-        table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.1f}", fits)
+        table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.3g}", fits)
     console.print(table)
 
 

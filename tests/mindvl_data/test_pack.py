@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindvl_data.pack import PackError, Packs, lower_bound, order_packs, plan, plan_windows, step_balance
+from mindvl_data.pack import PackError, Packs, compiled, lower_bound, order_packs, plan, plan_windows, step_balance
 
 Samples = tuple[NDArray[np.int32], NDArray[np.int32]]
+
+
+@pytest.fixture(autouse=True)
+def _machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, however few samples: the kernels are cached, and packs are the same (test_pack_compiled.py)."""
+    monkeypatch.setattr(compiled, "FEW_SAMPLES", 0)
 
 
 def mixture(n: int, capacity: int, seed: int = 0) -> Samples:
@@ -159,7 +165,7 @@ def test_the_seed_says_which_samples_of_a_length_go_together() -> None:
 def test_the_packs_do_not_depend_on_threads_or_the_process() -> None:
     code = (
         "import hashlib, numpy as np; from mindvl_data.pack import plan;"
-        "rng = np.random.default_rng(0); lengths = rng.integers(1, 300, 5000); patches = rng.integers(0, 900, 5000);"
+        "rng = np.random.default_rng(0); lengths = rng.integers(1, 300, 1000); patches = rng.integers(0, 900, 1000);"
         "packs = plan(lengths, 1024, patches, 3000, 30);"
         "print(hashlib.sha256(packs.index.tobytes() + packs.offsets.tobytes()).hexdigest())"
     )

@@ -1,0 +1,105 @@
+"""What a run would take, measured without memory."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mindvl_train import presets
+from mindvl_train.cli import app
+from mindvl_train.config import load_config
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.plan import Plan, make_plan
+from mindvl_train.presets import PresetError, read_preset
+from mindvl_train.trainer import train
+from tests.conftest import QUICKSTART
+from tests.mindvl_train.models.test_moe import MOE
+from tests.mindvl_train.synthetic import TINY_MODEL, tiny_model, write_run
+
+SIZES = {
+    "mindvl-671b-a37b": 671_721_323_008,
+    "mindvl-8b": 8_869_907_456,
+    "open-qwen2vl-2b": 2_209_776_640,
+    "tiny": 1_558_800,
+    "tiny-moe": 2_138_816,
+}
+
+
+def _plan(path: Path, ranks: int = 1, *overrides: str) -> Plan:
+    return make_plan(load_config(path, overrides), str(path), ranks)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_models_of_their_size(name: str) -> None:
+    with torch.device("meta"):
+        model = VLM(VLMConfig(**read_preset(name)), resolve(KernelConfig(), "cpu"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
+
+
+def test_the_tiny_preset_is_the_quickstarts_model() -> None:
+    assert read_preset("tiny") == load_config(QUICKSTART / "train.yaml").config.model.config
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(PresetError, match=r"there is no 'mindvl-8'; did you mean 'mindvl-8b'"):
+        read_preset("mindvl-8")
+
+
+def test_a_preset_trains(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model={"name": "vlm", "preset": "tiny-moe"})
+    until = [f"stages.{stage}.until={{packs: 2}}" for stage in ("warmup", "everything")]
+    result = train(load_config(path, until), str(path), tmp_path / "run")
+    assert set(result.stages[1].moved) == {"vision", "projector", "decoder"}
+
+
+def test_what_trains_and_what_is_sharded(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    whole, shared = _plan(path), _plan(path, 4)
+    parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
+    projector = sum(parameter.numel() for parameter in tiny_model().projector.parameters())
+    assert (whole.parameters, whole.active) == (parameters, parameters)
+    warmup, everything = whole.stages
+    assert (warmup.trained, everything.trained) == (projector, parameters)
+    assert (everything.weights, everything.gradients, everything.optimizer) == tuple(
+        4 * parameters * n for n in (1, 1, 2)
+    )
+    assert shared.stages[1].optimizer == pytest.approx(everything.optimizer / 4, abs=8)
+    assert shared.stages[1].activations == everything.activations
+    # A frozen tower keeps nothing for gradients that nobody asks for.
+    assert warmup.activations < everything.activations
+    assert warmup.flops_per_token < everything.flops_per_token
+
+
+def test_operations_are_three_times_two_a_parameter_and_token(tmp_path: Path) -> None:
+    """Forward, and backward for inputs and weights: 6 a parameter that multiplies, besides attention."""
+    wide = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 56}
+    decoder = TINY_MODEL["decoder"] | wide
+    path = write_run(tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": decoder}})
+    stage = _plan(path).stages[1]
+    layers = 2 * (256 * (32 + 2 * 16) + 32 * 256 + 3 * 256 * 512)
+    assert stage.flops_per_token == pytest.approx(6 * layers, rel=0.1)
+
+
+def test_a_token_meets_few_experts(tmp_path: Path) -> None:
+    path = write_run(
+        tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": TINY_MODEL["decoder"] | {"moe": MOE}}}
+    )
+    plan = _plan(path)
+    expert = 3 * 24 * 8
+    assert plan.parameters - plan.active == 4 * expert
+
+
+def test_nothing_is_written_and_nothing_allocated_by_the_command(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, ["plan", str(path), "--ranks", "2", "--memory", "0.0001", "--json"])
+    plan = json.loads(result.stdout)
+    assert plan["ranks"] == 2
+    assert not any(stage["fits"] for stage in plan["stages"])
+    assert sorted(tmp_path.rglob("*")) == before
+    text = CliRunner().invoke(app, ["plan", str(path)]).stdout
+    assert "active for a token" in text
+    assert "fits 64 GiB" in text
