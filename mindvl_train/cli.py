@@ -30,7 +30,6 @@ app = typer.Typer(
     name="mindvl-train",
     help="Trains a vision-language model on packed shards.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
