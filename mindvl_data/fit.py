@@ -20,7 +20,7 @@ class Weights:
     """Columns over the n samples of a corpus, all int64, for one resolution (and, once fitted, one length).
 
     num_ids, num_images: how much of the sample is used, from its start. tokens = num_ids with each image's
-    one placeholder expanded. vision_tokens, patches (before the merge), vision_cost: see docs/format.md.
+    one placeholder expanded. vision_tokens; patches, before the merge.
     """
 
     num_ids: NDArray[np.int64]

@@ -37,11 +37,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Draw:
-    """The ordered draw: row numbers int64 [d], repeats int16 [d] counted from 0; and the budget it met."""
+    """The ordered draw: row numbers int64 [d], repeats int16 [d] counted from 0."""
 
     samples: NDArray[np.int64]
     repeats: NDArray[np.int16]
-    budget: float
 
 
 def draw(
@@ -74,7 +73,6 @@ def draw(
     return Draw(
         np.concatenate([item[1] for item in drawn])[order],
         np.concatenate([item[2] for item in drawn])[order],
-        budget,
     )
 
 

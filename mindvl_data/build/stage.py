@@ -187,7 +187,7 @@ def _draw(corpus: Corpus, fitted: Fitted, spec: Spec, names: Sequence[str], seed
     if spec.mixture is None:
         rows = np.flatnonzero(fitted.fits)
         order = rows[pass_order(corpus.sample_ids[rows], seed, spec.stage)]
-        return Draw(order, np.zeros(len(order), np.int16), float(fitted.weights.tokens[order].sum()))
+        return Draw(order, np.zeros(len(order), np.int16))
     assert spec.budget is not None
     return draw(
         {name: _pool(corpus, fitted, name) for name in names},
