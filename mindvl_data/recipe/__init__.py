@@ -1,0 +1,29 @@
+"""The recipe: YAML into frozen models. Every key is checked; an error names its YAML path.
+
+`fields` is what all sections share; `sources`, `filters`, `stages` are the sections; `whole` puts them
+together; `loading` reads a file, and `problems` puts what is wrong with it into words.
+"""
+
+from mindvl_data.recipe.fields import RecipeError
+from mindvl_data.recipe.filters import Filter, Holdout
+from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe
+from mindvl_data.recipe.sources import Limits, PixelBounds, Resolution, Source
+from mindvl_data.recipe.stages import Budget, Order, Stage
+from mindvl_data.recipe.whole import Recipe
+
+__all__ = [
+    "Budget",
+    "Filter",
+    "Holdout",
+    "Limits",
+    "LoadedRecipe",
+    "Order",
+    "PixelBounds",
+    "Recipe",
+    "RecipeError",
+    "Resolution",
+    "Source",
+    "Stage",
+    "json_schema",
+    "load_recipe",
+]

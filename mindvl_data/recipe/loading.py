@@ -1,0 +1,109 @@
+"""From a YAML file to a recipe: overrides, `${VAR}`, and errors that name the YAML path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mindvl_data.recipe.fields import RecipeError
+from mindvl_data.recipe.problems import problem
+from mindvl_data.recipe.whole import Recipe
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe, where it lies, and its text as written: `raw` keeps `${VAR}` unresolved, for the manifest."""
+
+    recipe: Recipe
+    raw: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(self.raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError."""
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply(raw, override)
+    problems: list[str] = []
+    resolved = _resolve(raw, "", problems)
+    if not problems:
+        try:
+            return LoadedRecipe(Recipe.model_validate(resolved), raw, path.parent.resolve())
+        except ValidationError as error:
+            problems = [problem(item) for item in error.errors()]
+    raise RecipeError(f"{path}:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for completion and checks in an editor."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            line = node.start_mark.line + 1
+            raise RecipeError(f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe") from error
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecipeError) as error:
+        hint = "\n(a value with ${VAR} stands in quotes within {…})" if "${" in str(error) else ""
+        raise RecipeError(f"{path}: not readable as YAML: {error}{hint}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, this is {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    place, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: write path.to.key=value")
+    *parents, last = place.split(".")
+    node: Any = raw
+    try:
+        for name in parents:
+            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
+            if not isinstance(node, (dict, list)):
+                raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (IndexError, ValueError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: leads nowhere in the recipe, or is no YAML ({error})") from error
+
+
+def _resolve(node: Any, place: str, problems: list[str]) -> Any:
+    """`${VAR}` in every string replaced from the environment; names what is missing."""
+    if isinstance(node, dict):
+        return {key: _resolve(value, f"{place}.{key}".lstrip("."), problems) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_resolve(value, f"{place}.{i}", problems) for i, value in enumerate(node)]
+    if not isinstance(node, str) or not VARIABLE.search(node):
+        return node
+    missing = [name for name in VARIABLE.findall(node) if name not in os.environ]
+    problems += [f"{place}: the environment variable {name} is not set" for name in missing]
+    return VARIABLE.sub(lambda match: os.environ.get(match[1], ""), node)

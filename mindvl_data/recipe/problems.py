@@ -1,0 +1,43 @@
+"""What is wrong with a recipe, in words: the YAML path, and the nearest key that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mindvl_data.recipe.fields import nearest
+from mindvl_data.recipe.whole import Recipe
+
+
+def problem(error: Any) -> str:
+    """One line for one of pydantic's errors."""
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    return f"{place}: there is no such key{nearest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
+
+
+def _known_keys(loc: Sequence[str | int]) -> list[str]:
+    """The keys that the model at this place of the recipe has."""
+    schema = Recipe.model_json_schema()
+    node: Any = schema
+    for part in loc:
+        node = next(_steps(node, part, schema), None) or {}
+    return sorted(key for model in _alternatives(node, schema) for key in model.get("properties", {}))
+
+
+def _alternatives(node: Any, schema: Any) -> Iterator[Any]:
+    for option in node.get("anyOf", [node]):
+        option = schema["$defs"][option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option
+        if option.get("type") in ("object", "array"):
+            yield option
+
+
+def _steps(node: Any, part: str | int, schema: Any) -> Iterator[Any]:
+    for option in _alternatives(node, schema):
+        if isinstance(part, int):
+            yield option["items"]
+        elif part in option.get("properties", {}):
+            yield option["properties"][part]
+        else:
+            yield from option.get("patternProperties", {}).values()

@@ -1,0 +1,69 @@
+"""The recipe's sections on what comes in: sources, what one sample may be, how images become patches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mindvl_data.recipe.fields import Model, Paths
+
+
+class Resolution(Model):
+    """How an image becomes patches: the Qwen2-VL rule. Bounds are in pixels after the resize."""
+
+    patch: int = Field(14, ge=1)
+    merge: int = Field(2, ge=1)
+    min_pixels: int = Field(3136, ge=1)
+    max_pixels: int = Field(1003520, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Resolution:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        return self
+
+
+class PixelBounds(Model):
+    """A stage's own pixel bounds; what is left out is the recipe's."""
+
+    min_pixels: int | None = Field(None, ge=1)
+    max_pixels: int | None = Field(None, ge=1)
+
+
+class Source(Model):
+    """Where samples come from and how their text is rendered."""
+
+    format: str
+    """The reader's name: webdataset, finevision, llava, messages, sharegpt, ..., or a plugin's."""
+    path: Paths
+    """Files, globs and brace ranges, relative to the recipe's folder, or a URL that fsspec knows."""
+    kind: str
+    """A label for grouping, for example caption or instruction."""
+    render: Literal["chat", "caption", "plain"] | None = None
+    """How turns become text; by default what the format says."""
+    loss: Literal["answers", "all"] = "answers"
+    """`all` trains on prompts too."""
+    columns: dict[str, str] = Field({})
+    """The data's names of fields, by the format's: `{caption: alt_text}`."""
+    uids: str | None = None
+    """A subset as DataComp publishes them, a sorted .npy of uids: only these, each as often as it is listed."""
+    check: Literal["header", "decode"] = "header"
+    """`decode` decodes every image while scanning and finds what a sound header hides, at the price of doing so."""
+    invalid_utf8: Literal["drop", "replace"] = "drop"
+    """What becomes of text that is not UTF-8; `replace` counts what it replaced in the column `replaced`."""
+    images: str | None = None
+    """The folder that image paths are relative to; by default the folder of the file that names them."""
+    max_bad: float = Field(0.01, ge=0, le=1)
+    """The share of unusable samples above which the build stops."""
+    licence: str | None = None
+    """Recorded in the manifest."""
+
+
+class Limits(Model):
+    """What one sample may be at most; more is a drop with its reason."""
+
+    image_pixels: int = Field(178_956_970, ge=1, le=178_956_970)
+    """Pixels of one image, by its header: the guard against decompression bombs."""
+    images: int = Field(256, ge=0, le=32_767)
+    text_chars: int = Field(2_000_000, ge=1, le=2**30)

@@ -1,0 +1,66 @@
+"""The whole recipe, and what no section can check alone."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mindvl_data.recipe.fields import Model, Name, nearest
+from mindvl_data.recipe.filters import Filter, Holdout
+from mindvl_data.recipe.sources import Limits, Resolution, Source
+from mindvl_data.recipe.stages import Order, Stage
+
+CREDENTIALS = re.compile(r"://[^/]*@")
+
+
+class Recipe(Model):
+    """A whole recipe: sources in, packed stages out."""
+
+    name: Name
+    seed: int = Field(0, ge=0)
+    tokenizer: str
+    """A tokenizer.json relative to the recipe, a hub id, or `qwen` (extra [qwen])."""
+    chat_template: str = "qwen2-vl"
+    media: Literal["embed", "reference"] = "embed"
+    """Whether shards hold the image bytes or say where they lie."""
+    embed_limit: int = Field(50_000_000_000, ge=0)
+    """Bytes of images above which a packed set is not embedded without this being raised."""
+    resolution: Resolution = Resolution()
+    limits: Limits = Limits()
+    sources: dict[Name, Source] = Field(min_length=1)
+    filters: tuple[Filter, ...] = ()
+    holdout: Holdout | None = None
+    stages: dict[Name, Stage] = Field(min_length=1)
+    order: Order = Order()
+    shard_bytes: int = Field(256 << 20, ge=1 << 10)
+    max_bad: float = Field(0.01, ge=0, le=1)
+    """The share of unusable samples over all sources above which the build stops."""
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Recipe:
+        asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture]
+        asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
+        for place, name in asked:
+            if name not in self.sources:
+                raise ValueError(f"{place}: there is no source {name!r}{nearest(name, self.sources)}")
+        if len({f.name for f in self.filters}) != len(self.filters):
+            raise ValueError("filters: two have the same name")
+        if self.holdout and "holdout" in self.stages:
+            raise ValueError("stages.holdout: the name is taken by the held-out set")
+        for name, stage in self.stages.items():
+            bounds = self.resolution.model_dump() | stage.resolution.model_dump(exclude_none=True)
+            if bounds["min_pixels"] > bounds["max_pixels"]:
+                raise ValueError(f"stages.{name}.resolution: min_pixels {bounds['min_pixels']} is above its max_pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _no_credentials(self) -> Recipe:
+        for name, source in self.sources.items():
+            if any(CREDENTIALS.search(place) for place in (*source.path, source.images or "")):
+                raise ValueError(
+                    f"sources.{name}: a URL with a user or password would be written into every manifest; "
+                    "configure the store's own credentials instead"
+                )
+        return self
