@@ -1,5 +1,6 @@
 """What many tests stand on: the quickstart's recipe, built once a session and process."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 from mindvl_data.build import BuildReport, build
 from mindvl_data.recipe import load_recipe
+
+# Tests run in a process a core: torch with a thread a core in each of them waits ten times longer than it computes.
+# Read when torch is first imported, which no test module does before this file.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart"
 
