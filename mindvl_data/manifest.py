@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from mindvl_data.errors import UserError
-from mindvl_data.shards import Pack, ShardInfo, ShardReader, file_sha256
+from mindvl_data.shards import Pack, ShardCache, ShardError, ShardInfo, ShardReader, file_sha256, patiently, sha256_once
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+SEAL = re.compile(rb"([0-9a-f]{64})(  manifest\.json)?\n?")
+ADVICE = "copy it again or rebuild; `python -m mindvl_data verify` lists every damaged file"
 KEYS = (
     "format_version",
     "id",
@@ -45,10 +52,26 @@ class ManifestError(UserError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """A verified manifest: `data` is the whole of it, the properties are what a loader needs."""
+    """A verified manifest: `data` is the whole of it, the properties are what a loader needs.
+
+    path: where it lies; of one in a store, its copy here. store: the URL of its folder there. cache: where files
+    of the store are kept here.
+    """
 
     path: Path
     data: Mapping[str, Any]
+    store: str | None = None
+    cache: ShardCache | None = None
+
+    @property
+    def where(self) -> str:
+        """Its place, for messages."""
+        return str(self.path) if self.store is None else f"{self.store}/{FILE_NAME}"
+
+    @property
+    def build_folder(self) -> str:
+        """The folder or URL that the build wrote: the manifest's own lies below it."""
+        return str(self.path.parent.parent) if self.store is None else self.store.rpartition("/")[0]
 
     @property
     def id(self) -> str:
@@ -100,13 +123,37 @@ def write_manifest(folder: Path, data: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path, cache: ShardCache | None = None) -> Manifest:
     """Read and check a manifest (its hash, version and keys; not its shards: see `verify`).
 
-    path: the file, or the folder that holds it. Raises ManifestError.
+    path: the file, or the folder that holds it, here or as a URL of any store that fsspec knows. cache: of a
+    store's shards (default: the one that the environment names). Raises ManifestError, and StoreError.
     """
+    if "://" in str(path):
+        return _read_from_store(str(path).removesuffix(f"/{FILE_NAME}").rstrip("/"), cache or ShardCache())
     path = Path(path)
     path = path / FILE_NAME if path.is_dir() else path
+    return Manifest(path, _checked_data(path))
+
+
+def _read_from_store(url: str, cache: ShardCache) -> Manifest:
+    """A manifest as it stands in the store now, kept here for messages and tools."""
+    store, place = fsspec.core.url_to_fs(url)
+    folder = cache.folder / "manifests" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = folder / str(os.getpid())
+    copied.mkdir(exist_ok=True)
+    for name in (FILE_NAME, f"{FILE_NAME}.sha256"):
+        read = partial(store.cat_file, f"{place}/{name}")
+        (copied / name).write_bytes(patiently(read, f"{url}/{name}", cache.patience))
+    data = _checked_data(copied / FILE_NAME)
+    for name in (f"{FILE_NAME}.sha256", FILE_NAME):
+        (copied / name).rename(folder / name)
+    copied.rmdir()
+    return Manifest(folder / FILE_NAME, data, url, cache)
+
+
+def _checked_data(path: Path) -> dict[str, Any]:
     text = _checked_text(path)
     try:
         data = json.loads(text)
@@ -121,21 +168,20 @@ def read_manifest(path: str | Path) -> Manifest:
     missing = [key for key in KEYS if key not in data]
     if missing:
         raise ManifestError(f"{path}: the keys {', '.join(missing)} are missing; build the data set again")
-    manifest = Manifest(path, data)
     try:
-        _check_form(manifest)
+        _check_form(Manifest(path, data))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ManifestError(f"{path}: not of the form of a manifest ({error}); build the data set again") from error
-    return manifest
+    return dict(data)
 
 
 def packs_of(manifest: Manifest) -> Iterator[Pack]:
     """The packs in order as far as their shards are there; each shard is checked before it is read."""
     first = 0
     for shard in manifest.shards:
-        if not manifest.shard_path(shard).is_file():
+        if manifest.store is None and not manifest.shard_path(shard).is_file():
             return
-        with ShardReader(check_shard(manifest, shard), first) as reader:
+        with open_shard(manifest, shard, first) as reader:
             yield from reader
         first += shard.packs
 
@@ -156,30 +202,62 @@ def _checked_text(path: Path) -> str:
     seal = path.with_name(path.name + ".sha256")
     try:
         raw = path.read_bytes()
-        expected = seal.read_text().split()[0]
+        sealed = SEAL.fullmatch(seal.read_bytes())
     except FileNotFoundError as error:
         raise ManifestError(
             f"{error.filename}: no such file; a finished build has manifest.json and manifest.json.sha256 together"
         ) from error
-    except (OSError, UnicodeDecodeError, IndexError) as error:
+    except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error}); build the data set again") from error
-    if hashlib.sha256(raw).hexdigest() != expected:
+    if sealed is None:
+        raise ManifestError(f"{seal}: altered since it was written (holds no sha256); build the data set again")
+    if hashlib.sha256(raw).hexdigest() != sealed[1].decode():
         raise ManifestError(f"{path}: altered since it was written (its sha256 differs); build the data set again")
     return raw.decode()
 
 
-def check_shard(manifest: Manifest, shard: ShardInfo) -> Path:
-    """The shard's path once its size and hash are those of the manifest. Raises ManifestError."""
+def check_shard(manifest: Manifest, shard: ShardInfo, once: bool = False) -> Path:
+    """The shard's path here once its size and hash are those of the manifest; fetched if it lies in a store.
+
+    once: trust this host's note of a file that has not changed since it was hashed (see `sha256_once`).
+    Raises ManifestError, and StoreError.
+    """
+    if manifest.store is not None:
+        return (manifest.cache or ShardCache()).fetch(f"{manifest.store}/{shard.path}", shard.bytes, shard.sha256)
     path = manifest.shard_path(shard)
-    advice = "copy it again or rebuild; `python -m mindvl_data verify` lists every damaged file"
     if not path.is_file():
-        raise ManifestError(f"{path}: the shard is missing; {advice}")
+        raise ManifestError(f"{path}: the shard is missing; {ADVICE}")
     size = path.stat().st_size
     if size != shard.bytes:
-        raise ManifestError(f"{path}: {size} bytes, the manifest says {shard.bytes}; {advice}")
-    if file_sha256(path) != shard.sha256:
-        raise ManifestError(f"{path}: altered since it was written (its sha256 differs); {advice}")
+        raise ManifestError(f"{path}: {size} bytes, the manifest says {shard.bytes}; {ADVICE}")
+    if (sha256_once(path) if once else file_sha256(path)) != shard.sha256:
+        raise ManifestError(f"{path}: altered since it was written (its sha256 differs); {ADVICE}")
     return path
+
+
+def beside(manifest: Manifest, name: str, sha256: str) -> Path:
+    """Where a file that lies beside the manifest can be read here; fetched, and checked, if it is in a store."""
+    if manifest.store is None:
+        return manifest.path.parent / name
+    url = f"{manifest.store}/{name}"
+    cache = manifest.cache or ShardCache()
+    store, place = fsspec.core.url_to_fs(url)
+    return cache.fetch(url, int(patiently(partial(store.size, place), url, cache.patience)), sha256)
+
+
+def open_shard(manifest: Manifest, shard: ShardInfo, first_pack: int) -> ShardReader:
+    """A reader of a shard that was checked once on this host. Raises ManifestError, ShardError, StoreError."""
+    path = check_shard(manifest, shard, once=True)
+    try:
+        reader = ShardReader(path, first_pack)
+    except ShardError:
+        if manifest.store is None or path.exists():
+            raise
+        # Another process made room in the cache before this one had the file open.
+        reader = ShardReader(check_shard(manifest, shard, once=True), first_pack)
+    if len(reader) != shard.packs:
+        raise ManifestError(f"{path}: holds {len(reader)} packs, the manifest says {shard.packs}; {ADVICE}")
+    return reader
 
 
 def pack_at(manifest: Manifest, number: int) -> Pack:
@@ -187,7 +265,7 @@ def pack_at(manifest: Manifest, number: int) -> Pack:
     first = 0
     for shard in manifest.shards:
         if 0 <= number - first < shard.packs:
-            with ShardReader(check_shard(manifest, shard), first) as reader:
+            with open_shard(manifest, shard, first) as reader:
                 return reader[number - first]
         first += shard.packs
-    raise ManifestError(f"{manifest.path}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}")
+    raise ManifestError(f"{manifest.where}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}")

@@ -15,6 +15,7 @@ from typing import IO, Any
 import fsspec
 
 from mindvl_data.errors import UserError
+from mindvl_data.shards import Patience, StoreError, patiently
 
 BUILD_SCHEME = "build:"
 LOCAL_FILE = "local.json"
@@ -35,8 +36,15 @@ class MediaReader:
     else is refused, so that reading a stranger's data set reads nothing that its manifest does not name.
     """
 
-    def __init__(self, build_folder: Path, roots: Sequence[str], recipe: str | Path | None = None) -> None:
-        self._build = build_folder
+    def __init__(
+        self,
+        build_folder: str | Path,
+        roots: Sequence[str],
+        recipe: str | Path | None = None,
+        patience: Patience = Patience(),  # noqa: B008, it is frozen
+    ) -> None:
+        self._build = str(build_folder)
+        self._patience = patience
         self._roots = tuple(roots)
         self._recipe = recipe
         self._open: OrderedDict[str, IO[bytes]] = OrderedDict()
@@ -51,31 +59,41 @@ class MediaReader:
             file.close()
 
     def read(self, uri: str, offset: int, size: int, sha256: bytes | None) -> bytes:
-        """`size` bytes at `offset`. Raises MediaError when they are missing or not those the build saw."""
+        """`size` bytes at `offset`. Raises MediaError when they are missing or not those the build saw.
+
+        A store that fails or falls silent is asked again; after the last time the error says so.
+        """
+        place = self._place(uri)
         try:
-            file = self._file(uri)
-            file.seek(offset)
-            data = file.read(size)
+            if "://" in place:
+                data = patiently(lambda: _range(place, offset, size), f"{uri} [{offset}, +{size}]", self._patience)
+            else:
+                file = self._file(place)
+                file.seek(offset)
+                data = file.read(size)
+        except StoreError as error:
+            raise MediaError(str(error)) from error
         except OSError as error:
             raise MediaError(f"{uri} [{offset}, +{size}]: cannot be read ({error}); was the source moved?") from error
         if len(data) != size or (sha256 is not None and hashlib.sha256(data).digest() != sha256):
             raise MediaError(f"{uri} [{offset}, +{size}]: changed since it was scanned; restore it or build again")
         return data
 
-    def _file(self, uri: str) -> IO[bytes]:
-        if uri not in self._open:
-            self._open[uri] = _opened(self._place(uri))
+    def _file(self, place: str) -> IO[bytes]:
+        if place not in self._open:
+            # Opened as it is: fsspec would read `::` in a local name as a chain of stores.
+            self._open[place] = open(place, "rb")  # noqa: SIM115, kept open
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(uri)
-        return self._open[uri]
+        self._open.move_to_end(place)
+        return self._open[place]
 
     def _place(self, uri: str) -> str:
         if uri.startswith(BUILD_SCHEME):
             name = uri.removeprefix(BUILD_SCHEME)
             if Path(name).parent != Path("media") or ".." in name:
                 raise MediaError(f"{uri}: is no file of the build's media folder")
-            return str(self._build / name)
+            return f"{self._build}/{name}"
         root = next((root for root in self._roots if uri.startswith(root)), None)
         below = "" if root is None else uri[len(root) :]
         if root is None or below.startswith("/") or "://" in below or ".." in below.split("/"):
@@ -87,9 +105,9 @@ class MediaReader:
         return {**self.__dict__, "_open": OrderedDict()}
 
 
-def _opened(place: str) -> IO[bytes]:
-    # A local name is opened as it is: fsspec would read `::` in it as a chain of stores.
-    return fsspec.open(place, "rb").open() if "://" in place else open(place, "rb")
+def _range(url: str, offset: int, size: int) -> bytes:
+    store, place = fsspec.core.url_to_fs(url)
+    return bytes(store.cat_file(place, start=offset, end=offset + size))
 
 
 def expand(text: str) -> str:
@@ -114,9 +132,9 @@ def _as_list(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def recipe_folder(build_folder: Path) -> str:
+def recipe_folder(build_folder: str | Path) -> str:
     """Where the recipe lies: the build notes it beside the data set, where it is not part of it."""
-    note = build_folder / LOCAL_FILE
+    note = Path(build_folder) / LOCAL_FILE
     try:
         return str(json.loads(note.read_text())["recipe_folder"])
     except (OSError, ValueError, KeyError) as error:

@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data.manifest import Manifest, ManifestError, check_shard
+from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard
 from mindvl_data.shards import (
     Pack,
     ShardError,
     ShardInfo,
     ShardReader,
+    StoreError,
     content_id,
     file_sha256,
     pack_digest,
@@ -71,7 +72,7 @@ def _shard_problems(manifest: Manifest, number: int, shard: ShardInfo, first: in
     try:
         with ShardReader(check_shard(manifest, shard), first) as reader:
             return list(_pack_problems(manifest, number, shard, reader, seen))
-    except (ManifestError, ShardError) as error:
+    except (ManifestError, ShardError, StoreError) as error:
         return [str(error)]
 
 
@@ -90,7 +91,10 @@ def _pack_problems(
 
 
 def _file_problems(manifest: Manifest, name: str, expected: str, seen: _Seen) -> list[str]:
-    path = manifest.path.parent / name
+    try:
+        path = beside(manifest, name, expected)
+    except StoreError as error:
+        return [str(error)]
     if not path.is_file():
         return ["missing"]
     if file_sha256(path) != expected:

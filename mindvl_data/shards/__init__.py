@@ -4,8 +4,11 @@ The layout is the contract between the engine and any trainer (docs/format.md). 
 that one pack is one range read; buffers are uncompressed, so that a memory map is the array.
 """
 
+from mindvl_data.shards.cache import ShardCache
 from mindvl_data.shards.checking import pack_problems
+from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.layout import ShardError, schema, shard_name
+from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, vision_cost
 from mindvl_data.shards.reading import ShardReader
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
@@ -13,16 +16,22 @@ from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write
 __all__ = [
     "Pack",
     "PackImage",
+    "Patience",
+    "ShardCache",
     "ShardError",
     "ShardInfo",
     "ShardReader",
+    "StoreError",
     "attention_cost",
     "content_id",
     "file_sha256",
+    "locked",
     "pack_bytes",
     "pack_digest",
     "pack_problems",
+    "patiently",
     "schema",
+    "sha256_once",
     "shard_name",
     "vision_cost",
     "write_shard",

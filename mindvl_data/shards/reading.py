@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mindvl_data.shards.layout import ShardError, schema
 from mindvl_data.shards.pack import Pack, PackImage
@@ -27,6 +28,7 @@ class ShardReader:
             raise ShardError(f"{path}: not a readable pack shard ({error}); rebuild it or copy it again") from error
         sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._costs: NDArray[np.int64] | None = None
         kind = self._file.schema.field("tokens").type
         if self._file.schema != schema(kind.list_size):
             raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
@@ -39,6 +41,18 @@ class ShardReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def costs(self) -> NDArray[np.int64]:
+        """What every pack costs, int64 [packs, 2]: Σ l² and patches."""
+        if self._costs is None:
+            batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
+            columns = [
+                np.concatenate([np.asarray(batch.column(name), np.int64) for batch in batches])
+                for name in ("attention_cost", "num_patches")
+            ]
+            self._costs = np.stack(columns, axis=1)
+        return self._costs
 
     def close(self) -> None:
         self._map.close()

@@ -4,13 +4,12 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_data.manifest import ManifestError
-from mindvl_data.stream import Last, PackStream, epoch_order, next_step
+from mindvl_data.stream import Last, PackStream
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 
@@ -18,52 +17,6 @@ from tests.mindvl_data.packs import make_manifest, make_pack
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packs = [make_pack(i, images=i % 2 == 0) for i in range(11)]
     return make_manifest(tmp_path_factory.mktemp("stream") / "set", packs)
-
-
-@given(
-    packs=st.integers(1, 40),
-    last=st.sampled_from(["pad", "wrap"]),
-    batches=st.lists(st.integers(1, 50), min_size=1, max_size=60),
-)
-@settings(max_examples=300)
-def test_any_history_of_batch_sizes_delivers_each_pack_exactly_once_an_epoch(
-    packs: int, last: Last, batches: list[int]
-) -> None:
-    n, seen = 0, Counter[tuple[int, int]]()
-    for global_batch in batches:
-        step = next_step(n, packs, global_batch, last)
-        assert len(step.slots) == global_batch
-        seen.update((slot.epoch, slot.place) for slot in step.slots if not slot.fills)
-        n = step.after
-    assert seen == Counter((p // packs, p % packs) for p in range(n))
-
-
-@given(packs=st.integers(1, 40), n=st.integers(0, 200), global_batch=st.integers(1, 40))
-def test_drop_skips_only_what_does_not_fill_a_batch_and_counts_it(packs: int, n: int, global_batch: int) -> None:
-    if global_batch > packs:
-        return
-    step = next_step(n, packs, global_batch, "drop")
-    assert step.skipped == (packs - n % packs if packs - n % packs < global_batch else 0)
-    assert step.after == n + step.skipped + global_batch
-    assert len({slot.epoch for slot in step.slots}) == 1
-
-
-@given(packs=st.integers(1, 200), step=st.integers(1, 40), epoch=st.integers(0, 3))
-def test_an_epoch_permutes_whole_steps(packs: int, step: int, epoch: int) -> None:
-    order = epoch_order("an id", epoch, packs, step)
-    assert sorted(order) == list(range(packs))
-    if epoch == 0:
-        assert list(order) == list(range(packs))
-    blocks = {tuple(range(i, min(i + step, packs))) for i in range(0, packs, step)}
-    assert {tuple(order[i : i + step].tolist()) for i in range(0, packs, step)} == blocks
-    assert np.array_equal(order, epoch_order("an id", epoch, packs, step))
-
-
-def test_a_frozen_order_stays_frozen() -> None:
-    assert epoch_order("golden", 1, 11, 2).tolist() == GOLDEN_ORDER
-
-
-GOLDEN_ORDER = [8, 9, 6, 7, 0, 1, 4, 5, 2, 3, 10]
 
 
 @given(st.data())

@@ -1,0 +1,73 @@
+"""Packs of one manifest by number, over a few open shards, each checked against its hash when it is first opened."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.manifest import Manifest, ManifestError, open_shard
+from mindvl_data.media import MediaError, MediaReader, source_roots
+from mindvl_data.shards import Pack, PackImage, ShardReader
+from mindvl_data.stream.epochs import EpochOrder, order_of_epoch
+
+OPEN_SHARDS = 4
+
+
+class PackReader:
+    """The packs of a manifest in the order of any epoch; it travels to another process without what it has open."""
+
+    def __init__(self, manifest: Manifest, media_root: str | Path | None) -> None:
+        self._manifest = manifest
+        roots = source_roots(manifest.data["recipe"].get("sources", {}))
+        self._media = MediaReader(manifest.build_folder, roots, media_root)
+        counts = [shard.packs for shard in manifest.shards]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._order: EpochOrder | None = None
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+
+    def number(self, epoch: int, place: int) -> int:
+        """The pack that stands at a place of an epoch."""
+        if self._order is None or self._order.epoch != epoch:
+            step = int(self._manifest.order["step"])
+            self._order = order_of_epoch(self._manifest.id, epoch, self._manifest.num_packs, step)
+        return self._order.pack(place)
+
+    def read(self, number: int) -> Pack:
+        """A pack with the bytes of all its images. Raises ManifestError."""
+        shard, place = self._shard(number)
+        pack = shard[place]
+        if all(image.data is not None for image in pack.images):
+            return pack
+        return replace(pack, images=tuple(self._with_data(image) for image in pack.images))
+
+    def costs(self, number: int) -> NDArray[np.int64]:
+        """What a pack costs, int64 [2]: Σ l² and patches; its tokens and images are not read."""
+        shard, place = self._shard(number)
+        return np.asarray(shard.costs[place])
+
+    def _shard(self, number: int) -> tuple[ShardReader, int]:
+        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        if index not in self._open:
+            first = int(self._starts[index])
+            self._open[index] = open_shard(self._manifest, self._manifest.shards[index], first)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(index)
+        return self._open[index], number - int(self._starts[index])
+
+    def _with_data(self, image: PackImage) -> PackImage:
+        if image.data is not None:
+            return image
+        try:
+            data = self._media.read(str(image.uri), image.offset or 0, image.size or 0, image.sha256)
+        except MediaError as error:
+            raise ManifestError(f"{self._manifest.where}: {error}") from error
+        return replace(image, data=data)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
