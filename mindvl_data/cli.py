@@ -110,7 +110,15 @@ def peek(
         look = looking.peek(path)
         if as_json:
             shown = [looking.described(sample, Resolution()) for sample in look.samples[:samples]]
-            _print_json({"format": look.format, "render": look.render, "problems": look.problems, "samples": shown})
+            _print_json(
+                {
+                    "format": look.format,
+                    "render": look.render,
+                    "problems": look.problems,
+                    "boxes": look.boxes,
+                    "samples": shown,
+                }
+            )
         else:
             _console().print(looking.view(look, samples, Resolution()))
 

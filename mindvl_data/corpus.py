@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,15 @@ def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable
         content=joined("content", np.zeros(0, np.uint64)),
         content_starts=starts_of(joined("num_content", np.zeros(0, np.int64))),
     )
+
+
+def recounted(corpus: Corpus, stores: Mapping[int, Store]) -> Corpus:
+    """The corpus with the tokens of these partitions as other stores of the same samples have them."""
+    num_ids, loss_tokens = corpus.num_ids.copy(), corpus.loss_tokens.copy()
+    for number, store in stores.items():
+        first, end = np.searchsorted(corpus.partition, [number, number + 1])
+        num_ids[first:end], loss_tokens[first:end] = np.diff(store.starts), store.loss_tokens
+    return replace(corpus, num_ids=num_ids, loss_tokens=loss_tokens)
 
 
 def _columns(store: Store) -> dict[str, NDArray[Any]]:

@@ -15,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.schema import Part
+from mindvl_data.boxes import Grounded, grounded_lines
+from mindvl_data.recipe import Boxes
+from mindvl_data.schema import BOXES, Part
 from mindvl_data.store import Store, from_samples, starts_of
 from mindvl_data.tokenise import ChatTemplate, Tokeniser, counts, encode
+from mindvl_data.vision import Resolution
 
 COLUMNS = ["sample_id", "text_hash", "images", "text_chars", "num_turns", "num_images"]
 
@@ -31,22 +34,36 @@ class Estimate:
     error: float
 
 
-def estimate(
-    partitions: Sequence[tuple[Path, NDArray[np.bool_]]],
-    most: int,
-    render: str,
-    loss: str,
-    template: ChatTemplate,
-    tokeniser: Tokeniser,
-) -> tuple[list[Store], Estimate]:
-    """Stores of one source's partitions (samples table, which lines are kept) with lengths but no ids.
+@dataclass(frozen=True)
+class Partition:
+    """One partition of a source: its samples table, the table beside it if any, and which lines are kept."""
+
+    samples: Path
+    columns: Path | None
+    kept: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a source's samples become tokens; boxes are written as at `bounds`, which stand for those of all stages."""
+
+    render: str
+    loss: str
+    template: ChatTemplate
+    tokeniser: Tokeniser
+    boxes: Boxes | None
+    bounds: Resolution
+
+
+def estimate(partitions: Sequence[Partition], most: int, rendering: Rendering) -> tuple[list[Store], Estimate]:
+    """Stores of one source's partitions with lengths but no ids.
 
     most: how many samples are tokenised; all of them when there are no more, and then nothing is estimated.
     """
-    tables = [_kept(pq.read_table(path, columns=COLUMNS), kept) for path, kept in partitions]
+    tables = [_kept(pq.read_table(partition.samples, columns=COLUMNS), partition.kept) for partition in partitions]
     features = np.concatenate([_features(table) for table in tables])
     chosen = _chosen(tables, most)
-    text, learnt = _tokenised(partitions, chosen, render, loss, template, tokeniser)
+    text, learnt = _tokenised(partitions, chosen, rendering)
     flat = np.concatenate(chosen)
     lengths, error = _fitted(features, flat, text)
     loss_tokens, _ = _fitted(features, flat, learnt)
@@ -81,19 +98,22 @@ def _chosen(tables: Sequence[pa.Table], most: int) -> list[NDArray[np.bool_]]:
 
 
 def _tokenised(
-    partitions: Sequence[tuple[Path, NDArray[np.bool_]]],
-    chosen: Sequence[NDArray[np.bool_]],
-    render: str,
-    loss: str,
-    template: ChatTemplate,
-    tokeniser: Tokeniser,
+    partitions: Sequence[Partition], chosen: Sequence[NDArray[np.bool_]], how: Rendering
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Text and loss tokens of the chosen samples, in the order of the tables."""
     samples = []
-    for (path, kept), rows in zip(partitions, chosen, strict=True):
-        parts = _kept(_kept(pq.read_table(path, columns=["parts"]), kept), rows).column("parts").to_pylist()
-        samples += [[Part(**part) for part in sample] for sample in parts]
-    found = counts(encode(samples, render, template, tokeniser, loss), tokeniser)
+    for partition, rows in zip(partitions, chosen, strict=True):
+        table = pq.read_table(partition.samples, columns=["parts", *(["images"] if how.boxes else [])])
+        if how.boxes and partition.columns:
+            table = table.append_column(BOXES, pq.read_table(partition.columns, columns=[BOXES]).column(BOXES))
+        table = _kept(_kept(table, partition.kept), rows)
+        texts = [[Part(**part) for part in parts] for parts in table.column("parts").to_pylist()]
+        # What a bad box makes of its sample is the count's to say.
+        samples += [
+            found.at(how.bounds) if isinstance(found, Grounded) else parts
+            for parts, found in zip(texts, grounded_lines(table, texts, how.boxes), strict=True)
+        ]
+    found = counts(encode(samples, how.render, how.template, how.tokeniser, how.loss), how.tokeniser)
     return found.text_tokens.astype(np.float64), found.loss_tokens.astype(np.float64)
 
 

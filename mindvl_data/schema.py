@@ -56,6 +56,10 @@ SAMPLES_INDEX = "index.json"
 # that is a number, a string or a truth, which the scan keeps beside the table because a filter names it.
 FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
 
+# Beside those fields, of a source with `boxes`: which parts of a sample are a box or a name from outside its texts, as
+# JSON: a list of (part, box or ref, image, scale or null). No field of the data can be called so.
+BOXES = "<boxes>"
+
 # The image files that records of a partition name by path, as the scan found them (size -1: not there): when one
 # of them changes, the file that names it does not.
 IMAGE_FILES = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
@@ -86,6 +90,9 @@ REASONS = {
     "unsupported_role": "a turn of a tool or of a role that no chat template knows",
     "text_too_long": "more text than limits.text_chars, or a record too long to be read at all",
     "invalid_utf8": "the text is not UTF-8",
+    "box_outside_image": "a box or point leaves its picture: is `boxes.from` right?",
+    "box_without_image": "a box whose picture is not there, or could be any of several of different sizes",
+    "box_count_mismatch": "the places for boxes or their names in the text are not as many as those in `objects`",
     "truncated_archive": "the archive ends in the middle of this sample",
     "damaged_archive": "the archive is damaged beside this sample, which may have lost a part",
     "not_in_subset": "its uid is not in the source's `uids`",
@@ -104,6 +111,12 @@ class Part(NamedTuple):
     role: str
     loss: bool | None
     text: str | None
+
+
+class Control(Part):
+    """A control token by its name, which a rule of the recipe writes: what looks like one in a text never is."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     if planned.fitted is None or planned.drawn is None or planned.packs is None:
         assert planned.there is not None
         return StageResult(planned.spec.name, "up to date", planned.data, planned.there.path)
-    name = planned.spec.name
+    name, prepared = planned.spec.name, prepared.at(planned.spec.resolution)
     ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
     folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
     weights, drawn, packs = planned.fitted.weights, planned.drawn, planned.packs

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data import estimate as estimating
 from mindvl_data import fingerprints, ledger, plugins
-from mindvl_data.build.run import BuildError, Run
-from mindvl_data.build.scanning import Partition, scan_funnel, scan_sources
+from mindvl_data.boxes import CONTROL_TOKENS
+from mindvl_data.build.run import BuildError, Run, bounds_of
+from mindvl_data.build.scanning import Partition, check_bad, scan_funnel, scan_sources
 from mindvl_data.build.summary import FunnelLine, funnel_lines
-from mindvl_data.corpus import Corpus, from_stores
+from mindvl_data.corpus import Corpus, from_stores, recounted
 from mindvl_data.count import CountTask, count
-from mindvl_data.estimate import Estimate, estimate
+from mindvl_data.estimate import Estimate
 from mindvl_data.filters import NO_FILTER, FilterTask, dropped_by
 from mindvl_data.holdout import held_out
-from mindvl_data.recipe import Source
+from mindvl_data.recipe import RecipeError, Source
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.store import Store, open_store
+from mindvl_data.vision import Resolution
 
-COUNT_CODE = ("mindvl_data.count", "mindvl_data.store", "mindvl_data.tokenise")
+COUNT_CODE = tuple(f"mindvl_data.{name}" for name in ("count", "store", "tokenise", "boxes", "vision"))
 LEAST_SAMPLED = 32
 
 
@@ -31,18 +34,28 @@ LEAST_SAMPLED = 32
 class Prepared:
     """What the stages draw from. `held`: bool over the corpus. `stores`: one a partition, the corpus' order.
 
-    `estimates`: per source, when text tokens were estimated from a sample instead of counted. `first`,
-    `count_drops`: what the ledger is written from.
+    `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
+    corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
+    estimated from a sample instead of counted. `first`, `count_drops`: what the ledger is written from.
     """
 
     corpus: Corpus
     held: NDArray[np.bool_]
     partitions: Sequence[Partition]
     stores: Sequence[Path]
+    stores_at: Mapping[Resolution, Mapping[int, Path]]
     funnel: Sequence[FunnelLine]
     estimates: Mapping[str, Estimate]
     first: Sequence[NDArray[np.int16]]
     count_drops: Sequence[Path]
+
+    def at(self, resolution: Resolution) -> Prepared:
+        """The same as it is at a stage's bounds: texts with boxes have tokens of their own there."""
+        others = {i: path for i, path in self.stores_at.get(resolution, {}).items() if path != self.stores[i]}
+        if not others:
+            return self
+        corpus = recounted(self.corpus, {i: open_store(path) for i, path in others.items()})
+        return replace(self, corpus=corpus, stores=[others.get(i, path) for i, path in enumerate(self.stores)])
 
 
 def prepare(run: Run) -> Prepared:
@@ -51,14 +64,15 @@ def prepare(run: Run) -> Prepared:
     funnel = scan_funnel(run, partitions)
     first = filter_partitions(run, partitions)
     funnel += filter_funnel(run, partitions, first)
-    stores: list[Path] = []
-    drops: list[Path] = []
+    tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
     opened: Iterable[Store]
     if run.sample is None:
-        stores, drops = count_partitions(run, partitions, first)
-        funnel += count_funnel(run, partitions, first, drops)
-        opened = map(open_store, stores)
+        tasks = count_partitions(run, partitions, first)
+        counted = count_funnel(run, partitions, first, [task.drops for task in tasks])
+        check_boxes(run, counted, tasks)
+        funnel += counted
+        opened = (open_store(task.stores[0]) for task in tasks)
     else:
         opened, estimates = estimate_sources(run, partitions, first, run.sample)
     corpus = from_stores(tuple(run.recipe.sources), [partition.source for partition in partitions], opened)
@@ -66,7 +80,25 @@ def prepare(run: Run) -> Prepared:
     held = hold_out(run, corpus)
     if run.recipe.holdout:
         funnel += funnel_lines("holdout", corpus.sources, corpus.source, np.ones(len(corpus), bool), ~held)
-    return Prepared(corpus, held, partitions, stores, funnel, estimates, first, drops)
+    return Prepared(
+        corpus=corpus,
+        held=held,
+        partitions=partitions,
+        stores=[task.stores[0] for task in tasks],
+        stores_at=_stores_at(tasks),
+        funnel=funnel,
+        estimates=estimates,
+        first=first,
+        count_drops=[task.drops for task in tasks],
+    )
+
+
+def _stores_at(tasks: Sequence[CountTask]) -> dict[Resolution, dict[int, Path]]:
+    stores: dict[Resolution, dict[int, Path]] = {}
+    for number, task in enumerate(tasks):
+        for bounds, store in zip(task.bounds, task.stores, strict=True):
+            stores.setdefault(bounds, {})[number] = store
+    return stores
 
 
 def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
@@ -125,13 +157,24 @@ def filter_funnel(run: Run, partitions: Sequence[Partition], first: Sequence[NDA
 # ------------------------------------------------------------------------------------------------ count
 
 
-def count_partitions(
-    run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]]
-) -> tuple[list[Path], list[Path]]:
-    """The token store of every partition's kept samples, and the drops of each."""
+def count_partitions(run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]]) -> list[CountTask]:
+    """The kept samples of every partition counted, now or before: its token stores and its drops."""
+    check_marks(run)
     tasks = [_count_task(run, p, f == NO_FILTER) for p, f in zip(partitions, first, strict=True)]
-    run.step("count", count, [task for task in tasks if not task.store.exists()])
-    return [task.store for task in tasks], [task.drops for task in tasks]
+    run.step("count", count, [task for task in tasks if not task.done])
+    return tasks
+
+
+def check_marks(run: Run) -> None:
+    """Raises RecipeError where boxes are to be written with control tokens that the tokenizer has not."""
+    for name, source in run.recipe.sources.items():
+        if source.boxes and source.boxes.marks == "tokens":
+            missing = [token for token in CONTROL_TOKENS if token not in run.tokeniser.added]
+            if missing:
+                raise RecipeError(
+                    f"sources.{name}.boxes.marks: the tokenizer {run.loaded.raw['tokenizer']} has no "
+                    f"{', '.join(missing)}; use marks: text, or a tokenizer that has them"
+                )
 
 
 def _render(source: Source) -> str:
@@ -145,8 +188,11 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> Coun
     template, tokeniser = run.recipe.chat_template, run.tokeniser
     code = fingerprints.code(*COUNT_CODE)
     samples = f"{partition.samples.name}{partition.version}"
-    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, code)
+    rule = source.boxes and source.boxes.model_dump()
+    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code)
     stem = f"{partition.source}-{key}"
+    bounds = _bounds(run, partition.source)
+    folder = run.folder("tokens")
     return CountTask(
         source=partition.source,
         uri=partition.file.uri,
@@ -157,9 +203,25 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> Coun
         chat_template=template,
         tokenizer=run.recipe.tokenizer,
         recipe_folder=run.loaded.folder,
-        store=run.folder("tokens") / stem,
-        drops=run.folder("tokens") / f"{stem}.drops.parquet",
+        boxes=source.boxes,
+        columns=partition.columns,
+        bounds=bounds,
+        stores=tuple(folder / (f"{stem}-{_name(each)}" if len(bounds) > 1 else stem) for each in bounds),
+        drops=folder / f"{stem}.drops.parquet",
     )
+
+
+def _bounds(run: Run, name: str) -> tuple[Resolution, ...]:
+    """The bounds at which a source's texts differ: those of every set that may draw from it, or any one."""
+    boxes, recipe = run.recipe.sources[name].boxes, run.recipe
+    if boxes is None or boxes.write != "resized":
+        return (bounds_of(recipe),)
+    stages = [bounds_of(recipe, stage) for stage in recipe.stages.values() if name in stage.mixture]
+    return tuple(dict.fromkeys([*stages, *([bounds_of(recipe)] if recipe.holdout or not stages else [])]))
+
+
+def _name(bounds: Resolution) -> str:
+    return "-".join(map(str, bounds.__dict__.values()))
 
 
 def estimate_sources(
@@ -171,11 +233,17 @@ def estimate_sources(
     stores: list[Store] = []
     estimates = {}
     for number, (name, source) in enumerate(run.recipe.sources.items(), 1):
-        mine = [(p.samples, mask) for p, mask in zip(partitions, kept, strict=True) if p.source == name]
-        share = sum(int(mask.sum()) for _, mask in mine) / max(1, total)
+        mine = [
+            estimating.Partition(p.samples, p.columns, mask)
+            for p, mask in zip(partitions, kept, strict=True)
+            if p.source == name
+        ]
+        share = sum(int(partition.kept.sum()) for partition in mine) / max(1, total)
         most = max(LEAST_SAMPLED, round(sample * share))
         run.progress("estimate", number, len(run.recipe.sources))
-        found, estimates[name] = estimate(mine, most, _render(source), source.loss, run.template, run.tokeniser)
+        bounds = _bounds(run, name)[0]
+        how = estimating.Rendering(_render(source), source.loss, run.template, run.tokeniser, source.boxes, bounds)
+        found, estimates[name] = estimating.estimate(mine, most, how)
         stores += found
     return stores, estimates
 
@@ -190,6 +258,24 @@ def count_funnel(
         reasons = Counter(ledger.read(drops[i] for i in mine)["reason"].to_list())
         lines.append(FunnelLine("count", name, entered, entered - reasons.total(), reasons))
     return lines
+
+
+def check_boxes(run: Run, counted: Sequence[FunnelLine], tasks: Sequence[CountTask]) -> None:
+    """Raises BuildError when boxes make a source worse than its `max_bad`: they are found bad only here.
+
+    That a source's boxes are not what its recipe says shows in just this.
+    """
+    total, drops = (
+        Counter[str](),
+        {line.source: [t.drops for t in tasks if t.source == line.source] for line in counted},
+    )
+    for line in counted:
+        bad = Counter({reason: times for reason, times in line.reasons.items() if reason != "empty"})
+        most = run.recipe.sources[line.source].max_bad
+        check_bad(f"sources.{line.source}", line.entered - bad.total(), bad, most, drops[line.source])
+        total += bad
+    entered = sum(line.entered for line in counted)
+    check_bad("all sources", entered - total.total(), total, run.recipe.max_bad, [task.drops for task in tasks])
 
 
 # --------------------------------------------------------------------------------------- holdout, ledger

@@ -13,8 +13,9 @@ from typing import Any
 
 from mindvl_data.engine import Engine
 from mindvl_data.errors import UserError
-from mindvl_data.recipe import LoadedRecipe, Recipe
+from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
+from mindvl_data.vision import Resolution
 
 Progress = Callable[[str, int, int], None]
 
@@ -77,3 +78,9 @@ def opened(out: Path) -> Iterator[None]:
         except OSError as error:
             raise BuildError(f"{out}: another build is at work there; wait for it or choose another --out") from error
         yield
+
+
+def bounds_of(recipe: Recipe, stage: Stage | None = None) -> Resolution:
+    """How a stage resizes pictures; without a stage, how the recipe does."""
+    own = stage.resolution.model_dump(exclude_none=True) if stage else {}
+    return Resolution(**(recipe.resolution.model_dump() | own))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mindvl_data.build.summary import FunnelLine
 from mindvl_data.filters import check_columns, data_columns
 from mindvl_data.recipe import Recipe, Source
 from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
+from mindvl_data.schema import BOXES
 from mindvl_data.sources import GROUP, Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
@@ -90,7 +91,7 @@ def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
     except plugins.UnknownPlugin as error:
         raise SourceError(f"sources.{name}.format: {error}") from error
     files = _files(run, name, cache)
-    asked = Asked(source.columns, data_columns(run.recipe.filters, name))
+    asked = _asked(run.recipe, name)
     rules = _rules(run.recipe, source)
     subset = None if source.uids is None else run.loaded.folder / source.uids
     if subset and not subset.is_file():
@@ -101,6 +102,12 @@ def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
     how = (source.format, run.loaded.raw["sources"][name].get("images"), asdict(asked), asdict(rules), digest, code)
     wanted = subset and fingerprints.of_file(subset)
     return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
+
+
+def _asked(recipe: Recipe, name: str) -> Asked:
+    source = recipe.sources[name]
+    beside = (BOXES,) if source.boxes else ()
+    return Asked(source.columns, (*data_columns(recipe.filters, name), *beside), bool(source.boxes))
 
 
 def _rules(recipe: Recipe, source: Source) -> Rules:
@@ -136,11 +143,14 @@ def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
     for name in run.recipe.sources:
         mine = [partition for partition in partitions if partition.source == name]
         kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
-        reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
+        drops = [partition.scan_drops for partition in mine]
+        reasons = Counter(ledger.read(drops)["reason"].to_list())
         lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
-        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, mine)
+        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, drops)
     total = sum((_bad(line.reasons) for line in lines), Counter[str]())
-    check_bad("all sources", sum(line.left for line in lines), total, run.recipe.max_bad, partitions)
+    check_bad(
+        "all sources", sum(line.left for line in lines), total, run.recipe.max_bad, [p.scan_drops for p in partitions]
+    )
     return lines
 
 
@@ -149,15 +159,15 @@ def _bad(reasons: Mapping[str, int]) -> Counter[str]:
     return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
 
 
-def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, partitions: Sequence[Partition]) -> None:
+def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, drops: Iterable[Path]) -> None:
     """Raises BuildError with the worst reasons first and an example of each."""
     found = kept + reasons.total()
     if not reasons or reasons.total() <= max_bad * found:
         return
-    drops = ledger.read(partition.scan_drops for partition in partitions)
+    ledgered = ledger.read(drops)
     lines = []
     for reason, times in reasons.most_common(WORST_SHOWN):
-        example = drops.filter(drops["reason"] == reason).row(0, named=True)
+        example = ledgered.filter(ledgered["reason"] == reason).row(0, named=True)
         lines.append(f"  {times} × {reason}, for example {example['locator']}: {example['detail']}")
     raise BuildError(
         f"{where}: {reasons.total()} of {found} samples are unusable, max_bad allows {max_bad:.2%}:\n"

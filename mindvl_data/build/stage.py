@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mindvl_data import fingerprints
 from mindvl_data.build import publish
 from mindvl_data.build.prepare import Prepared
-from mindvl_data.build.run import BuildError, Run
+from mindvl_data.build.run import BuildError, Run, bounds_of
 from mindvl_data.build.summary import FunnelLine, funnel_lines, mixture, packing, reasons_by_source
 from mindvl_data.corpus import Corpus
 from mindvl_data.fit import Fitted, Weights, fit, weigh
@@ -70,10 +70,9 @@ class Planned:
 
 def specs(recipe: Recipe) -> list[Spec]:
     """Every packed set of a recipe, in the order of its stages, the held-out set last."""
-    bounds = recipe.resolution.model_dump()
     found = []
     for name, stage in recipe.stages.items():
-        resolution = Resolution(**(bounds | stage.resolution.model_dump(exclude_none=True)))
+        resolution = bounds_of(recipe, stage)
         for seq_len in stage.seq_len:
             fit_len = seq_len if stage.fit == "each" else min(stage.seq_len)
             found.append(
@@ -93,12 +92,13 @@ def specs(recipe: Recipe) -> list[Spec]:
             )
     if recipe.holdout:
         length = recipe.holdout.seq_len
-        found.append(Spec("holdout", length, length, "drop", Resolution(**bounds), None, None, 1))
+        found.append(Spec("holdout", length, length, "drop", bounds_of(recipe), None, None, 1))
     return found
 
 
 def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
+    prepared = prepared.at(spec.resolution)
     corpus, recipe = prepared.corpus, run.recipe
     names = [name for name in corpus.sources if spec.mixture is None or name in spec.mixture]
     among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])

@@ -16,9 +16,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mindvl_data.boxes import BadBox, grounded
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
-from mindvl_data.schema import SAMPLES_INDEX
+from mindvl_data.media import expand
+from mindvl_data.recipe import Boxes
+from mindvl_data.schema import BOXES, SAMPLES_INDEX, Part
+from mindvl_data.vision import Resolution
 
 FACTS = ["source", "file", "key", "uid", "num_turns", "text_chars", "num_images", "width", "height", "image_bytes"]
 
@@ -79,7 +83,10 @@ def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
         ) from error
     frames = [
         pl.read_parquet(build / "samples" / table["samples"], columns=list(columns)).with_columns(
-            pl.col("sample_id").cast(pl.Binary), source=pl.lit(table["source"]), file=pl.lit(table["file"])
+            pl.col("sample_id").cast(pl.Binary),
+            source=pl.lit(table["source"]),
+            file=pl.lit(table["file"]),
+            samples=pl.lit(table["samples"]),
         )
         for table in tables
     ]
@@ -96,7 +103,7 @@ def sets(build: Path) -> list[Path]:
 
 
 def _story(build: Path, uid: bytes) -> dict[str, Any]:
-    line = _samples(build, ["sample_id", *FACTS[2:], "images"]).filter(pl.col("sample_id") == uid)
+    line = _samples(build, ["sample_id", *FACTS[2:], "images", "parts"]).filter(pl.col("sample_id") == uid)
     drops = _ledger(build).filter(pl.col("sample_id") == uid)
     return {
         "sample_id": uid.hex(),
@@ -107,7 +114,36 @@ def _story(build: Path, uid: bytes) -> dict[str, Any]:
         ],
         "dropped": drops.drop("sample_id").to_dicts(),
         "draws": {folder.name: _draws(folder, uid) for folder in sets(build)},
+        "texts": {folder.name: texts for folder in sets(build) if (texts := _texts(build, folder, line))},
     }
+
+
+def _texts(build: Path, folder: Path, line: pl.DataFrame) -> list[str]:
+    """The sample's texts as a set has them, where that differs from set to set: where boxes are rewritten."""
+    if not len(line):
+        return []
+    data = read_manifest(folder).data
+    source = line["source"][0]
+    how = data["recipe"]["sources"].get(source, {}).get("boxes")
+    if how is None or source not in data["sources"]:
+        return []
+    rule = Boxes.model_validate(how | ({"pattern": expand(how["pattern"])} if how.get("pattern") else {}))
+    parts = [Part(**part) for part in line["parts"][0]]
+    sizes = [(image["width"], image["height"]) for image in line["images"][0]]
+    try:
+        found = grounded(parts, sizes, rule, _objects(build, line))
+    except BadBox:
+        return []  # why is in the ledger
+    return [part.text for part in found.at(Resolution(**data["resolution"])) if part.text] if found else []
+
+
+def _objects(build: Path, line: pl.DataFrame) -> str | None:
+    """What the scan kept of the boxes beside a sample's texts."""
+    table = build / "samples" / line["samples"][0]
+    names = pl.scan_parquet(table).select(pl.col("sample_id").cast(pl.Binary)).with_row_index().collect()
+    row = names.filter(pl.col("sample_id") == line["sample_id"][0])["index"][0]
+    beside: str | None = pl.read_parquet(table.with_suffix(".columns.parquet"), columns=[BOXES])[BOXES][row]
+    return beside
 
 
 def _draws(folder: Path, uid: bytes) -> list[dict[str, Any]]:
@@ -131,6 +167,8 @@ def view(story: Mapping[str, Any]) -> RenderableType:
         cut = drop["reason"] == "truncated"
         why = f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})"
         facts.add_row(Text("cut" if cut else "dropped", style="" if cut else "red"), Text(why))
+    for name, texts in story["texts"].items():
+        facts.add_row(Text(f"text in {name}", style="bold"), Text("\n".join(texts)))
     for name, draws in story["draws"].items():
         facts.add_row(Text(name, style="bold"), Text(_drawn(draws)))
     return Group(facts)

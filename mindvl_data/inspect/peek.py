@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mindvl_data import plugins, vision
+from mindvl_data.boxes import BadBox, grounded
 from mindvl_data.errors import UserError
+from mindvl_data.recipe import Boxes
+from mindvl_data.schema import BOXES
 from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
 LOOKED_AT = 50
+ASKED = Asked(keep=(BOXES,), boxes=True)
+# Which scale boxes are taken for, where their numbers fit several.
+SCALES = ("unit", "pixels", "thousand")
 
 
 class PeekError(UserError):
@@ -39,6 +46,18 @@ class Peek:
     def samples(self) -> list[Sample]:
         return [record for record in self.records if isinstance(record, Sample)]
 
+    @cached_property
+    def boxes(self) -> Mapping[str, int]:
+        """How many samples have boxes that lie in their picture, by the scale they would have; {} without boxes."""
+        fits = {scale: [_fits(sample, scale) for sample in self.samples] for scale in SCALES}
+        found = {scale: fit.count(True) for scale, fit in fits.items()}
+        return found if any(fit.count(None) < len(fit) for fit in fits.values()) else {}
+
+    @property
+    def scale(self) -> str | None:
+        """What `boxes.from` is likely to be."""
+        return max(self.boxes, key=lambda scale: self.boxes[scale]) if self.boxes else None
+
     @property
     def problems(self) -> Counter[str]:
         return Counter(record.drop.reason for record in self.records if isinstance(record, Failed))
@@ -53,7 +72,7 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
         try:
-            records = [_opened(file, record) for record in itertools.islice(reader(file, Asked()), looked_at)]
+            records = [_opened(file, record) for record in itertools.islice(reader(file, ASKED), looked_at)]
         except (UserError, ValueError, OSError, KeyError) as error:
             refused.append(f"  {name}: {error}")
             continue
@@ -66,6 +85,20 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     if not looks:
         raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
     return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples)))
+
+
+def _fits(sample: Sample, scale: str) -> bool | None:
+    """Whether a sample's boxes lie in its pictures when read at this scale; None for one without boxes."""
+    rule = Boxes.model_validate({"from": scale, "write": "resized"})
+    try:
+        headers = [vision.read_header(image.data) for image in sample.images if isinstance(image, ImageBytes)]
+        sizes = [(header.width, header.height) for header in headers]
+        found = grounded(sample.parts, sizes, rule, sample.data.get(BOXES))
+    except vision.BadImage:
+        return None
+    except BadBox:
+        return False
+    return True if found and found.boxes else None
 
 
 def _opened(file: SourceFile, record: Record) -> Record:
@@ -118,7 +151,9 @@ def recipe_lines(look: Peek) -> str:
     """The YAML of the source, to paste into a recipe."""
     name = "".join(letter if letter.isalnum() else "_" for letter in look.path.name.split(".")[0]).strip("_")
     kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
-    source = {"format": look.format, "path": str(look.path), "kind": kind}
+    source: dict[str, Any] = {"format": look.format, "path": str(look.path), "kind": kind}
+    if look.scale:
+        source["boxes"] = {"from": look.scale, "write": "resized"}
     return yaml.safe_dump({"sources": {name or "data": source}}, sort_keys=False, allow_unicode=True).rstrip()
 
 
@@ -130,6 +165,9 @@ def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableTyp
         Text(f"{count} × {reason}, for example {_example(look, reason)}", style="red")
         for reason, count in look.problems.most_common()
     ]
+    if look.scale:
+        fit = ", ".join(f"{number} as {scale}" for scale, number in look.boxes.items())
+        problems.append(Text(f"There are boxes in the texts; samples whose boxes lie in their picture: {fit}"))
     panels = [_panel(described(sample, resolution)) for sample in look.samples[:shown]]
     return Group(head, *problems, *panels, Text("To paste into a recipe:", style="bold"), Text(recipe_lines(look)))
 

@@ -7,11 +7,12 @@ together; `loading` reads a file, and `problems` puts what is wrong with it into
 from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe
-from mindvl_data.recipe.sources import Limits, PixelBounds, Resolution, Source
+from mindvl_data.recipe.sources import Boxes, Limits, PixelBounds, Resolution, Source
 from mindvl_data.recipe.stages import Budget, Order, Stage
 from mindvl_data.recipe.whole import Recipe
 
 __all__ = [
+    "Boxes",
     "Budget",
     "Filter",
     "Holdout",

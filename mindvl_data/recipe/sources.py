@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mindvl_data.recipe.fields import Model, Paths
 
@@ -31,6 +32,30 @@ class PixelBounds(Model):
     max_pixels: int | None = Field(None, ge=1)
 
 
+class Boxes(Model):
+    """What the boxes and points in a source's texts, or in its field `objects`, are and become."""
+
+    from_: Literal["pixels", "unit", "thousand"] = Field(alias="from")
+    """What they are: pixels of the picture as shown, 0 to 1, or 0 to 1000."""
+    write: Literal["resized", "thousand"]
+    """What they become: pixels of the picture as resized at each stage's bounds (Qwen2.5-VL), or thousandths of its
+    sides (Qwen2-VL, Qwen3-VL)."""
+    marks: Literal["text", "tokens"] = "text"
+    """What stands around them: what the data has, or `tokens`: the control tokens of Qwen2-VL, `<|box_start|>` and
+    its kin, in the place of `<box>`, `<quad>`, `<ref>` and of the places for `objects`."""
+    pattern: str | None = None
+    """A regular expression of your own instead of the known forms; its first group holds x and y alternating."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return pattern
+
+
 class Source(Model):
     """Where samples come from and how their text is rendered."""
 
@@ -48,6 +73,8 @@ class Source(Model):
     """The data's names of fields, by the format's: `{caption: alt_text}`."""
     uids: str | None = None
     """A subset as DataComp publishes them, a sorted .npy of uids: only these, each as often as it is listed."""
+    boxes: Boxes | None = None
+    """What boxes and points in its texts are and how they are rewritten; by default they are text like any other."""
     check: Literal["header", "decode"] = "header"
     """`decode` decodes every image while scanning and finds what a sound header hides, at the price of doing so."""
     invalid_utf8: Literal["drop", "replace"] = "drop"

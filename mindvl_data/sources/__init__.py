@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from mindvl_data.errors import UserError
-from mindvl_data.schema import Drop, Part
+from mindvl_data.schema import BOXES, Drop, Part
 
 GROUP = "mindvl_data.sources"
 # How a format's text is rendered unless the recipe says otherwise; a plugin's reader sets `read.render`.
@@ -83,10 +83,12 @@ class Asked:
     """What the recipe asks of a reader.
 
     columns: the data's name of a field, by ours. keep: fields that filters name beside the samples table's own.
+    boxes: whether the source says what its boxes are; BOXES is then among `keep`.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     keep: tuple[str, ...] = ()
+    boxes: bool = False
 
     def name(self, field_name: str) -> str:
         """What the data calls one of our fields."""
@@ -98,7 +100,7 @@ class Asked:
 
     def kept(self, row: Row) -> dict[str, Any]:
         """The scalars that filters name; what is nested is no value that a filter could compare."""
-        found = {name: row.get(name) for name in self.keep}
+        found = {name: row.get(name) for name in self.keep if name != BOXES}
         return {name: value for name, value in found.items() if isinstance(value, (str, int, float, bool))}
 
 

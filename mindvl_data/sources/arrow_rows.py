@@ -50,7 +50,7 @@ def wanted(names: Sequence[str], columns: Sequence[str], asked: Asked, file: Sou
             f"{file.uri}: has none of the columns {', '.join(sorted(known))}; it has {', '.join(names)}. "
             "Is the format right? `columns` maps names"
         )
-    known.update(asked.name(name) for name in asked.keep)
+    known.update(asked.name(name) for name in ("objects", *asked.keep))
     return [name for name in names if name in known]
 
 

@@ -11,6 +11,7 @@ from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 from mindvl_data.sources.mds_rows import mds_rows
+from mindvl_data.sources.objects import with_objects
 
 TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".mds": mds_rows}
 JSON = (".json", ".jsonl", ".ndjson")
@@ -44,4 +45,6 @@ def _json_sample(key: str, value: Any, parse: Parse, asked: Asked) -> Sample:
 
 def _sample(key: str, row: Any, parse: Parse, asked: Asked) -> Sample:
     sample = parse(key, row)
-    return sample._replace(data=asked.kept(row)) if asked.keep else sample
+    if asked.keep:
+        sample = sample._replace(data=asked.kept(row))
+    return with_objects(sample, row, asked.boxes)

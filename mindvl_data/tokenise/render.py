@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from mindvl_data.schema import Part
+from mindvl_data.schema import Control, Part
 
 END_OF_TEXT: Final = "<|endoftext|>"
 
@@ -107,7 +107,7 @@ def _content(part: Part, trained: bool) -> Iterator[Stretch]:
     if part.text is None:
         yield from _IMAGE
     else:
-        yield Stretch(part.text, trained)
+        yield Stretch(part.text, trained, isinstance(part, Control))
 
 
 @lru_cache

@@ -1,14 +1,18 @@
 """Peek: the format is guessed by who makes samples of it, and the YAML it prints is a recipe's source."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
-from mindvl_data.inspect.peek import PeekError, described, peek, recipe_lines
+from mindvl_data.inspect.peek import PeekError, described, peek, recipe_lines, view
 from mindvl_data.recipe import Source
 from mindvl_data.vision import Resolution
 from tests.conftest import QUICKSTART
+from tests.mindvl_data.packs import png
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,42 @@ def test_a_file_that_nobody_reads_says_what_each_reader_found(tmp_path: Path) ->
         peek(tmp_path / "x")
     with pytest.raises(PeekError, match="no such file"):
         peek(tmp_path / "none")
+
+
+@pytest.mark.parametrize(("scale", "extent"), [("pixels", (300, 2000)), ("unit", (1, 1)), ("thousand", (1000, 1000))])
+def test_boxes_are_found_and_their_scale_guessed(tmp_path: Path, scale: str, extent: tuple[int, int]) -> None:
+    (tmp_path / "p.png").write_bytes(png(1, (300, 2000)))
+    box = [0.9 * side for side in extent for _ in range(2)][::2]
+    rows = [
+        {
+            "conversations": [{"from": "human", "value": "<image>where?"}, {"from": "gpt", "value": text}],
+            "image": "p.png",
+        }
+        for text in ("in words", json.dumps({"bbox_2d": [0, 0, *box]}))
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    look = peek(tmp_path / "x.jsonl")
+    assert look.scale == scale
+    (source,) = yaml.safe_load(recipe_lines(look))["sources"].values()
+    assert Source.model_validate(source).boxes is not None
+    assert source["boxes"] == {"from": scale, "write": "resized"}
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(view(look, 1, Resolution()))
+    assert "There are boxes in the texts" in console.export_text()
+
+
+def test_boxes_beside_the_texts_are_put_into_them(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(png(1, (300, 200)))
+    row = {
+        "messages": [
+            {"role": "user", "content": "<image>Find <ref-object>"},
+            {"role": "assistant", "content": "<bbox>"},
+        ],
+        "images": ["p.png"],
+        "objects": {"ref": ["a dog"], "bbox": [[1, 2, 290.5, 190]]},
+    }
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    look = peek(tmp_path / "x.jsonl")
+    assert (look.format, look.scale) == ("messages", "pixels")
+    texts = [turn["text"] for turn in described(look.samples[0], Resolution())["turns"]]
+    assert texts == ["<image>Find a dog", "[1, 2, 290.5, 190]"]
