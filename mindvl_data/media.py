@@ -28,6 +28,14 @@ class MediaError(UserError):
     """An image that is not where it was, or not what it was; the message names file and range."""
 
 
+def unreadable(uri: str, offset: int, size: int, error: Exception) -> MediaError:
+    return MediaError(f"{uri} [{offset}, +{size}]: cannot be read ({error}); was the source moved?")
+
+
+def changed(uri: str, offset: int, size: int) -> MediaError:
+    return MediaError(f"{uri} [{offset}, +{size}]: changed since it was scanned; restore it or build again")
+
+
 class MediaReader:
     """Reads ranges by `uri`, keeping a few files open.
 
@@ -63,7 +71,7 @@ class MediaReader:
 
         A store that fails or falls silent is asked again; after the last time the error says so.
         """
-        place = self._place(uri)
+        place = self.place(uri)
         try:
             if "://" in place:
                 data = patiently(lambda: _range(place, offset, size), f"{uri} [{offset}, +{size}]", self._patience)
@@ -74,9 +82,9 @@ class MediaReader:
         except StoreError as error:
             raise MediaError(str(error)) from error
         except OSError as error:
-            raise MediaError(f"{uri} [{offset}, +{size}]: cannot be read ({error}); was the source moved?") from error
+            raise unreadable(uri, offset, size, error) from error
         if len(data) != size or (sha256 is not None and hashlib.sha256(data).digest() != sha256):
-            raise MediaError(f"{uri} [{offset}, +{size}]: changed since it was scanned; restore it or build again")
+            raise changed(uri, offset, size)
         return data
 
     def _file(self, place: str) -> IO[bytes]:
@@ -88,7 +96,8 @@ class MediaReader:
         self._open.move_to_end(place)
         return self._open[place]
 
-    def _place(self, uri: str) -> str:
+    def place(self, uri: str) -> str:
+        """The local path or URL of a uri. Raises MediaError where it leads out of what the manifest names."""
         if uri.startswith(BUILD_SCHEME):
             name = uri.removeprefix(BUILD_SCHEME)
             if Path(name).parent != Path("media") or ".." in name:

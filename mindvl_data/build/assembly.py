@@ -24,7 +24,7 @@ from mindvl_data.pack import Packs
 from mindvl_data.schema import Drop
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.store import starts_of
-from mindvl_data.write import Segments, WriteTask, shard_borders, write, written
+from mindvl_data.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,17 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
     folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
     weights, drawn, packs = planned.fitted.weights, planned.drawn, planned.packs
-    tasks = _write_tasks(run, prepared, planned, weights, drawn, packs, work)
+    segments = _segments(prepared.corpus, planned.names, weights, drawn, packs)
+    tasks = _write_tasks(run, prepared, planned, segments, packs, work)
     draws = _draws(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
     if (there := publish.published(folder, "content", planned.keys["content"])) is not None:
         linked = publish.link_shards(there, work)
         path = publish.publish(folder, work, planned.data, linked, draws, there.id, planned.keys)
         return StageResult(name, "relabelled", planned.data, path)
     done = {task.path: written(task.path, task.note) for task in tasks}
+    if not all(done.values()):
+        deals, tasks = plan_deals(tasks, segments, publish.deal_folder(work))
+        run.step(f"deal {name}", deal, [task for task in deals if not task.folder.exists()])
     fresh = run.step(f"write {name}", write, [task for task in tasks if done[task.path] is None])
     infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
     content = content_id(digest for info in infos for digest in info.pack_digests)
@@ -67,13 +71,11 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     return StageResult(name, "built", planned.data, path)
 
 
-def _write_tasks(
-    run: Run, prepared: Prepared, planned: Planned, weights: Weights, drawn: Draw, packs: Packs, work: Path
-) -> list[WriteTask]:
-    corpus, tokeniser = prepared.corpus, run.tokeniser
+def _segments(corpus: Corpus, names: Sequence[str], weights: Weights, drawn: Draw, packs: Packs) -> Segments:
+    """Every draw of the set in pack order; their sources as places in `names`."""
     samples = drawn.samples[packs.index]
-    codes = [corpus.sources.index(name) for name in planned.names]
-    segments = Segments(
+    codes = [corpus.sources.index(name) for name in names]
+    return Segments(
         partition=corpus.partition[samples],
         row=corpus.row[samples],
         source=np.searchsorted(codes, corpus.source[samples]).astype(np.int16),
@@ -81,6 +83,12 @@ def _write_tasks(
         num_ids=weights.num_ids[samples],
         num_images=weights.num_images[samples],
     )
+
+
+def _write_tasks(
+    run: Run, prepared: Prepared, planned: Planned, segments: Segments, packs: Packs, work: Path
+) -> list[WriteTask]:
+    tokeniser = run.tokeniser
     embedded = image_bytes(planned) * (run.recipe.media == "embed")
     tasks = []
     for number, (first, end) in enumerate(shard_borders(embedded, planned.spec.seq_len, run.recipe.shard_bytes)):
@@ -93,7 +101,7 @@ def _write_tasks(
                 first_pack=first,
                 segments=segments[span],
                 offsets=packs.offsets[first : end + 1] - packs.offsets[first],
-                stores={int(i): prepared.stores[i] for i in np.unique(corpus.partition[samples[span]])},
+                stores={int(i): prepared.stores[i] for i in np.unique(segments.partition[span])},
                 sources=planned.names,
                 resolution=planned.spec.resolution,
                 media=run.recipe.media,

@@ -122,6 +122,11 @@ def notes_folder(work: Path) -> Path:
     return work.with_name(f"{work.name}.notes")
 
 
+def deal_folder(work: Path) -> Path:
+    """Where images lie dealt to the shards that want them, until those are written."""
+    return work.with_name(f"{work.name}.dealt")
+
+
 def link_shards(there: Manifest, work: Path) -> list[ShardInfo]:
     """The shards of a published set under another manifest: linked, not written again."""
     for shard in there.shards:

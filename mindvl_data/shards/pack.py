@@ -16,7 +16,7 @@ class PackImage:
 
     start: int
     grid: tuple[int, int, int]
-    data: bytes | None = None
+    data: bytes | memoryview | None = None
     uri: str | None = None
     offset: int | None = None
     size: int | None = None

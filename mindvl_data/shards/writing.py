@@ -141,5 +141,25 @@ def _image_array(packs: list[Pack], seq_len: int) -> pa.Array:
         "sha256": [image.sha256 for image in images],
     }
     kind = schema(seq_len).field("images").type.value_type
-    arrays = [pa.array(fields[field.name], field.type) for field in kind]
+    arrays = [
+        _bytes_array(fields["bytes"]) if field.name == "bytes" else pa.array(fields[field.name], field.type)
+        for field in kind
+    ]
     return pa.StructArray.from_arrays(arrays, fields=list(kind))
+
+
+def _bytes_array(values: Sequence[bytes | memoryview | None]) -> pa.Array:
+    """large_binary of buffers that may lie anywhere, copied once."""
+    sizes = [len(value) if value is not None else 0 for value in values]
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+    data = np.empty(int(offsets[-1]), np.uint8)
+    for value, start, stop in zip(values, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        if value is not None:
+            data[start:stop] = np.frombuffer(value, np.uint8)
+    if all(value is not None for value in values):
+        missing = None
+    else:
+        missing = pa.array([value is not None for value in values]).buffers()[1]
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(values), [missing, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )

@@ -1,0 +1,201 @@
+"""How fast shards are written beside a plain copy of the same bytes, on files that this script writes.
+
+    python -m tests.benchmarks.write [--mb 2000] [--image-kb 60] [--workers N] [--folder DIR]
+
+Every way ends with fsync and starts with its sources in the page cache. `copy` is `cp` and fsync of the finished
+shards, one after another. `embedded` reads images where they lie, `dealt` sorts them by shard first, as is done
+where reading would take a request an image; both hash every image and every shard. `naive` opens the file, seeks and
+reads for each image, and writes the same shards. `referenced` and `tokens alone` write the same packs without bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindvl_data.engine import Engine
+from mindvl_data.store import IMAGE, Store, starts_of, write_store
+from mindvl_data.vision import Resolution
+from mindvl_data.write import Segments, WriteTask, deal, plan_deals, shard_borders, write
+
+FILES = 8
+SEQ_LEN = 4096
+TEXT = 60
+SIDE = 448
+PLACEHOLDERS = (SIDE // 28) ** 2
+PER_PACK = SEQ_LEN // (TEXT + PLACEHOLDERS - 1)
+IMAGE_PAD = 5
+
+
+def source(folder: Path, number: int, image_bytes: int, count: int) -> Store:
+    """A file of `count` images of about so many bytes, each the one image of a sample of TEXT tokens."""
+    rng = np.random.default_rng(number)
+    sizes = rng.integers(image_bytes // 2, image_bytes * 3 // 2, count)
+    offsets = starts_of(sizes)
+    block = rng.bytes(1 << 20)
+    with (folder / f"source-{number}.bin").open("wb") as file:
+        for start in range(0, int(offsets[-1]), len(block)):
+            file.write(block[: int(offsets[-1]) - start])
+    images = np.zeros(count, IMAGE)
+    images["offset"], images["size"], images["width"], images["height"] = offsets[:-1], sizes, SIDE, SIDE
+    ids = np.full((count, TEXT), 9, np.int32)
+    ids[:, 1] = IMAGE_PAD
+    return Store(
+        sample_ids=rng.integers(0, 256, (count, 16), np.uint8),
+        ids=ids.ravel(),
+        loss=np.ones(count * TEXT, bool),
+        starts=starts_of(np.full(count, TEXT)),
+        loss_tokens=np.full(count, TEXT, np.int32),
+        images=images,
+        image_starts=np.arange(count + 1),
+        text_hash=np.zeros((count, 32), np.uint8),
+        uris=[f"source-{number}.bin"],
+    )
+
+
+def tasks(folder: Path, out: Path, stores: list[Store], media: str, images: bool) -> tuple[list[WriteTask], Segments]:
+    """The shards of all samples in a random order, each once."""
+    count = sum(len(store) for store in stores) // PER_PACK * PER_PACK
+    order = np.random.default_rng(0).permutation(sum(len(store) for store in stores))[:count]
+    partition = np.repeat(np.arange(FILES), [len(store) for store in stores])[order].astype(np.int32)
+    row = np.concatenate([np.arange(len(store)) for store in stores])[order].astype(np.int32)
+    sizes = np.concatenate([store.images["size"] for store in stores])[order]
+    segments = Segments(
+        partition,
+        row,
+        np.zeros(count, np.int16),
+        np.zeros(count, np.int16),
+        np.full(count, TEXT),
+        np.full(count, int(images)),
+    )
+    of_pack = sizes.reshape(-1, PER_PACK).sum(axis=1) * (media == "embed")
+    out.mkdir()
+    made = [
+        WriteTask(
+            path=out / f"shard-{number:05d}.arrow",
+            note=out / f"{number:05d}.json",
+            seq_len=SEQ_LEN,
+            first_pack=first,
+            segments=segments[first * PER_PACK : end * PER_PACK],
+            offsets=np.arange(0, (end - first + 1) * PER_PACK, PER_PACK),
+            stores={i: folder / f"store-{i}" for i in range(FILES)},
+            sources=["a"],
+            resolution=Resolution(),
+            media=media,
+            image_pad=IMAGE_PAD if images else -1,
+            pad=0,
+            build_folder=out,
+            recipe_folder=folder,
+            roots=["source-"],
+        )
+        for number, (first, end) in enumerate(shard_borders(of_pack, SEQ_LEN, 256 << 20))
+    ]
+    return made, segments
+
+
+def naive(task: WriteTask) -> None:
+    """The image bytes of a shard with an open, a seek and a read for each, hashed like ours, written with fsync."""
+    digest = hashlib.sha256()
+    tables = {i: np.load(path / "images.npy") for i, path in task.stores.items()}
+    with task.path.open("wb") as out:
+        for partition, row in task.segments.places():
+            image = tables[partition][row]
+            with (task.recipe_folder / f"source-{partition}.bin").open("rb") as file:
+                file.seek(int(image["offset"]))
+                data = file.read(int(image["size"]))
+            hashlib.sha256(data).digest()
+            digest.update(data)
+            out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def copied(path: Path) -> None:
+    with path.open("rb") as file, path.with_suffix(".copy").open("wb") as out:
+        shutil.copyfileobj(file, out, 1 << 20)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def hashed_twice(path: Path) -> None:
+    for _ in range(2):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, "sha256")
+
+
+def with_cpu_time(work: tuple[Callable[[Any], object], Any]) -> float:
+    function, task = work
+    start = time.process_time()
+    function(task)
+    return time.process_time() - start
+
+
+Steps = Sequence[tuple[Callable[[Any], object], Sequence[Any]]]
+
+
+def report(engine: Engine, name: str, steps: Steps, total: int, beside: float | None = None) -> float:
+    """Run the steps one after the other, each over its tasks; print and return MB/s."""
+    os.sync()
+    start, cpu = time.perf_counter(), 0.0
+    for function, work in steps:
+        cpu += sum(engine.run(with_cpu_time, [(function, task) for task in work]))
+    wall = time.perf_counter() - start
+    rate = total / wall / 1e6
+    share = f"{rate / beside:>9.0%}" if beside else ""
+    print(f"{name:<28}{wall:>8.2f}{cpu:>8.2f}{rate:>10,.0f}{share}", flush=True)
+    return rate
+
+
+def clean(made: Sequence[WriteTask]) -> None:
+    for task in made:
+        for path in (task.path, task.note):
+            path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mb", type=int, default=2000)
+    parser.add_argument("--image-kb", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--folder", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary, Engine(asked.workers) as engine:
+        folder = Path(temporary)
+        each = asked.mb * 1000 // asked.image_kb // FILES
+        stores = [source(folder, number, asked.image_kb * 1000, each) for number in range(FILES)]
+        for number, store in enumerate(stores):
+            write_store(folder / f"store-{number}", store)
+        made, segments = tasks(folder, folder / "embedded", stores, "embed", True)
+        print(f"{asked.workers} processes, {len(segments):,} images in {len(made)} shards")
+        engine.run(write, made)  # Starts the processes, reads the sources, and makes what `cp` copies.
+        paths = [task.path for task in made]
+        total = sum(path.stat().st_size for path in paths)
+        print(f"{'':<28}{'wall s':>8}{'CPU s':>8}{'MB/s':>10}{'of copy':>9}")
+        with Engine(1) as alone:
+            copy = report(alone, "copy", [(copied, paths)], total)
+        for path in paths:
+            path.with_suffix(".copy").unlink()
+        report(engine, "SHA-256 twice, no writing", [(hashed_twice, paths)], total, copy)
+        clean(made)
+        report(engine, "embedded", [(write, made)], total, copy)
+        deals, moved = plan_deals(made, segments, folder / "dealt", scattered=True)
+        clean(made)
+        report(engine, "embedded, dealt before", [(deal, deals), (write, moved)], total, copy)
+        report(engine, "naive, a seek an image", [(naive, made)], total, copy)
+        shutil.rmtree(folder / "embedded")
+        for name, images in (("referenced", True), ("tokens alone", False)):
+            made, _ = tasks(folder, folder / name, stores, "reference", images)
+            report(engine, name, [(write, made)], sum(len(task.offsets) - 1 for task in made) * SEQ_LEN * 4)
+
+
+if __name__ == "__main__":
+    main()
