@@ -81,16 +81,20 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     stages = open_stages(config)
     holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
     manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
-    known_ids = (imported.special_ids if imported else {}) | config.model.special_ids
-    check_fit(list(manifests.values()), inputs, config.model.model_copy(update={"special_ids": known_ids}))
+    check_fit(list(manifests.values()), inputs, _known(config.model, imported))
     with torch.device("meta"):
         model = spec.build(model_config, kernels)
     _check_globs(model, config)
-    manifest_ids = stages[0].manifest.tokenizer["special_ids"]
+    first = stages[0].manifest
+    manifest_ids = first.tokenizer["special_ids"]
     facts = {
         "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
         "weights": config.model.weights,
         "special_ids": manifest_ids,
+        # What an export writes a processor from.
+        "tokenizer": {"sha256": first.tokenizer["sha256"]},
+        "chat_template": dict(first.data["chat_template"]),
+        "resolution": dict(first.resolution),
         "manifests": {name: manifest.id for name, manifest in manifests.items()},
     }
     return Assembly(
@@ -122,6 +126,18 @@ def _imported(model: ModelSettings) -> Imported | None:
     if imported.model != model.name:
         raise ImportedError(f"model.weights: {model.weights} holds a {imported.model!r}, model.name is {model.name!r}")
     return imported
+
+
+def _known(model: ModelSettings, imported: Imported | None) -> ModelSettings:
+    """The settings with what the published tokenizer says, where the YAML does not say otherwise."""
+    if imported is None:
+        return model
+    return model.model_copy(
+        update={
+            "special_ids": imported.special_ids | model.special_ids,
+            "tokenizer_sha256": model.tokenizer_sha256 or imported.tokenizer_sha256,
+        }
+    )
 
 
 def _fresh(model: ModelSettings) -> dict[str, Any]:

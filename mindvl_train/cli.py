@@ -76,22 +76,32 @@ def import_(
         typer.Option("--vision", metavar="FOLDER", help="Takes the vision tower from here; the projector is drawn."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the projector's draw.")] = 0,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: as published]")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints what was imported as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Brings published weights under our names; a run begins from them with `model: {name: vlm, weights: OUT}`."""
-    _or_exit(lambda: _import(folder, vision, out, seed, as_json), debug)
+    _or_exit(lambda: _import(folder, vision, out, seed, dtype, as_json), debug)
 
 
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A run, one of its checkpoints, or a model folder.")],
     out: Annotated[Path, typer.Option("--out", help="The published folder to write.")],
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: as it was published]")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer", metavar="FILE", help="tokenizer.json of the data, for a model that was drawn."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints what was written as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Writes published folders, which transformers opens."""
-    _or_exit(lambda: _export(folder, out, as_json), debug)
+    _or_exit(lambda: _export(folder, out, dtype, tokenizer, as_json), debug)
 
 
 def main() -> None:
@@ -146,10 +156,10 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
     console.print(table)
 
 
-def _import(folder: Path, vision: Path | None, out: Path, seed: int, as_json: bool) -> None:
+def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str | None, as_json: bool) -> None:
     from mindvl_train.published.importing import import_model
 
-    report = import_model(folder, vision, out, seed)
+    report = import_model(folder, vision, out, seed, dtype)
     if as_json:
         print(json.dumps({"out": str(out), **asdict(report)}))
         return
@@ -161,15 +171,17 @@ def _import(folder: Path, vision: Path | None, out: Path, seed: int, as_json: bo
     console.print(f"begin a run from it with model: {{name: vlm, weights: {escape(str(out))}}}", soft_wrap=True)
 
 
-def _export(folder: Path, out: Path, as_json: bool) -> None:
+def _export(folder: Path, out: Path, dtype: str | None, tokenizer: Path | None, as_json: bool) -> None:
     from mindvl_train.published.exporting import export_model
 
-    paths = export_model(folder, out)
+    report = export_model(folder, out, dtype, tokenizer)
     if as_json:
-        print(json.dumps({"out": str(out), "written": paths}))
+        print(json.dumps({"out": str(out), **asdict(report)}))
         return
     console = _console(stderr=False)
-    for written in paths:
+    if not report.tokenizer:
+        console.print("no tokenizer is with it: --tokenizer adds that of the run's data, its template and a processor")
+    for written in report.written:
         console.print(escape(str(out / written)), soft_wrap=True)
 
 

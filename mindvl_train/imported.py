@@ -16,7 +16,7 @@ from mindvl_train.tensor_files import TensorFiles, open_folder
 
 DESCRIPTION = "mindvl.json"
 PUBLISHED = "published"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class ImportedError(UserError):
@@ -31,6 +31,7 @@ class Imported:
         model: its name among the model plugins.
         config: the model's configuration, as `model.config` of a run's YAML would hold it.
         special_ids: the tokens that its weights know, as far as the published tokenizer named them.
+        tokenizer_sha256: of the published tokenizer, as a manifest states it; None: there was none.
         tensors: one a parameter, read when asked for.
         sha256: of the description, which names the hash of every file of weights.
     """
@@ -39,6 +40,7 @@ class Imported:
     model: str
     config: dict[str, Any]
     special_ids: dict[str, int]
+    tokenizer_sha256: str | None
     tensors: TensorFiles
     sha256: str
 
@@ -54,25 +56,37 @@ def read_imported(folder: Path) -> Imported:
     except OSError as error:
         advice = "`python -m mindvl_train import` makes one from published weights"
         raise ImportedError(f"{folder}: no model folder (no {DESCRIPTION} in it); {advice}") from error
-    description = json.loads(text)
-    if description["format_version"] != FORMAT_VERSION:
+    try:
+        description = json.loads(text)
         found = description["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ImportedError(f"{folder / DESCRIPTION}: is damaged ({error!r}); import the model again") from error
+    if found != FORMAT_VERSION:
         raise ImportedError(f"{folder}: its format is {found}, this version reads {FORMAT_VERSION}; import it again")
     return Imported(
         folder=folder,
         model=description["model"]["name"],
         config=description["model"]["config"],
         special_ids=description["special_ids"],
+        tokenizer_sha256=description["tokenizer_sha256"],
         tensors=open_folder(folder),
         sha256=hashlib.sha256(text).hexdigest(),
     )
 
 
-def write_description(folder: Path, config: dict[str, Any], special_ids: dict[str, int], files: list[Path]) -> None:
+def write_description(
+    folder: Path, config: dict[str, Any], special_ids: dict[str, int], tokenizer_sha256: str | None, files: list[Path]
+) -> None:
     """Writes `mindvl.json`, last: without it the folder is none."""
     weights = {path.name: _sha256(path) for path in files}
     model = {"name": "vlm", "config": config}
-    description = {"format_version": FORMAT_VERSION, "model": model, "special_ids": special_ids, "weights": weights}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "model": model,
+        "special_ids": special_ids,
+        "tokenizer_sha256": tokenizer_sha256,
+        "weights": weights,
+    }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 

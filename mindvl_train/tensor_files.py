@@ -4,7 +4,10 @@ No process ever holds the whole of a large model: a tensor is mapped from its fi
 """
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +28,17 @@ class TensorFileError(UserError):
 
 @dataclass(frozen=True)
 class TensorFiles(Mapping[str, Tensor]):
-    """Tensors by name; their shapes are known without reading them.
+    """Tensors by name; their shapes and types are known without reading them.
 
     Attributes:
         files: for every name the file that holds it.
         shapes: of every tensor.
+        dtypes: of every tensor, as safetensors calls them (`F32`, `BF16`, `F8_E4M3`).
     """
 
     files: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as file:
@@ -53,12 +58,22 @@ def open_folder(folder: Path) -> TensorFiles:
     Raises:
         TensorFileError: the folder has none, or one of them is missing or damaged.
     """
-    index = folder / INDEX
-    if index.exists():
-        return open_files(sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()}))
+    if (folder / INDEX).exists():
+        return open_files([folder / name for name in _listed(folder / INDEX)])
     if (folder / SINGLE).exists():
         return open_files([folder / SINGLE])
     raise TensorFileError(f"{folder}: has neither {SINGLE} nor {INDEX}; give a folder of safetensors weights")
+
+
+def _listed(index: Path) -> list[str]:
+    """The files that an index names, sorted; they lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise TensorFileError(f"{index}: is no index of weights ({error!r}); fetch the folder again") from error
+    if outside := [name for name in names if Path(name).name != name]:
+        raise TensorFileError(f"{index}: names {outside[0]!r}, which is not a file beside it; fetch the folder again")
+    return names
 
 
 def open_files(paths: Iterable[Path]) -> TensorFiles:
@@ -69,14 +84,44 @@ def open_files(paths: Iterable[Path]) -> TensorFiles:
     """
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, str] = {}
     for path in paths:
         try:
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 -- no mapping: a handle with a method of that name
-                    files[name], shapes[name] = path, tuple(file.get_slice(name).get_shape())
+                    header = file.get_slice(name)
+                    files[name], shapes[name], dtypes[name] = path, tuple(header.get_shape()), header.get_dtype()
         except (OSError, SafetensorError) as error:
             raise TensorFileError(f"{path}: cannot be read ({error}); fetch the folder again") from error
-    return TensorFiles(files, shapes)
+    return TensorFiles(files, shapes, dtypes)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill; it appears as `out`, whole and on the disk, when the block ends, and not if that raises.
+
+    What an earlier process left half-written beside it is removed.
+    """
+    unfinished = out.with_name(f".unfinished-{out.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            _sync(path)
+        unfinished.rename(out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    _sync(out.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]], file_bytes: int = FILE_BYTES) -> list[Path]:

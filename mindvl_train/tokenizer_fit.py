@@ -36,7 +36,10 @@ def _problems(
     if tokenizer["vocab_size"] > inputs.vocab_size:
         yield f"its tokenizer has {tokenizer['vocab_size']} tokens, the model embeds {inputs.vocab_size}"
     if tokenizer["sha256"] != expected_sha256:
-        yield f"its tokenizer is {tokenizer['sha256']}, the run's is {expected_sha256}"
+        yield (
+            f"its tokenizer is {tokenizer['sha256']}, the run's is {expected_sha256}; where both give the same ids, "
+            f"say so with model.tokenizer_sha256: {tokenizer['sha256']}"
+        )
     for name, token in tokenizer["special_ids"].items():
         if token >= inputs.vocab_size:
             yield f"its {name} is token {token}, the model embeds {inputs.vocab_size}"

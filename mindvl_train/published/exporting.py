@@ -1,10 +1,10 @@
 """A model folder or a checkpoint → published folders, which transformers opens."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +14,23 @@ from mindvl_train.checkpoint import WEIGHTS, CheckpointFolder
 from mindvl_train.imported import DESCRIPTION, PUBLISHED, read_imported
 from mindvl_train.models.vlm import VLMConfig
 from mindvl_train.published.family import Joint, Json, Language, Naming, PublishedError, plain
-from mindvl_train.published.folder import CONFIG, copy_small_files
-from mindvl_train.published.importing import LANGUAGE, PROJECTOR, VISION
+from mindvl_train.published.folder import (
+    CONFIG,
+    QUANTISED,
+    TOKENIZER,
+    copy_small_files,
+    read_json,
+    stated_dtype,
+)
+from mindvl_train.published.importing import KEPT_WIDE, LANGUAGE, PROJECTOR, VISION, check_dtype
+from mindvl_train.published.processor import write_processor
 from mindvl_train.published.qwen2_5_vl import ALONE
 from mindvl_train.run_folder import RECORD
-from mindvl_train.tensor_files import SINGLE, open_files, write_folder
+from mindvl_train.tensor_files import SINGLE, new_folder, open_files, write_folder
 
-# Added to scores in float32, where a step of bfloat16 would be larger than what it learns in one.
-KEPT_WIDE = ("e_score_correction_bias",)
+# What a published `config.json` may say and what we write is not: quantised, with code of its own, with a layer that
+# predicts a second token. None: the key goes.
+NOT_OURS: dict[str, Any] = {QUANTISED: None, "auto_map": None, "num_nextn_predict_layers": 0}
 # What `config.json` calls the tokens of a manifest.
 TOKEN_IDS = {
     "image_pad": "image_token_id",
@@ -41,47 +50,60 @@ class Trained:
         weights: one tensor a parameter, read when asked for.
         special_ids: the tokens that the weights know.
         published: the small files of the folders the model was imported from, if it was.
+        data: what its manifests say of `tokenizer`, `chat_template` and `resolution`; empty for a model folder.
     """
 
     config: VLMConfig
     weights: Mapping[str, Tensor]
     special_ids: dict[str, int]
     published: Path | None
+    data: dict[str, Any]
 
 
-def export_model(source: Path, out: Path) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class ExportReport:
+    """The folders and files of weights that were written, relative to `out`, and whether a tokenizer is with them."""
+
+    written: tuple[str, ...]
+    tokenizer: bool
+
+
+def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: Path | None = None) -> ExportReport:
     """Writes one folder where transformers has a class for the whole, else one for each part.
 
     Args:
         source: a model folder, a run's folder (its last checkpoint) or a checkpoint.
-        out: must not exist.
-
-    Returns:
-        The folders and files of weights that were written, relative to `out`.
+        out: must not exist; appears whole or not at all.
+        dtype: a name of `DTYPES`; None: the type that the published `config.json` states, else float32.
+        tokenizer: the `tokenizer.json` that the run's data was built with, for a model that was not imported and
+            so brings none.
 
     Raises:
-        PublishedError: the source is none of these, or no published class computes its decoder.
+        PublishedError: the source is none of these, no published class computes its decoder, or the tokenizer is
+            another than the data's.
     """
     if out.exists():
         raise PublishedError(f"{out} exists already; give another --out")
+    check_dtype(dtype)
     trained = _open(source)
-    unfinished = out.with_name(f".unfinished-{out.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     joint = _joint(trained)
-    if joint:
-        _write_joint(trained, *joint, unfinished)
-    else:
-        _write_parts(trained, unfinished)
-    unfinished.rename(out)
-    return (".",) if joint else (LANGUAGE, VISION, PROJECTOR)
+    with new_folder(out) as unfinished:
+        home = unfinished if joint else unfinished / LANGUAGE
+        if joint:
+            _write_joint(trained, *joint, unfinished, dtype)
+        else:
+            _write_parts(trained, unfinished, dtype)
+        if tokenizer is not None:
+            write_processor(tokenizer, trained.data, trained.config.vision, home)
+        has_tokenizer = (home / TOKENIZER).exists()
+    return ExportReport((".",) if joint else (LANGUAGE, VISION, PROJECTOR), has_tokenizer)
 
 
 def _open(source: Path) -> Trained:
     if (source / DESCRIPTION).exists():
         imported = read_imported(source)
         config = VLMConfig(**imported.config)
-        return Trained(config, imported.tensors, imported.special_ids, source / PUBLISHED)
+        return Trained(config, imported.tensors, imported.special_ids, source / PUBLISHED, {})
     checkpoint = CheckpointFolder(source / "checkpoints", 1).latest() or source
     record_path = (checkpoint.parent.parent / RECORD).resolve()
     if not (checkpoint / WEIGHTS).exists() or not record_path.exists():
@@ -93,6 +115,7 @@ def _open(source: Path) -> Trained:
         weights=open_files([checkpoint / WEIGHTS]),
         special_ids=record["special_ids"],
         published=read_imported(Path(begun_from)).folder / PUBLISHED if begun_from else None,
+        data={key: record[key] for key in ("tokenizer", "chat_template", "resolution")},
     )
 
 
@@ -109,19 +132,19 @@ def _joint(trained: Trained) -> tuple[Joint, Json] | None:
     return None
 
 
-def _write_joint(trained: Trained, family: Joint, written: Json, out: Path) -> None:
+def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtype: str | None) -> None:
     ids = {theirs: trained.special_ids[ours] for ours, theirs in TOKEN_IDS.items() if ours in trained.special_ids}
     one_source = trained.published is not None and not (trained.published / VISION).exists()
-    config = _put(out, written | ids, trained.published, LANGUAGE, keep_config=one_source)
+    config = _put(out, written | ids, trained.published, LANGUAGE, dtype, keep_config=one_source)
     names = {
         "decoder": family.language.name,
         "vision": family.vision.name_vision,
         "projector": family.vision.name_projector,
     }
-    write_folder(out, _tensors(trained.weights, names, _dtype(config)))
+    write_folder(out, _tensors(trained.weights, names, stated_dtype(config, out)))
 
 
-def _write_parts(trained: Trained, out: Path) -> None:
+def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
     decoder = trained.config.decoder
     candidates = [(family, family.write(decoder)) for family in _families() if isinstance(family, Language)]
     language, written = next(((family, config) for family, config in candidates if config), (None, None))
@@ -129,33 +152,44 @@ def _write_parts(trained: Trained, out: Path) -> None:
         raise PublishedError("no published class computes this decoder; known ones are those of docs/models.md")
     (out / LANGUAGE).mkdir()
     (out / VISION).mkdir()
-    config = _put(out / LANGUAGE, written, trained.published, LANGUAGE, keep_config=True)
-    dtype = _dtype(config)
+    config = _put(out / LANGUAGE, written, trained.published, LANGUAGE, asked, keep_config=True)
+    dtype = stated_dtype(config, out)
     write_folder(out / LANGUAGE, _tensors(trained.weights, {"decoder": language.name}, dtype))
-    tower = ALONE.write(trained.config.vision, decoder.hidden_size) | {"dtype": str(dtype).removeprefix("torch.")}
-    _put(out / VISION, tower, trained.published, VISION, keep_config=False)
+    tower = ALONE.write(trained.config.vision, decoder.hidden_size)
+    _put(out / VISION, tower, trained.published, VISION, _dtype_name(config), keep_config=False)
     names = {"vision": ALONE.name_vision, "projector": ALONE.name_projector}
     write_folder(out / VISION, _tensors(trained.weights, names, dtype))
     write_folder(out, _tensors(trained.weights, {"projector": plain("")}, dtype))
     (out / SINGLE).rename(out / PROJECTOR)
 
 
-def _put(out: Path, written: Json, published: Path | None, part: str, *, keep_config: bool) -> Json:
+def _put(out: Path, written: Json, published: Path | None, part: str, dtype: str | None, *, keep_config: bool) -> Json:
     """The small files of one folder; its `config.json` is the published one where that still holds."""
+    theirs = None
     if published is not None and (published / part).exists():
         copy_small_files(published / part, out)
-        if keep_config:
-            kept: Json = json.loads((out / CONFIG).read_text())
-            return kept
-    (out / CONFIG).write_text(json.dumps(written, indent=2) + "\n")
-    return written
+        theirs = read_json(out / CONFIG) if keep_config else None
+    if theirs is not None:
+        config = _kept(theirs, dtype)
+    elif published is not None and dtype is None:
+        config = written | {"dtype": _dtype_name(read_json(published / LANGUAGE / CONFIG))}
+    else:
+        config = written | ({"dtype": dtype} if dtype else {})
+    if config != theirs:
+        (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    return config
 
 
-def _dtype(config: Json) -> torch.dtype:
-    """The type that `config.json` states, under its name of today or of before transformers 5."""
-    stated = config.get("dtype") or config.get("torch_dtype") or "float32"
-    dtype: torch.dtype = getattr(torch, stated)
-    return dtype
+def _kept(published: Json, dtype: str | None) -> Json:
+    """A published `config.json` without what does not hold for the weights beside it."""
+    changes = {key: value for key, value in NOT_OURS.items() if key in published}
+    if dtype is not None:
+        changes["torch_dtype" if "torch_dtype" in published else "dtype"] = dtype
+    return {key: value for key, value in (published | changes).items() if value is not None or key not in changes}
+
+
+def _dtype_name(config: Json) -> str:
+    return str(stated_dtype(config, Path(CONFIG))).removeprefix("torch.")
 
 
 def _tensors(

@@ -1,6 +1,5 @@
 """Published folders → a model folder under our names; a tensor at a time."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,12 +13,14 @@ from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import Draws
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
-from mindvl_train.published.folder import PublishedFolder, copy_small_files, open_published
-from mindvl_train.tensor_files import TensorFiles, open_files, write_folder
+from mindvl_train.published.folder import DTYPES, PublishedFolder, copy_small_files, open_published
+from mindvl_train.tensor_files import TensorFiles, new_folder, open_files, write_folder
 
 # What an export of a combination without a class of its own consists of.
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector.safetensors"
 SHOWN_PROBLEMS = 20
+# Added to scores in float32, where a step of bfloat16 would be larger than what it learns in one.
+KEPT_WIDE = ("e_score_correction_bias",)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ImportReport:
     drawn: tuple[str, ...]
 
 
-def import_model(source: Path, vision: Path | None, out: Path, seed: int) -> ImportReport:
+def import_model(source: Path, vision: Path | None, out: Path, seed: int, dtype: str | None = None) -> ImportReport:
     """Writes a model folder.
 
     Args:
@@ -66,26 +67,35 @@ def import_model(source: Path, vision: Path | None, out: Path, seed: int) -> Imp
         vision: the folder whose vision tower to take instead; the projector is then drawn.
         out: the model folder; must not exist.
         seed: of the projector's draw.
+        dtype: a name of `DTYPES` to store the weights in; None: as each was published, FP8 in the type that its
+            `config.json` states.
 
     Raises:
         PublishedError: a folder does not fit; lists the tensors with their shapes.
     """
     if out.exists():
         raise PublishedError(f"{out} exists already; give another --out")
+    check_dtype(dtype)
     sources = _open_sources(source, vision)
     with torch.device("meta"):
         model = VLM(sources.config, resolve(KernelConfig(), "cpu"))
     origins = _check(model, sources)
-    unfinished = out.with_name(f".unfinished-{out.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    files = write_folder(unfinished, _tensors(model, origins, Draws(model, seed)))
-    copy_small_files(sources.language.path, unfinished / PUBLISHED / LANGUAGE)
-    if sources.vision is not sources.language:
-        copy_small_files(sources.vision.path, unfinished / PUBLISHED / VISION)
-    write_description(unfinished, sources.config.model_dump(mode="json"), sources.language.special_ids, files)
-    unfinished.rename(out)
+    language = sources.language
+    with new_folder(out) as unfinished:
+        files = write_folder(unfinished, _tensors(model, origins, Draws(model, seed), DTYPES[dtype] if dtype else None))
+        copy_small_files(language.path, unfinished / PUBLISHED / LANGUAGE)
+        if sources.vision is not language:
+            copy_small_files(sources.vision.path, unfinished / PUBLISHED / VISION)
+        write_description(
+            unfinished, sources.config.model_dump(mode="json"), language.special_ids, language.tokenizer_sha256, files
+        )
     return _report(model, sources)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises PublishedError where weights cannot be written in a type of that name."""
+    if dtype is not None and dtype not in DTYPES:
+        raise PublishedError(f"--dtype {dtype}: weights are written in {', '.join(DTYPES)}")
 
 
 def _open_sources(source: Path, vision: Path | None) -> Sources:
@@ -164,15 +174,24 @@ def _strangers(origins: dict[str, tuple[Part, Origin]], sources: Sources) -> Ite
                 yield f"{part.path}: {name} {list(shape)} has no place in the model"
 
 
-def _tensors(model: nn.Module, origins: dict[str, tuple[Part, Origin]], draws: Draws) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    model: nn.Module, origins: dict[str, tuple[Part, Origin]], draws: Draws, dtype: torch.dtype | None
+) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
-        if name in origins:
-            part, origin = origins[name]
-            tensors = [part.tensors[each] for each in origin.names]
-            joined = torch.stack(tensors) if len(tensors) > 1 else tensors[0]
-            yield name, joined.reshape(parameter.shape)
-        else:
-            yield name, draws[name]
+        kept = torch.float32 if name.endswith(KEPT_WIDE) else dtype
+        tensor = _joined(*origins[name], kept) if name in origins else draws[name]
+        yield name, tensor.to(kept or tensor.dtype).reshape(parameter.shape)
+
+
+def _joined(part: Part, origin: Origin, dtype: torch.dtype | None) -> Tensor:
+    """The published tensors one behind the other, with no more than one of them in memory besides."""
+    first = part.tensors[origin.names[0]]
+    if len(origin.names) == 1:
+        return first
+    joined = torch.empty((len(origin.names), *origin.shape), dtype=dtype or first.dtype)
+    for target, name in zip(joined, origin.names, strict=True):
+        target.copy_(part.tensors[name])
+    return joined
 
 
 def _report(model: nn.Module, sources: Sources) -> ImportReport:

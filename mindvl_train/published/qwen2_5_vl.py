@@ -5,9 +5,18 @@ from mindvl_train.models.vit import VisionConfig
 from mindvl_train.published.family import Joint, Json, Language, Naming, Origin, Vision, demand, plain
 from mindvl_train.published.qwen import NAME, sizes, write_sizes
 
-# Published and ours under the same name.
-VISION_SIZES = ("depth", "hidden_size", "intermediate_size", "num_heads", "window_size")
-DEFAULTS = {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
+# Published and ours under the same name, with what transformers takes where a folder does not say: version 4.49
+# left out every value that was its default. Its default of `hidden_size` is that of no published tower.
+DEFAULTS = {
+    "depth": 32,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "window_size": 112,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+}
+FULL_ATTENTION = (7, 15, 23, 31)
 
 
 def _read_vision(config: Json) -> VisionConfig:
@@ -15,16 +24,16 @@ def _read_vision(config: Json) -> VisionConfig:
     config = config.get("vision_config", config)
     demand(config, hidden_act="silu")
     return VisionConfig(
-        **{key: config[key] for key in VISION_SIZES},
+        hidden_size=config["hidden_size"],
         **{key: config.get(key, value) for key, value in DEFAULTS.items()},
         # `in_chans` in the folders of 2025, which transformers has never read: both say 3.
         in_channels=config.get("in_channels", config.get("in_chans", 3)),
-        fullatt_block_indexes=tuple(config["fullatt_block_indexes"]),
+        fullatt_block_indexes=tuple(config.get("fullatt_block_indexes", FULL_ATTENTION)),
     )
 
 
 def _write_vision(config: VisionConfig, out_size: int) -> Json:
-    same = {key: getattr(config, key) for key in (*VISION_SIZES, *DEFAULTS, "in_channels")}
+    same = {key: getattr(config, key) for key in ("hidden_size", *DEFAULTS, "in_channels")}
     # A tower without windows is one whose layers are all full.
     layers = config.fullatt_block_indexes if config.window_size else range(config.depth)
     windows = {"window_size": config.window_size or 112, "fullatt_block_indexes": list(layers)}

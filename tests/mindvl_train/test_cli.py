@@ -24,8 +24,8 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OPTIONS = {
     "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
     "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
-    "import": {"folder", "--out", "--vision", "--seed", "--json", "--debug"},
-    "export": {"folder", "--out", "--json", "--debug"},
+    "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
+    "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
 }
 
 
