@@ -1,45 +1,31 @@
-"""The files of a source: globs and brace ranges over any fsspec store, fingerprints, and safe image paths."""
+"""The files of a source: globs and brace ranges over any fsspec store, and safe image paths."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import fsspec
 
 from mindvl_data.media import VARIABLE, fixed_folder
 from mindvl_data.sources import Image, ImageBytes, SourceError, Unusable
 from mindvl_data.sources.braces import braces
+from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stored_image
 from mindvl_data.sources.folders import data_files
 from mindvl_data.sources.mapped import map_image
 
+__all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "source_files"]
+
 WILDCARD = re.compile(r"[*?\[]")
-WHOLE_HASH_BYTES = 16 << 20
-WINDOW_BYTES = 64 << 10
-WINDOWS = 16
-
-
 # What is wrong with a path, not with the disk or the network.
 NOT_THERE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENXIO}
-
-
-class ImageFile(NamedTuple):
-    """What `stat` says of a local image that a record names by its path; size -1: it is not there."""
-
-    size: int
-    mtime_ns: int
-
-
-MISSING = ImageFile(-1, 0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +34,7 @@ class SourceFile:
 
     place: where it is read (absolute path or URL). uri: how outputs name it: relative to the recipe's folder
     or a URL, `${VAR}` unresolved. path: relative to the source's root, the part that sample ids use.
-    image_root: the folder that image paths inside it are relative to and must not leave.
+    image_root: the folder that image paths inside it are relative to and must not leave. listings: see there.
     """
 
     place: str
@@ -58,6 +44,7 @@ class SourceFile:
     fingerprint: str
     image_root: str
     image_uri: str
+    listings: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     @cached_property
     def _images(self) -> Any:
@@ -66,8 +53,8 @@ class SourceFile:
     def open(self) -> IO[bytes]:
         return fsspec.open(self.place, "rb").open()  # type: ignore[no-any-return]
 
-    def image(self, path: str) -> tuple[ImageBytes, ImageFile | None]:
-        """The image that a record names by a path, and what to know it by again (None in a store).
+    def image(self, path: str) -> tuple[ImageBytes, ImageFile]:
+        """The image that a record names by a path, and what to know it by again.
 
         Raises Unusable outside the root or when missing.
         """
@@ -81,9 +68,11 @@ class SourceFile:
             raise Unusable("outside_root", f"{path!r} is a link out of {self.image_uri}")
         try:
             if not local:
-                return ImageBytes(fs.cat_file(place), uri), None
-            data, found = map_image(place)
-            return ImageBytes(data, uri), ImageFile(found.st_size, found.st_mtime_ns)
+                # Before it is read: what changes in between is then noticed by the next build.
+                found = stored_image(fs.info(place))
+                return ImageBytes(fs.cat_file(place), uri), found
+            data, status = map_image(place)
+            return ImageBytes(data, uri), ImageFile(status.st_size, status.st_mtime_ns)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NOT_THERE and not _is_absence(error):
                 raise SourceError(f"{uri}: cannot be read ({error}); run the same command again") from error
@@ -93,15 +82,20 @@ class SourceFile:
         """An image of a record, wherever it lies. Raises Unusable."""
         return image if isinstance(image, ImageBytes) else self.image(image.path)[0]
 
-    def image_file(self, path: str) -> ImageFile | None:
-        """What `stat` says of an image now, as `image` said of it then."""
+    def image_file(self, path: str) -> ImageFile:
+        """What an image is known by now, as `image` said of it then. Raises SourceError where a store fails."""
         fs, root = self._images
-        if "file" not in fs.protocol:
-            return None
+        place = posixpath.join(root, posixpath.normpath(path))
         try:
-            found = os.stat(posixpath.join(root, posixpath.normpath(path)))
-        except (OSError, ValueError):
-            return MISSING
+            if "file" not in fs.protocol:
+                return self.listings.image(fs, place)
+            found = os.stat(place)
+        except (OSError, ValueError) as error:
+            if "file" in fs.protocol or isinstance(error, ValueError):
+                return MISSING
+            raise SourceError(
+                f"{self.image_uri}/{path}: cannot be looked at ({error}); run the command again"
+            ) from error
         return ImageFile(found.st_size, found.st_mtime_ns)
 
 
@@ -122,40 +116,6 @@ def _within(place: str, root: str) -> bool:
 def _real_folder(path: str) -> str:
     # Images share folders, and resolving one takes longer than reading an image's header.
     return os.path.realpath(path)
-
-
-class FingerprintCache:
-    """Fingerprints by place, size and time of change, so that an unchanged file is not read again.
-
-    path: where they are kept; None for a look that keeps nothing.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._path = path
-        self._old: dict[str, str] = _known(path) if path else {}
-        self._new: dict[str, str] = {}
-
-    def get(self, fs: Any, path: str, info: dict[str, Any]) -> str:
-        # Hashed, since the place may come from a variable.
-        place = [path, info["size"], str(info.get("mtime", info.get("LastModified", "")))]
-        stamp = hashlib.sha256(json.dumps(place).encode()).hexdigest()
-        self._new[stamp] = self._old.get(stamp) or fingerprint(fs, path, info)
-        return self._new[stamp]
-
-    def save(self) -> None:
-        if self._path is None:
-            return
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._new))
-        partial.rename(self._path)
-
-
-def _known(path: Path) -> dict[str, str]:
-    try:
-        known: dict[str, str] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known
 
 
 def source_files(
@@ -241,7 +201,8 @@ def _describe(
     place = item if "file" in fs.protocol else fs.unstrip_protocol(item)
     image_root = posixpath.dirname(place) if images is None else _absolute(images[0], folder)
     image_uri = posixpath.dirname(uri) if images is None else images[1]
-    return SourceFile(place, uri, path, int(info["size"]), cache.get(fs, item, info), image_root, image_uri)
+    known = cache.get(fs, item, info)
+    return SourceFile(place, uri, path, int(info["size"]), known, image_root, image_uri, cache.listings)
 
 
 def hidden(text: str, shown: str) -> str:
@@ -250,19 +211,3 @@ def hidden(text: str, shown: str) -> str:
         value = os.environ.get(name, "")
         text = text.replace(value, f"${{{name}}}") if value else text
     return text
-
-
-def fingerprint(fs: Any, path: str, info: dict[str, Any]) -> str:
-    """`sha256:` of the whole file up to 16 MiB, else `sampled:` over its size and 16 windows; `etag:` in stores."""
-    for key in ("ETag", "etag", "content_md5"):
-        if info.get(key):
-            return f"etag:{str(info[key]).strip(chr(34))}"
-    size = int(info["size"])
-    with fs.open(path, "rb") as file:
-        if size <= WHOLE_HASH_BYTES:
-            return f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
-        digest = hashlib.sha256(size.to_bytes(8, "little"))
-        for number in range(WINDOWS):
-            file.seek(number * (size - WINDOW_BYTES) // (WINDOWS - 1))
-            digest.update(file.read(WINDOW_BYTES))
-    return f"sampled:{digest.hexdigest()}"

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.braces import braces
-from mindvl_data.sources.files import FingerprintCache, SourceFile, fingerprint, source_files
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.sources.fingerprint import MISSING, Listings, fingerprint
 
 
 def found(folder: Path, pattern: str, shown: str | None = None) -> list[SourceFile]:
@@ -100,7 +102,24 @@ def test_an_unchanged_file_is_not_read_again(folder: Path, monkeypatch: pytest.M
         return [file.fingerprint for file in files]
 
     first = again()
-    monkeypatch.setattr("mindvl_data.sources.files.fingerprint", lambda *_: "read")
+    monkeypatch.setattr("mindvl_data.sources.fingerprint.fingerprint", lambda *_: "read")
     assert again() == first
     (folder / "a" / "x-0.tar").write_text("changed")
     assert again() == ["read", first[1]]
+
+
+class NoListing(MemoryFileSystem):  # type: ignore[misc]
+    """A store whose credentials may read and not list."""
+
+    def ls(self, path: str, detail: bool = True, **more: object) -> list[object]:
+        raise PermissionError("listing is denied")
+
+
+def test_a_store_that_cannot_be_listed_is_asked_for_each_image() -> None:
+    fs = NoListing()
+    fs.pipe_file("/images-of-no-listing/a.png", b"one")
+    listings = Listings()
+    seen = listings.image(fs, "/images-of-no-listing/a.png")
+    assert (seen.size, listings.image(fs, "/images-of-no-listing/b.png")) == (3, MISSING)
+    fs.pipe_file("/images-of-no-listing/a.png", b"two")
+    assert listings.image(fs, "/images-of-no-listing/a.png") != seen

@@ -17,6 +17,7 @@ from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import SourceError
 from mindvl_data.stream import PackStream
 from tests.conftest import QUICKSTART
+from tests.mindvl_data.packs import png
 
 SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
 
@@ -69,6 +70,41 @@ def test_referenced_images_are_read_from_s3(bucket: str, tmp_path: Path) -> None
     assert any(str(image.uri).startswith(bucket) for image in pack.images)
     assert all(vision.read_header(image.data).width for image in pack.images if image.data)
     assert all(image.data for image in pack.images)
+
+
+def test_an_image_that_changes_in_the_store_is_noticed(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fs, root = fsspec.core.url_to_fs(f"{bucket}/changing")
+    turns = [{"from": "human", "value": "<image>what?"}, {"from": "gpt", "value": "a page"}]
+    entries = [{"image": f"images/{i}.png", "conversations": turns} for i in range(9)]
+    fs.pipe_file(f"{root}/data.json", json.dumps(entries).encode())
+    for number in range(9):
+        fs.pipe_file(f"{root}/images/{number}.png", png(number))
+    sources = {"pages": {"format": "llava", "path": f"{bucket}/changing/data.json", "kind": "page", "max_bad": 0.2}}
+    stages = {"only": {"seq_len": 256, "budget": {"epochs": 1}, "mixture": {"pages": 1}}}
+    changes = [f"sources={json.dumps(sources)}", f"stages={json.dumps(stages)}", "max_bad=0.2", "filters=[]"]
+
+    def planned() -> BuildReport:
+        return build(load_recipe(QUICKSTART / "recipe.yaml", changes), tmp_path / "out", dry_run=True)
+
+    planned()
+    asked: list[str] = []
+    info = fs.info
+    monkeypatch.setattr(fs, "info", lambda path, **more: (asked.append(path), info(path, **more))[1])
+    assert not planned().work, "what has not changed is not scanned again"
+    assert not [path for path in asked if "/images/" in path], "a listing tells of all"
+    of_the_same_size = bytearray(png(0))
+    of_the_same_size[-20] ^= 1
+    fs.pipe_file(f"{root}/images/0.png", bytes(of_the_same_size))
+    changed = planned()
+    assert changed.work["scan"] == changed.work["count"] == 1
+    assert not planned().work
+    fs.rm_file(f"{root}/images/1.png")
+    assert [line.reasons for line in planned().funnel if line.step == "scan"] == [{"missing_image": 1}]
+    assert not planned().work
+    fs.pipe_file(f"{root}/images/1.png", png(1))
+    assert [line.reasons for line in planned().funnel if line.step == "scan"] == [{}]
 
 
 def test_what_is_not_in_the_bucket_is_named(bucket: str, tmp_path: Path) -> None:

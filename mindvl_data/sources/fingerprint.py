@@ -1,0 +1,126 @@
+"""What a file is known by again: a fingerprint of its content, or what a store says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+WHOLE_HASH_BYTES = 16 << 20
+WINDOW_BYTES = 64 << 10
+WINDOWS = 16
+# Names under which stores tell one content of an object from another, the surest first.
+CONTENT = ("ETag", "etag", "content_md5", "md5Hash", "blob_id")
+CHANGED = ("LastModified", "last_modified", "mtime", "updated", "created")
+KEPT_FOLDERS = 16
+
+
+class ImageFile(NamedTuple):
+    """What is known of an image that a record names by its path; size -1: it is not there.
+
+    mtime_ns: when it changed, in nanoseconds; in a store a number that stands for its etag, or for the time.
+    """
+
+    size: int
+    mtime_ns: int
+
+
+MISSING = ImageFile(-1, 0)
+
+
+def stored_image(info: dict[str, Any]) -> ImageFile:
+    """An object of a store as its `info` describes it."""
+    version = next((str(info[name]).strip('"') for name in (*CONTENT, *CHANGED) if info.get(name)), "")
+    stamp = int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "little") if version else 0
+    return ImageFile(int(info.get("size") or 0), stamp)
+
+
+class Listings:
+    """What stores say of the images in their folders: a listing tells of a thousand with one request.
+
+    Each folder is listed when it is first asked for; a few are kept. A copy in another process starts empty.
+    """
+
+    def __init__(self) -> None:
+        self._folders: OrderedDict[tuple[str, str], dict[str, ImageFile]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folders": OrderedDict()}
+
+    def image(self, fs: Any, place: str) -> ImageFile:
+        """What an image is now; MISSING where there is none. Raises OSError where the store does not say."""
+        folder, name = posixpath.split(place)
+        key = (fs.unstrip_protocol(folder), folder)
+        if key not in self._folders:
+            self._folders[key] = _listed(fs, folder)
+            if len(self._folders) > KEPT_FOLDERS:
+                self._folders.popitem(last=False)
+        self._folders.move_to_end(key)
+        try:
+            # Not every credential may list, and not every store can.
+            return self._folders[key].get(name) or stored_image(fs.info(place))
+        except FileNotFoundError:
+            return MISSING
+
+
+def _listed(fs: Any, folder: str) -> dict[str, ImageFile]:
+    try:
+        fs.invalidate_cache(folder)
+        infos = fs.ls(folder, detail=True)
+    except (OSError, NotImplementedError):
+        return {}
+    return {posixpath.basename(info["name"]): stored_image(info) for info in infos if info.get("type") == "file"}
+
+
+class FingerprintCache:
+    """Fingerprints by place, size and time of change, so that an unchanged file is not read again.
+
+    path: where they are kept; None for a look that keeps nothing. listings: of the stores, as long as it lives.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._old: dict[str, str] = _known(path) if path else {}
+        self._new: dict[str, str] = {}
+        self.listings = Listings()
+
+    def get(self, fs: Any, path: str, info: dict[str, Any]) -> str:
+        # Hashed, since the place may come from a variable.
+        place = [path, info["size"], str(info.get("mtime", info.get("LastModified", "")))]
+        stamp = hashlib.sha256(json.dumps(place).encode()).hexdigest()
+        self._new[stamp] = self._old.get(stamp) or fingerprint(fs, path, info)
+        return self._new[stamp]
+
+    def save(self) -> None:
+        if self._path is None:
+            return
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps(self._new))
+        partial.rename(self._path)
+
+
+def _known(path: Path) -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def fingerprint(fs: Any, path: str, info: dict[str, Any]) -> str:
+    """`sha256:` of the whole file up to 16 MiB, else `sampled:` over its size and 16 windows; `etag:` in stores."""
+    for name in CONTENT:
+        if info.get(name):
+            return f"etag:{str(info[name]).strip(chr(34))}"
+    size = int(info["size"])
+    with fs.open(path, "rb") as file:
+        if size <= WHOLE_HASH_BYTES:
+            return f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
+        digest = hashlib.sha256(size.to_bytes(8, "little"))
+        for number in range(WINDOWS):
+            file.seek(number * (size - WINDOW_BYTES) // (WINDOWS - 1))
+            digest.update(file.read(WINDOW_BYTES))
+    return f"sampled:{digest.hexdigest()}"
