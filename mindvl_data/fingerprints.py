@@ -36,6 +36,13 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+def of_tree(path: Path) -> str:
+    """A hash of a file's content, or of those of all files below a folder, with their names."""
+    if path.is_file():
+        return of_file(path)
+    return key([(str(file.relative_to(path)), of_file(file)) for file in sorted(path.rglob("*")) if file.is_file()])
+
+
 def of_bytes(data: bytes) -> str:
     """16 hexadecimal digits for a mask or any other bytes."""
     return hashlib.sha256(data).hexdigest()[:16]

@@ -37,6 +37,7 @@ KEYS = (
     "chat_template",
     "resolution",
     "sources",
+    "scores",
     "funnel",
     "mixture",
     "packing",
@@ -44,6 +45,8 @@ KEYS = (
     "draws",
     "shards",
 )
+# What only some recipes have.
+OPTIONAL = frozenset({"scores"})
 
 
 class ManifestError(UserError):
@@ -112,10 +115,13 @@ class Manifest:
 
 def write_manifest(folder: Path, data: Mapping[str, Any]) -> Path:
     """Write `manifest.json` and its hash into `folder` (not yet published: the caller renames the folder)."""
-    missing = [key for key in KEYS if key not in data]
+    missing = [key for key in KEYS if key not in data and key not in OPTIONAL]
     if missing:
         raise ManifestError(f"a manifest needs the keys {', '.join(missing)}")
-    text = json.dumps({key: data[key] for key in KEYS}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = (
+        json.dumps({key: data[key] for key in KEYS if key in data}, indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
     path = folder / FILE_NAME
     path.write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -165,7 +171,7 @@ def _checked_data(path: Path) -> dict[str, Any]:
             f"{path}: format_version is {version}, this version reads {FORMAT_VERSION}; "
             "build the data set again, or use the version that wrote it"
         )
-    missing = [key for key in KEYS if key not in data]
+    missing = [key for key in KEYS if key not in data and key not in OPTIONAL]
     if missing:
         raise ManifestError(f"{path}: the keys {', '.join(missing)} are missing; build the data set again")
     try:

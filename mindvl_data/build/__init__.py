@@ -19,7 +19,7 @@ from mindvl_data.build.stage import Planned, Spec, plan_stage, specs
 from mindvl_data.build.summary import FunnelLine
 from mindvl_data.engine import Engine
 from mindvl_data.estimate import Estimate
-from mindvl_data.filters import expressions
+from mindvl_data.filters import rules_of
 from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
 from mindvl_data.tokenise import TEMPLATES
 
@@ -79,7 +79,7 @@ def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
 
 def check(recipe: Recipe) -> None:
     """What can be wrong with a recipe before any data is read. Raises RecipeError."""
-    expressions(recipe.filters)
+    rules_of(recipe.filters)
     if recipe.chat_template not in TEMPLATES:
         known = ", ".join(sorted(TEMPLATES))
         raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}; there are: {known}")

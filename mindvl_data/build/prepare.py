@@ -1,4 +1,4 @@
-"""From a recipe to everything that can be drawn: scan, filter, count, hold out. Each partition is cached."""
+"""From a recipe to everything that can be drawn: scan, score, filter, count, hold out. Each partition is cached."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.boxes import CONTROL_TOKENS
 from mindvl_data.build.run import BuildError, Run, bounds_of
 from mindvl_data.build.scanning import Partition, check_bad, scan_funnel, scan_sources
+from mindvl_data.build.scoring import Scores
+from mindvl_data.build.selecting import Selection, filter_funnel, select
 from mindvl_data.build.summary import FunnelLine, funnel_lines
 from mindvl_data.corpus import Corpus, from_stores, recounted
 from mindvl_data.count import CountTask, count
 from mindvl_data.estimate import Estimate
-from mindvl_data.filters import NO_FILTER, FilterTask, dropped_by
+from mindvl_data.filters import NO_FILTER
 from mindvl_data.holdout import held_out
 from mindvl_data.recipe import RecipeError, Source
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
@@ -36,7 +38,7 @@ class Prepared:
 
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
-    estimated from a sample instead of counted. `first`, `count_drops`: what the ledger is written from.
+    estimated from a sample instead of counted. `selection`, `count_drops`: what the ledger is written from.
     """
 
     corpus: Corpus
@@ -46,7 +48,7 @@ class Prepared:
     stores_at: Mapping[Resolution, Mapping[int, Path]]
     funnel: Sequence[FunnelLine]
     estimates: Mapping[str, Estimate]
-    first: Sequence[NDArray[np.int16]]
+    selection: Selection
     count_drops: Sequence[Path]
 
     def at(self, resolution: Resolution) -> Prepared:
@@ -59,11 +61,12 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Scan, filter, count and hold out."""
+    """Scan, score, filter, count and hold out."""
     partitions = scan_sources(run)
     funnel = scan_funnel(run, partitions)
-    first = filter_partitions(run, partitions)
-    funnel += filter_funnel(run, partitions, first)
+    selection = select(run, partitions, Scores(run, partitions))
+    funnel += filter_funnel(run, partitions, selection)
+    first = selection.first
     tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
     opened: Iterable[Store]
@@ -88,7 +91,7 @@ def prepare(run: Run) -> Prepared:
         stores_at=_stores_at(tasks),
         funnel=funnel,
         estimates=estimates,
-        first=first,
+        selection=selection,
         count_drops=[task.drops for task in tasks],
     )
 
@@ -109,49 +112,6 @@ def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
     if len(same):
         one, other = (partitions[corpus.partition[order[same[0] + i]]].file.uri for i in (0, 1))
         raise BuildError(f"{len(same)} samples have the id of another, the first in {one} and {other}")
-
-
-# ----------------------------------------------------------------------------------------------- filter
-
-
-def filter_partitions(run: Run, partitions: Sequence[Partition]) -> list[NDArray[np.int16]]:
-    """For every partition, the number of the first filter that drops each line (NO_FILTER: kept)."""
-    return [_filtered(run, partition, i, len(partitions)) for i, partition in enumerate(partitions)]
-
-
-def _filtered(run: Run, partition: Partition, number: int, of: int) -> NDArray[np.int16]:
-    kind = run.recipe.sources[partition.source].kind
-    rules = run.recipe.filters
-    code = fingerprints.code("mindvl_data.filters")
-    key = fingerprints.key(kind, [rule.model_dump() for rule in rules], partition.version, code)
-    path = partition.samples.with_suffix(f".filter-{key}.npy")
-    if not path.exists():
-        run.work["filter"] += 1
-        run.progress("filter", number + 1, of)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, dropped_by(FilterTask(partition.source, kind, partition.samples, partition.columns, rules)))
-        partial.rename(path)
-    first: NDArray[np.int16] = np.load(path)
-    return first
-
-
-def filter_funnel(run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]]) -> list[FunnelLine]:
-    lines = []
-    order = [f"filter: {rule.name}" for rule in run.recipe.filters]
-    for name in run.recipe.sources:
-        mine = [
-            np.zeros(0, np.int16),
-            *(f for p, f in zip(partitions, first, strict=True) if p.source == name),
-        ]
-        dropped = np.bincount(np.concatenate(mine) + 1, minlength=len(run.recipe.filters) + 1)
-        entered = int(dropped.sum())
-        for number, rule in enumerate(run.recipe.filters):
-            lost = int(dropped[number + 1])
-            reasons = {"filtered": lost} if lost else {}
-            lines.append(FunnelLine(f"filter: {rule.name}", name, entered, entered - lost, reasons))
-            entered -= lost
-    return sorted(lines, key=lambda line: order.index(line.step))
 
 
 # ------------------------------------------------------------------------------------------------ count

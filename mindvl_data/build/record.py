@@ -14,7 +14,7 @@ from mindvl_data import ledger
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
-from mindvl_data.filters import NO_FILTER
+from mindvl_data.filters import NO_FILTER, Rule
 from mindvl_data.media import LOCAL_FILE
 from mindvl_data.schema import SAMPLES_INDEX, Drop
 
@@ -35,17 +35,20 @@ def write_index(run: Run, partitions: Sequence[Partition]) -> None:
 
 def write_ledger(run: Run, prepared: Prepared) -> None:
     """The ledgers of scan, filter and count; each stage adds its own."""
-    folder, partitions, first = run.folder("ledger"), prepared.partitions, prepared.first
+    folder, partitions, selection = run.folder("ledger"), prepared.partitions, prepared.selection
     ledger.write(folder, "scan", [ledger.read(partition.scan_drops for partition in partitions)])
-    ledger.write(folder, "filter", [_filter_lines(run, p, f) for p, f in zip(partitions, first, strict=True)])
+    ledger.write(
+        folder,
+        "filter",
+        [_filter_lines(selection.rules, p, f) for p, f in zip(partitions, selection.first, strict=True)],
+    )
     ledger.write(folder, "count", [ledger.read(prepared.count_drops)])
 
 
-def _filter_lines(run: Run, partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
+def _filter_lines(rules: Sequence[Rule], partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
     rows = np.flatnonzero(first != NO_FILTER)
     ids = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id").take(rows).to_pylist()
-    rules = run.recipe.filters
-    drops = [Drop("filtered", f"{rules[i].name}: {rules[i].where}") for i in first[rows]]
+    drops = [Drop("filtered", rules[i].said(partition.source)) for i in first[rows]]
     return ledger.of_samples(
         ledger.Dropped(
             partition.source,

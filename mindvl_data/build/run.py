@@ -13,7 +13,9 @@ from typing import Any
 
 from mindvl_data.engine import Engine
 from mindvl_data.errors import UserError
+from mindvl_data.filters import Rule, rules_of
 from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
+from mindvl_data.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
 from mindvl_data.vision import Resolution
 
@@ -43,6 +45,16 @@ class Run:
     @cached_property
     def tokeniser(self) -> Tokeniser:
         return load_tokeniser(self.recipe.tokenizer, self.loaded.folder)
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        return rules_of(self.recipe.filters)
+
+    @cached_property
+    def score_columns(self) -> frozenset[str]:
+        """Every column that a score of the recipe, or of the table of functions, can give."""
+        scores = self.recipe.scores
+        return frozenset({*names(), *(column for name in scores for column in scores[name].columns_of(name))})
 
     @property
     def template(self) -> ChatTemplate:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.build.run import BuildError, Run
 from mindvl_data.build.summary import FunnelLine
-from mindvl_data.filters import check_columns, data_columns
+from mindvl_data.filters import KNOWN, check_columns, named_by
 from mindvl_data.recipe import Recipe, Source
 from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
 from mindvl_data.schema import BOXES
@@ -70,7 +70,7 @@ def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
     """Raises RecipeError for a column that a filter names and no file has a single value in."""
     schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
     found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
-    check_columns(run.recipe.filters, found)
+    check_columns(run.rules, found | run.score_columns)
 
 
 def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
@@ -91,7 +91,7 @@ def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
     except plugins.UnknownPlugin as error:
         raise SourceError(f"sources.{name}.format: {error}") from error
     files = _files(run, name, cache)
-    asked = _asked(run.recipe, name)
+    asked = _asked(run, name)
     rules = _rules(run.recipe, source)
     subset = None if source.uids is None else run.loaded.folder / source.uids
     if subset and not subset.is_file():
@@ -104,10 +104,12 @@ def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
     return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
 
 
-def _asked(recipe: Recipe, name: str) -> Asked:
-    source = recipe.sources[name]
+def _asked(run: Run, name: str) -> Asked:
+    """Fields of the data itself: what rules name and neither the samples table nor a score has; and its boxes."""
+    source = run.recipe.sources[name]
+    data = sorted(named_by(run.rules, name) - KNOWN - run.score_columns)
     beside = (BOXES,) if source.boxes else ()
-    return Asked(source.columns, (*data_columns(recipe.filters, name), *beside), bool(source.boxes))
+    return Asked(source.columns, (*data, *beside), bool(source.boxes))
 
 
 def _rules(recipe: Recipe, source: Source) -> Rules:

@@ -104,8 +104,9 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])
     among &= prepared.held if spec.mixture is None else ~prepared.held
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
+    scores = {name: told for name, told in prepared.selection.scores.items() if name in names}
     content_key = _content_key(run, prepared, spec, names, among)
-    keys = {"content": content_key, "manifest": fingerprints.key(content_key, run.loaded.hash, funnel)}
+    keys = {"content": content_key, "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, scores)}
     publish.recover(run.out / spec.name)
     there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
     if there is not None and not prepared.estimates:
@@ -117,6 +118,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     data = {
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
         "sources": publish.sources(run, prepared, names),
+        **({"scores": scores} if scores else {}),
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, drawn, names)],
         "mixture": _mixture(corpus, fitted, drawn, spec, names),
         "packing": packing(packs, _taken(fitted.weights, drawn.samples), costs, spec.seq_len, recipe.order.step),

@@ -11,10 +11,22 @@ from mindvl_data.recipe.whole import Recipe
 
 def problem(error: Any) -> str:
     """One line for one of pydantic's errors."""
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(str(part) for part in _without_kinds(error["loc"]))
     if error["type"] != "extra_forbidden":
         return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
     return f"{place}: there is no such key{nearest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
+
+
+def _without_kinds(loc: Sequence[str | int]) -> list[str | int]:
+    """A place as YAML has it: pydantic puts the value of `by` into it, which chose among several models."""
+    schema = Recipe.model_json_schema()
+    node: Any = schema
+    path = []
+    for part in loc:
+        if part not in node.get("discriminator", {}).get("mapping", {}):
+            path.append(part)
+        node = next(_steps(node, part, schema), None) or {}
+    return path
 
 
 def _known_keys(loc: Sequence[str | int]) -> list[str]:
@@ -34,10 +46,15 @@ def _alternatives(node: Any, schema: Any) -> Iterator[Any]:
 
 
 def _steps(node: Any, part: str | int, schema: Any) -> Iterator[Any]:
+    if part in node.get("discriminator", {}).get("mapping", {}):
+        yield {"$ref": node["discriminator"]["mapping"][part]}
+        return
     for option in _alternatives(node, schema):
         if isinstance(part, int):
-            yield option["items"]
+            yield option.get("items")
         elif part in option.get("properties", {}):
             yield option["properties"][part]
         else:
             yield from option.get("patternProperties", {}).values()
+            rest = option.get("additionalProperties")
+            yield from [rest] if isinstance(rest, dict) else []

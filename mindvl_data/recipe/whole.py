@@ -9,8 +9,10 @@ from pydantic import Field, model_validator
 
 from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
+from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
+from mindvl_data.schema import FILTER_COLUMNS
 
 CREDENTIALS = re.compile(r"://[^/]*@")
 
@@ -30,6 +32,8 @@ class Recipe(Model):
     resolution: Resolution = Resolution()
     limits: Limits = Limits()
     sources: dict[Name, Source] = Field(min_length=1)
+    scores: dict[Name, Score] = Field({})
+    """Columns beside those of the samples table, under their names; scores without options need not stand here."""
     filters: tuple[Filter, ...] = ()
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
@@ -45,7 +49,7 @@ class Recipe(Model):
         for place, name in asked:
             if name not in self.sources:
                 raise ValueError(f"{place}: there is no source {name!r}{nearest(name, self.sources)}")
-        if len({f.name for f in self.filters}) != len(self.filters):
+        if len({f.name or f.preset for f in self.filters}) != len(self.filters):
             raise ValueError("filters: two have the same name")
         if self.holdout and "holdout" in self.stages:
             raise ValueError("stages.holdout: the name is taken by the held-out set")
@@ -56,6 +60,18 @@ class Recipe(Model):
         return self
 
     @model_validator(mode="after")
+    def _columns_have_one_meaning(self) -> Recipe:
+        taken = dict.fromkeys((*FILTER_COLUMNS, "source", "kind"), "the samples table")
+        for name, score in self.scores.items():
+            for column in score.columns_of(name):
+                if column in taken:
+                    raise ValueError(
+                        f"scores.{name}: {taken[column]} has a column {column!r} already; name it otherwise"
+                    )
+                taken[column] = f"scores.{name}"
+        return self
+
+    @model_validator(mode="after")
     def _no_credentials(self) -> Recipe:
         for name, source in self.sources.items():
             if any(CREDENTIALS.search(place) for place in (*source.path, source.images or "")):
@@ -63,4 +79,7 @@ class Recipe(Model):
                     f"sources.{name}: a URL with a user or password would be written into every manifest; "
                     "configure the store's own credentials instead"
                 )
+        for name, score in self.scores.items():
+            if any(CREDENTIALS.search(place) for place in getattr(score, "path", ())):
+                raise ValueError(f"scores.{name}.path: a URL with a user or password would be written into manifests")
         return self

@@ -1,0 +1,69 @@
+"""The recipe's section on scores: columns beside those of the samples table, for filters to name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mindvl_data.recipe.fields import Model, Name, Paths
+
+
+class FunctionScore(Model):
+    """A score from the table of functions (`mindvl_data.scores`), with options; without options none is needed."""
+
+    by: Literal["function"]
+    function: str
+    options: dict[str, Any] = Field({})
+    """What the function takes after its `*`; paths are relative to the recipe's folder."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+
+class JoinedScore(Model):
+    """Columns of Parquet files from elsewhere, found by a key. A key that stands in them twice is an error."""
+
+    by: Literal["joined"]
+    path: Paths
+    """Files, globs and brace ranges, relative to the recipe's folder, or a URL that fsspec knows."""
+    on: Literal["uid", "key", "sample_id"] = "uid"
+    """What of a sample is looked up; `key` only where no two samples share one; `sample_id` in hexadecimal."""
+    column: str | None = None
+    """What the files call it; by default as `on` does."""
+    columns: dict[Name, str] = Field(min_length=1)
+    """The columns to take: `ours: theirs`. A sample that the files have not has null there."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return tuple(self.columns)
+
+
+class UidsScore(Model):
+    """Whether a sample's uid is in a list as DataComp publishes them: a sorted .npy of `u8,u8`.
+
+    A truth value like any other: `where: "dfn or su >= 85"` is a union, `and` an intersection, `not` takes away.
+    """
+
+    by: Literal["uids"]
+    path: str
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+
+class NearestScore(Model):
+    """The number of the nearest of given centres (largest inner product), for the embedding of another score."""
+
+    by: Literal["nearest"]
+    of: str
+    """The column of embeddings."""
+    centres: str
+    """A .npy of float32 or float16 [centres, width]."""
+    targets: str | None = None
+    """A .npy of embeddings, or of numbers of centres: the score is then whether the nearest centre is one of theirs."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+
+Score = Annotated[FunctionScore | JoinedScore | UidsScore | NearestScore, Field(discriminator="by")]

@@ -1,0 +1,53 @@
+"""Score columns on disk: a Parquet file of one or more columns beside a partition's samples table, line by line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+DIGEST = b"mindvl_sha256"
+MISSING = b"mindvl_missing"
+
+
+def write_columns(table: pl.DataFrame, path: Path) -> None:
+    """Write `path`, which appears whole, with a hash of the values in its metadata."""
+    arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
+    missing = sum(column.null_count() for column in table.iter_columns())
+    arrow = arrow.replace_schema_metadata({DIGEST: _digest(table).encode(), MISSING: str(missing).encode()})
+    partial = path.with_suffix(path.suffix + ".partial")
+    pq.write_table(arrow, partial, compression="zstd")
+    partial.rename(path)
+
+
+def values_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the values in these files, in their order: the same under any version of the file format."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(pq.read_schema(path).metadata[DIGEST])
+    return digest.hexdigest()
+
+
+def missing_in(paths: Iterable[Path]) -> int:
+    """How many values of these files are null."""
+    return sum(int(pq.read_schema(path).metadata[MISSING]) for path in paths)
+
+
+def _digest(table: pl.DataFrame) -> str:
+    digest = hashlib.sha256()
+    for column in table.iter_columns():
+        digest.update(f"{column.name}\0{column.dtype}\0{len(column)}\0".encode())
+        digest.update(column.is_null().to_numpy().tobytes())
+        flat = column.explode(empty_as_null=False) if column.dtype == pl.List else column
+        if column.dtype == pl.List:
+            digest.update(column.list.len().fill_null(0).to_numpy().tobytes())
+        if flat.dtype == pl.String:
+            texts = flat.fill_null("")
+            digest.update(texts.str.len_bytes().to_numpy().tobytes())
+            digest.update("".join(texts.to_list()).encode())
+        else:
+            digest.update(flat.fill_null(False if flat.dtype == pl.Boolean else 0).to_numpy().tobytes())
+    return digest.hexdigest()
