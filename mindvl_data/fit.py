@@ -31,6 +31,10 @@ class Weights:
     image_bytes: NDArray[np.int64]
     patches: NDArray[np.int64]
 
+    def of(self, samples: NDArray[np.integer]) -> Weights:
+        """The lines of these samples, in their order."""
+        return Weights(*(getattr(self, name)[samples] for name in self.__dataclass_fields__))
+
 
 @dataclass(frozen=True)
 class Fitted:

@@ -15,7 +15,8 @@ from mindvl_data.build import publish, record
 from mindvl_data.build.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.build.prepare import Prepared, prepare
 from mindvl_data.build.run import BuildError, Progress, Run, opened
-from mindvl_data.build.stage import Planned, Spec, plan_stage, specs
+from mindvl_data.build.spec import Spec, specs
+from mindvl_data.build.stage import Planned, plan_stage
 from mindvl_data.build.summary import FunnelLine
 from mindvl_data.engine import Engine
 from mindvl_data.estimate import Estimate

@@ -15,7 +15,8 @@ from mindvl_data import ledger
 from mindvl_data.build import publish
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import Run
-from mindvl_data.build.stage import Planned, Spec
+from mindvl_data.build.spec import Spec
+from mindvl_data.build.stage import Planned
 from mindvl_data.corpus import Corpus
 from mindvl_data.fit import Fitted, Weights
 from mindvl_data.media import source_roots

@@ -176,7 +176,7 @@ def _bounds(run: Run, name: str) -> tuple[Resolution, ...]:
     boxes, recipe = run.recipe.sources[name].boxes, run.recipe
     if boxes is None or boxes.write != "resized":
         return (bounds_of(recipe),)
-    stages = [bounds_of(recipe, stage) for stage in recipe.stages.values() if name in stage.mixture]
+    stages = [bounds_of(recipe, stage) for stage in recipe.stages.values() if name in stage.mixture.sources()]
     return tuple(dict.fromkeys([*stages, *([bounds_of(recipe)] if recipe.holdout or not stages else [])]))
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.build.drawing import Drawn
+from mindvl_data.build.spec import Spec
 from mindvl_data.fit import Weights
-from mindvl_data.pack import Packs, step_balance
+from mindvl_data.pack import Packs, again, step_balance
+from mindvl_data.recipe import Group
 
 
 @dataclass(frozen=True)
@@ -58,43 +61,66 @@ def reasons_by_source(
 
 
 def mixture(
-    sources: Sequence[str],
-    source: NDArray[Any],
-    weights: Weights,
-    drawn: NDArray[np.int64],
-    asked: Mapping[str, float],
-    pool_tokens: Mapping[str, int],
+    made: Drawn, weights: Weights, taken: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec
 ) -> dict[str, Any]:
-    """Per source what was asked and what the draw gave; `repeats` are passes over what could be drawn."""
-    of = source[drawn]
-    columns = {
-        "samples": np.ones(len(drawn), np.int64),
-        "tokens": weights.tokens[drawn],
-        "loss_tokens": weights.loss_tokens[drawn],
-        "vision_tokens": weights.vision_tokens[drawn],
-    }
-    totals = {name: int(values.sum()) for name, values in columns.items()}
+    """What was asked of each source, and of each group, and what the draw gave, in every count there is.
+
+    weights: of all samples; taken and source: of each draw. `repeats` are passes over what could be drawn.
+    """
+    totals = _counts(taken, np.arange(len(source)))
     lines = {}
-    for name in asked:
-        mine = of == sources.index(name)
-        sums = {column: int(values[mine].sum()) for column, values in columns.items()}
+    for name, share in made.asked.shares.items():
+        pool = made.pools[name]
+        passes = made.asked.passes(name, pool)
+        holds = _counts(weights, pool.samples)
+        got = _counts(taken, np.flatnonzero(source == sources.index(name)))
         lines[name] = {
-            "asked": asked[name],
-            "achieved": round(sums["tokens"] / totals["tokens"], 6),
-            **sums,
-            "repeats": round(sums["tokens"] / pool_tokens[name], 4) if pool_tokens[name] else 0.0,
+            "pool": holds,
+            "asked": {
+                "share": round(share, 6),
+                **{column: round(passes * value) for column, value in holds.items()},
+                "repeats": round(passes, 4),
+            },
+            "achieved": {
+                "share": round(got[spec.by] / totals[spec.by], 6),
+                **got,
+                "repeats": round(got[spec.by] / holds[spec.by], 4),
+            },
         }
-    return {"by": "tokens", "total": totals, "sources": lines}
+    budget = spec.budget.model_dump(exclude_none=True) if spec.budget else None
+    groups = dict(_groups(spec.mixture, lines)) if spec.mixture else {}
+    return {"by": spec.by, "budget": budget, "total": totals, "sources": lines, "groups": groups}
+
+
+def _counts(weights: Weights, lines: NDArray[np.integer]) -> dict[str, int]:
+    columns = ("tokens", "loss_tokens", "vision_tokens")
+    return {"samples": len(lines)} | {name: int(getattr(weights, name)[lines].sum()) for name in columns}
+
+
+def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
+    """Every group by its path, with its share of the whole, asked and achieved."""
+    for name, member in group.members.items():
+        if isinstance(member, Group):
+            of = [lines[source] for source in member.sources()]
+            yield (
+                f"{path}{name}",
+                {side: round(sum(line[side]["share"] for line in of), 6) for side in ("asked", "achieved")},
+            )
+            yield from _groups(member, lines, f"{path}{name}.")
 
 
 def packing(
-    packs: Packs, weights: Weights, costs: Mapping[str, Mapping[str, NDArray[np.int64]]], seq_len: int, step: int
+    packs: Packs,
+    samples: NDArray[np.integer],
+    tokens: int,
+    costs: Mapping[str, Mapping[str, NDArray[np.int64]]],
+    seq_len: int,
+    step: int,
 ) -> dict[str, Any]:
     """Packs beside their lower bound, fill, and how level the steps of either order are: 1 means that no rank waits.
 
-    costs: by order, then by name, of each pack in that order.
+    samples: which sample each draw is of. costs: by order, then by name, of each pack in that order.
     """
-    tokens = int(weights.tokens.sum())
     slots = len(packs) * seq_len
     return {
         "packs": len(packs),
@@ -102,6 +128,7 @@ def packing(
         "tokens": tokens,
         "padding": slots - tokens,
         "fill": round(tokens / slots, 6),
+        "repeats_together": len(again(packs, samples)),
         "segments_per_pack": round(len(packs.index) / len(packs), 3),
         "cost_balance": {
             rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}

@@ -44,33 +44,35 @@ def count(number: int) -> str:
 
 
 def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Asked and achieved shares, and how often each source was passed."""
+    """Asked and achieved shares of every source and group, and how often each source was passed."""
     table = Table(
-        title="Mixture, by tokens",
-        title_justify="left",
-        header_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1),
+        title="Mixture", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
     )
-    table.add_column("set")
-    table.add_column("source")
-    for column in ("asked", "achieved", "samples", "tokens", "passes"):
+    for column in ("set", "by", "source"):
+        table.add_column(column)
+    for column in ("asked", "achieved", "samples", "tokens", "of tokens", "passes"):
         table.add_column(column, justify="right")
     for name, data in stages:
-        for source, line in data["mixture"]["sources"].items():
-            table.add_row(
-                name,
-                source,
-                f"{line['asked']:.1%}",
-                f"{line['achieved']:.2%}",
-                count(line["samples"]),
-                count(line["tokens"]),
-                f"{line['repeats']:.2f}",
-            )
-            name = ""
+        mixture = data["mixture"]
+        head = (name, mixture["by"].replace("_", " "))
+        for source, line in mixture["sources"].items():
+            table.add_row(*head, source, *_shares(line["asked"], line["achieved"], mixture["total"]["tokens"]))
+            head = ("", "")
+        for group, line in mixture["groups"].items():
+            table.add_row("", "", Text(group, style="italic"), f"{line['asked']:.1%}", f"{line['achieved']:.2%}")
         table.add_section()
     return table
+
+
+def _shares(asked: Mapping[str, Any], achieved: Mapping[str, Any], tokens: int) -> tuple[str, ...]:
+    return (
+        f"{asked['share']:.1%}",
+        f"{achieved['share']:.2%}",
+        count(achieved["samples"]),
+        count(achieved["tokens"]),
+        f"{achieved['tokens'] / tokens:.1%}",
+        f"{achieved['repeats']:.2f}",
+    )
 
 
 def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:

@@ -6,10 +6,21 @@ which order they are written. A packing depends on lengths alone, so lengths are
 limit is repacked sample by sample (two_limits).
 """
 
+from mindvl_data.pack.apart import again
 from mindvl_data.pack.limits import Limits, lower_bound
 from mindvl_data.pack.order import order_packs, step_balance
 from mindvl_data.pack.packs import PackError, Packs
 from mindvl_data.pack.planning import plan
 from mindvl_data.pack.windows import plan_windows
 
-__all__ = ["Limits", "PackError", "Packs", "lower_bound", "order_packs", "plan", "plan_windows", "step_balance"]
+__all__ = [
+    "Limits",
+    "PackError",
+    "Packs",
+    "again",
+    "lower_bound",
+    "order_packs",
+    "plan",
+    "plan_windows",
+    "step_balance",
+]

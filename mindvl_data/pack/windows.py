@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mindvl_data.pack.compiled import for_samples
 from mindvl_data.pack.limits import UNLIMITED, Limits, bound, check
 from mindvl_data.pack.packs import PackError, Packs, index_type
-from mindvl_data.pack.planning import int32, plan_within
+from mindvl_data.pack.planning import int32, optional, plan_within
 
 FULL = 0.995
 MAX_AGE = 4
@@ -28,6 +28,7 @@ def plan_windows(
     max_samples: int | None = None,
     balance: bool = True,
     seed: int = 0,
+    samples: NDArray[np.integer] | None = None,
 ) -> tuple[Packs, NDArray[np.int64]]:
     """`plan`, of `window` samples at a time in the order given; and where each window's packs begin.
 
@@ -39,8 +40,7 @@ def plan_windows(
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
     with for_samples(len(lengths)):
-        given = None if patches is None else int32(patches)
-        return _plan_windows(int32(lengths), window, given, limits, balance, seed)
+        return _plan_windows(int32(lengths), window, optional(patches), limits, balance, seed, optional(samples))
 
 
 def _plan_windows(
@@ -50,6 +50,7 @@ def _plan_windows(
     limits: Limits,
     balance: bool,
     seed: int,
+    drawn: NDArray[np.int32] | None,
 ) -> tuple[Packs, NDArray[np.int64]]:
     kind = index_type(len(lengths))
     indices, sizes, borders = [np.zeros(0, kind)], [np.zeros(0, kind)], [0]
@@ -59,7 +60,8 @@ def _plan_windows(
         samples = np.concatenate([carried, np.arange(start, end, dtype=kind)])
         ages = np.concatenate([ages + 1, np.zeros(end - start, np.int64)])
         some = None if patches is None else patches[samples]
-        packs = plan_within(lengths[samples], some, limits, balance, seed)
+        of = None if drawn is None else drawn[samples]
+        packs = plan_within(lengths[samples], some, limits, balance, seed, of)
         done = _done(packs, lengths[samples], some, limits, ages) | (end == len(lengths))
         ready, rest = packs.reordered(np.flatnonzero(done)), packs.reordered(np.flatnonzero(~done))
         indices.append(samples[ready.index])

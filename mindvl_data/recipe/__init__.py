@@ -1,24 +1,27 @@
 """The recipe: YAML into frozen models. Every key is checked; an error names its YAML path.
 
-`fields` is what all sections share; `sources`, `filters`, `stages` are the sections; `whole` puts them
+`fields` is what all sections share; `sources`, `filters`, `mixture`, `stages` are the sections; `whole` puts them
 together; `loading` reads a file, and `problems` puts what is wrong with it into words.
 """
 
 from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe
+from mindvl_data.recipe.mixture import Budget, Group, Passes
 from mindvl_data.recipe.sources import Boxes, Limits, PixelBounds, Resolution, Source
-from mindvl_data.recipe.stages import Budget, Order, Stage
+from mindvl_data.recipe.stages import Order, Stage
 from mindvl_data.recipe.whole import Recipe
 
 __all__ = [
     "Boxes",
     "Budget",
     "Filter",
+    "Group",
     "Holdout",
     "Limits",
     "LoadedRecipe",
     "Order",
+    "Passes",
     "PixelBounds",
     "Recipe",
     "RecipeError",

@@ -11,10 +11,12 @@ from mindvl_data.recipe.whole import Recipe
 
 def problem(error: Any) -> str:
     """One line for one of pydantic's errors."""
-    place = ".".join(str(part) for part in _without_kinds(error["loc"]))
+    # The tag of an alternative stands in brackets: no part of the YAML path.
+    loc = tuple(part for part in error["loc"] if not str(part).startswith("("))
+    place = ".".join(str(part) for part in _without_kinds(loc))
     if error["type"] != "extra_forbidden":
         return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
-    return f"{place}: there is no such key{nearest(str(error['loc'][-1]), _known_keys(error['loc'][:-1]))}"
+    return f"{place}: there is no such key{nearest(str(loc[-1]), _known_keys(loc[:-1]))}"
 
 
 def _without_kinds(loc: Sequence[str | int]) -> list[str | int]:
@@ -39,7 +41,7 @@ def _known_keys(loc: Sequence[str | int]) -> list[str]:
 
 
 def _alternatives(node: Any, schema: Any) -> Iterator[Any]:
-    for option in node.get("anyOf", [node]):
+    for option in node.get("anyOf", node.get("oneOf", [node])):
         option = schema["$defs"][option["$ref"].rsplit("/", 1)[1]] if "$ref" in option else option
         if option.get("type") in ("object", "array"):
             yield option

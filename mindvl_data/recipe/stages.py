@@ -1,4 +1,4 @@
-"""The recipe's sections on what goes out: stages, their budgets, the order of packs."""
+"""The recipe's sections on what goes out: stages, and the order of packs."""
 
 from __future__ import annotations
 
@@ -6,23 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mindvl_data.recipe.fields import Lengths, Model, Share
+from mindvl_data.recipe.fields import Lengths, Model
+from mindvl_data.recipe.mixture import Budget, Group
 from mindvl_data.recipe.sources import PixelBounds
-
-
-class Budget(Model):
-    """How much one stage draws: exactly one of its keys."""
-
-    tokens: int | None = Field(None, ge=1)
-    """Text, vision and template tokens, repeats included, padding not."""
-    epochs: float | None = Field(None, gt=0)
-    """The largest budget at which no source is passed more than this often at the asked shares."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Budget:
-        if (self.tokens is None) == (self.epochs is None):
-            raise ValueError("give exactly one of tokens and epochs")
-        return self
 
 
 class Order(Model):
@@ -38,9 +24,12 @@ class Stage(Model):
     """One training stage: how much of what, at which sequence lengths."""
 
     seq_len: Lengths
-    budget: Budget
-    mixture: dict[str, Share]
-    """Each source's share of the tokens; the shares sum to 1."""
+    budget: Budget | None = None
+    """How much is drawn; may be left out where every source of the mixture states its epochs."""
+    by: Literal["tokens", "samples", "loss_tokens"] = "tokens"
+    """What the shares are shares of."""
+    mixture: Group
+    """Each source's share, alone or in groups: `{text: 0.2, captions: {share: 0.8, cc: 0.3, dfn: 0.7}}`."""
     max_repeats: float = Field(4, gt=0, le=32767)
     """Passes over a source in this stage above which the build stops."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
@@ -57,9 +46,13 @@ class Stage(Model):
 
     @model_validator(mode="after")
     def _whole(self) -> Stage:
-        total = sum(self.mixture.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares of the mixture sum to {total:g}, not to 1")
+        if self.mixture.share is not None:
+            raise ValueError("mixture.share: the whole mixture has no share of anything")
+        if self.budget is None and not self.mixture.by_epochs:
+            raise ValueError("budget: say how much to draw, or give every source of the mixture its epochs")
+        names = list(self.mixture.sources())
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"mixture: the source {twice[0]!r} stands in it twice")
         if len(set(self.seq_len)) != len(self.seq_len):
             raise ValueError("a sequence length is given twice")
         return self

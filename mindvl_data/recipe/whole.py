@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
+from mindvl_data.recipe.mixture import RESERVED
 from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
@@ -44,11 +45,14 @@ class Recipe(Model):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
-        asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture]
+        asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture.sources()]
         asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
         for place, name in asked:
             if name not in self.sources:
-                raise ValueError(f"{place}: there is no source {name!r}{nearest(name, self.sources)}")
+                known = [*self.sources, *(RESERVED if place.endswith("mixture") else ())]
+                raise ValueError(f"{place}: there is no source {name!r}{nearest(name, known)}")
+        if taken := [name for name in self.sources if name in RESERVED]:
+            raise ValueError(f"sources.{taken[0]}: the name means something in a mixture; choose another")
         if len({f.name or f.preset for f in self.filters}) != len(self.filters):
             raise ValueError("filters: two have the same name")
         if self.holdout and "holdout" in self.stages:

@@ -131,17 +131,15 @@ def test_no_picture_and_no_text_is_on_both_sides(quickstart: BuildReport) -> Non
     assert not held_ids & ids
 
 
-def test_each_source_ends_within_one_sample_of_its_share(quickstart: BuildReport) -> None:
+def test_each_source_ends_within_half_a_sample_of_its_share(quickstart: BuildReport) -> None:
     for stage in quickstart.stages[:3]:
         mixture = stage.data["mixture"]
         lengths = Counter[str]()
         for pack in packs(quickstart, stage.name):
             for i, source in enumerate(pack.sources):
                 lengths[source] = max(lengths[source], int(np.diff(pack.cu_seqlens)[i]))
-        budget = mixture["asked_tokens"]
         for name, line in mixture["sources"].items():
-            if budget:
-                assert 0 <= line["tokens"] - budget * line["asked"] < lengths[name]
+            assert abs(line["achieved"]["tokens"] - line["asked"]["tokens"]) <= lengths[name] / 2 + 1
 
 
 def test_the_manifest_counts_what_the_packs_hold(quickstart: BuildReport) -> None:

@@ -10,7 +10,7 @@ from mindvl_data.pack import Packs, compiled, order_packs, plan
 def made(
     lengths: NDArray[np.int64], patches: NDArray[np.int64], capacity: int, **limits: int
 ) -> list[NDArray[np.int64]]:
-    packs: Packs = plan(lengths, capacity, patches, seed=3, **limits)
+    packs: Packs = plan(lengths, capacity, patches, seed=3, samples=np.arange(len(lengths)) * 2 // 3, **limits)
     costs = packs.sums(lengths**2), packs.sums(patches)
     order = order_packs(*costs, rule="balanced", step=8, seed=1, name="x")
     return [packs.index, packs.offsets, order]

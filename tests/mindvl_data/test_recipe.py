@@ -32,8 +32,8 @@ def test_the_quickstart_is_read_as_written() -> None:
         ("sources.vqa.formt=x", r"sources\.vqa\.formt: .*did you mean 'format'"),
         ("filters.0.were=x", r"filters\.0\.were: .*did you mean 'where'"),
         ("resolution.zzz=1", r"resolution\.zzz: there is no such key; there are: max_pixels, merge"),
-        ("stages.warmup.mixture.captions=0.6", r"stages\.warmup: the shares of the mixture sum to 0\.9, not to 1"),
-        ("stages.warmup.budget.epochs=1", r"stages\.warmup\.budget: give exactly one of tokens and epochs"),
+        ("stages.warmup.mixture.captions=0.6", r"stages\.warmup\.mixture: the shares sum to 0\.9, not to 1"),
+        ("stages.warmup.budget.epochs=1", r"warmup\.budget: give exactly one of tokens, packs, sam"),
         ("stages.warmup.seq_len=[2048, 2048]", r"stages\.warmup: a sequence length is given twice"),
         ("stages.warmup.seq_len=many", r"stages\.warmup\.seq_len\.0: Input should be a valid integer"),
         ("resolution.min_pixels=9999999", r"resolution: min_pixels 9999999 is above max_pixels"),
@@ -42,6 +42,32 @@ def test_the_quickstart_is_read_as_written() -> None:
             "stages.warmup.mixture={captoins: 1.0}",
             r"stages\.warmup\.mixture: there is no source 'captoins'; did you mean",
         ),
+        (
+            "stages.warmup.mixture={documents: 0.5, g: {share: 0.5, vqa: 0.6, text: 0.5}}",
+            r"mixture\.g: the shares sum to 1\.1",
+        ),
+        (
+            "stages.warmup.mixture={g: {vqa: 1.0}, text: 1.0}",
+            r"mixture: the shares sum to 1, which leaves nothing for g",
+        ),
+        (
+            "stages.warmup.mixture={vqa: {epochs: 1}, text: 0.5}",
+            r"mixture: vqa: give epochs to every source of the group",
+        ),
+        (
+            "stages.warmup.mixture={vqa: {epochs: 1, most: 2}}",
+            r"mixture\.vqa\.most: there is no such key; there are: epo",
+        ),
+        (
+            "stages.warmup.mixture={temperature: 2, vqa: {epochs: 1}}",
+            r"mixture: vqa: beside a temperature stand sources",
+        ),
+        (
+            "stages.warmup.mixture={vqa: 0.5, g: {share: 0.5, vqa: 1}}",
+            r"warmup: mixture: the source 'vqa' stands in it twice",
+        ),
+        ("stages.warmup.budget=null", r"stages\.warmup: budget: say how much to draw, or give every source"),
+        ("sources.share={format: text, path: a, kind: b}", r"sources\.share: the name means something in a mixture"),
         ("filters.0.sources=[nobody]", r"filters\.0\.sources: there is no source 'nobody'"),
         ("filters.1.name=large enough", r"filters: two have the same name"),
         ("name=a/b", r"name: String should match pattern"),
@@ -50,6 +76,22 @@ def test_the_quickstart_is_read_as_written() -> None:
 def test_a_wrong_key_or_value_is_named_by_its_path(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         load_recipe(QUICKSTART, [override])
+
+
+@pytest.mark.parametrize(
+    ("mixture", "words"),
+    [
+        ("{g: {vqa: 1.0}, h: {text: 1.0}}", r"mixture: g and h: only one group may leave its sh"),
+        ("{tempreature: 2, vqa: 1}", r"warmup\.mixture: the shares sum to 3, not to 1"),
+        ("{tempreature: 0.1, vqa: 0.9}", r"no source 'tempreature'; did you mean 'temperature'"),
+        ("{vqa: -1}", r"stages\.warmup\.mixture\.vqa: Input should be greater than 0"),
+        ("{g: {share: 1}}", r"stages\.warmup\.mixture\.g: a group without a source"),
+        ("{share: 0.5, vqa: 1}", r"stages\.warmup: mixture\.share: the whole mixture has no"),
+    ],
+)
+def test_a_wrong_mixture_is_named_by_its_path(mixture: str, words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(QUICKSTART, [f"stages.warmup.mixture={mixture}"])
 
 
 def test_every_problem_is_listed_at_once() -> None:

@@ -1,0 +1,11 @@
+"""Mixing: asked shares and a budget become an ordered draw of (sample, repeat).
+
+`ask` resolves groups, epochs and temperature to one share a source (shares) and the budget to an amount of
+whatever the shares are shares of (asked); `draw` orders and cuts it (draw).
+"""
+
+from mindvl_data.mix.asked import Asked, ask, check_repeats
+from mindvl_data.mix.draw import Draw, draw, pass_order
+from mindvl_data.mix.pools import MixError, Pool
+
+__all__ = ["Asked", "Draw", "MixError", "Pool", "ask", "check_repeats", "draw", "pass_order"]

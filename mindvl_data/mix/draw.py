@@ -1,0 +1,105 @@
+"""The draw: each source is an endless row of passes over its samples, every pass in an order of its own.
+
+Each draw stands on one axis where its middle lies: (what comes before it in its source + half of it) / share. The
+draw of any budget is what stands before the budget, which gives every source its share to within half a sample. A
+smaller budget is a prefix of a larger one, and a source's order does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.draws import hashed
+from mindvl_data.mix.asked import Asked
+from mindvl_data.mix.pools import Pool
+
+# A draw that ends by another count than its axis' is made this much too long at first, and longer if that was short.
+SLACK = 1.02
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The ordered draw: row numbers integers [d], repeats int16 [d] counted from 0."""
+
+    samples: NDArray[np.integer]
+    repeats: NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def first(self, draws: int) -> Draw:
+        """The draw of a smaller budget."""
+        return Draw(self.samples[:draws], self.repeats[:draws])
+
+
+def draw(pools: Mapping[str, Pool], asked: Asked, seed: int, stage: str) -> Draw:
+    """Draw what is asked for; each source ends within half a sample of its share of the amount."""
+    if asked.tokens is None and asked.samples is None:
+        return _merged(pools, asked, asked.amount, seed, stage)
+    amount = asked.amount
+    while True:
+        amount = amount * SLACK + max(1, *(pool.size / len(pool) for pool in pools.values()))
+        drawn = _merged(pools, asked, amount, seed, stage)
+        end = _end(pools, asked, drawn)
+        if end <= len(drawn):
+            return drawn.first(end)
+
+
+def _end(pools: Mapping[str, Pool], asked: Asked, drawn: Draw) -> int:
+    """How many draws reach the budget; one more than there are where they do not."""
+    if asked.samples is not None:
+        return asked.samples
+    assert asked.tokens is not None
+    tokens = np.zeros(1 + max(int(pool.samples.max()) for pool in pools.values()), np.int64)
+    for pool in pools.values():
+        tokens[pool.samples] = pool.tokens
+    return int(np.searchsorted(np.cumsum(tokens[drawn.samples]), asked.tokens, side="left")) + 1
+
+
+def _merged(pools: Mapping[str, Pool], asked: Asked, amount: float, seed: int, stage: str) -> Draw:
+    drawn = [_draw_source(pools[name], share, amount, name, seed, stage) for name, share in asked.shares.items()]
+    # Stable: where two sources stand at one point of the axis, the one named first comes first.
+    order = np.argsort(np.concatenate([item[0] for item in drawn]), kind="stable")
+    return Draw(
+        np.concatenate([item[1] for item in drawn])[order],
+        np.concatenate([item[2] for item in drawn])[order],
+    )
+
+
+def _draw_source(
+    pool: Pool, share: float, amount: float, name: str, seed: int, stage: str
+) -> tuple[NDArray[np.float64], NDArray[np.integer], NDArray[np.int16]]:
+    """Where on the axis, which row and which repeat, of everything drawn from one source."""
+    times, rows, repeats = [], [], []
+    before = 0
+    for repeat in range(math.ceil(amount * share / pool.size - 1e-12)):
+        order = pass_order(pool.sample_ids, seed, f"{stage}\0{name}\0{repeat}")
+        when = (before + _middles(pool.measure, order)) / share
+        taken = int(np.searchsorted(when, amount, side="left"))
+        times.append(when[:taken])
+        rows.append(pool.samples[order[:taken]])
+        repeats.append(np.full(taken, repeat, np.int16))
+        before += pool.size
+    return np.concatenate(times), np.concatenate(rows), np.concatenate(repeats)
+
+
+def _middles(measure: NDArray[np.integer] | None, order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where the middle of each sample lies in its source, in this order, float64 [n]."""
+    if measure is None:
+        return np.arange(len(order), dtype=np.float64) + 0.5
+    counts = measure[order]
+    return np.cumsum(counts, dtype=np.float64) - counts / 2
+
+
+def pass_order(sample_ids: NDArray[np.uint8], seed: int, name: str) -> NDArray[np.int64]:
+    """One pass over samples as a permutation, int64 [n], drawn from (seed, name, sample id).
+
+    By a hash of each id rather than a generator's stream: adding a sample moves no other.
+    """
+    words = np.ascontiguousarray(sample_ids).view("<u8").reshape(-1, 2)
+    return np.lexsort((words[:, 1], words[:, 0], hashed(words[:, 0], seed, name))).astype(np.int64)

@@ -1,0 +1,41 @@
+"""What a stage may draw from: the samples of each source that fit, and what each of them counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.errors import UserError
+
+
+class MixError(UserError):
+    """A mixture or budget that the data cannot serve; the message says how much is missing."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One source's samples, n of them.
+
+    samples: their row numbers, integers [n]. sample_ids: uint8 [n, 16]. tokens: integers [n]. measure: what
+    shares are shares of, integers [n] (tokens, loss tokens) or None where every sample counts 1.
+    """
+
+    samples: NDArray[np.integer]
+    sample_ids: NDArray[np.uint8]
+    tokens: NDArray[np.integer]
+    measure: NDArray[np.integer] | None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def total_tokens(self) -> int:
+        return int(self.tokens.sum(dtype=np.int64))
+
+    @cached_property
+    def size(self) -> int:
+        """The whole source in what shares are shares of."""
+        return len(self) if self.measure is None else int(self.measure.sum(dtype=np.int64))
