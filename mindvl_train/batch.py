@@ -6,6 +6,7 @@ which is all that attention looks at.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
 from mindvl_train.kernels.segments import Segments
+from mindvl_train.levels import decode_levels, normalise
 from mindvl_train.patches import Grid, frame_segments, patch_positions, window_order
 from mindvl_train.positions import multimodal_positions, text_positions
 
@@ -41,7 +43,8 @@ class Batch:
         segments: boundaries in the token stream; a pack's padding is a segment, but for a
             single token of it.
         real: [R] int64, the tokens that are not padding.
-        patches: [N, channels · frames · patch²] float32, window after window; N is never 0.
+        patches: [N, channels · frames · patch²] float32, window after window; N is never 0. Of a batch of
+            `levels`, until `to`, [N, patch² · channels] uint8 (see `decode_levels`).
         patch_positions: [N, 2] int64, row and column in the image.
         image_segments: boundaries in the patch stream, one segment an image frame.
         window_segments: one segment a window; the same as `image_segments` for a tower without windows.
@@ -76,9 +79,11 @@ class Batch:
     packs: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`, where levels become patches."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        if moved["patches"].dtype == torch.uint8:
+            moved["patches"] = normalise(moved["patches"])
         return replace(self, **moved)
 
 
@@ -102,6 +107,7 @@ class BatchLayout:
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
         loss_weight: a name in `LOSS_WEIGHTS`.
+        resize: a name in `levels.RESIZES`, for batches of levels.
     """
 
     patch: int
@@ -110,10 +116,16 @@ class BatchLayout:
     window: int | None = None
     position_axes: int = 1
     loss_weight: str = "token"
+    resize: str = "pillow"
 
 
-def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
+def collate(packs: Sequence[Pack], layout: BatchLayout, levels: bool = False) -> Batch:
     """Joins packs into one batch and decodes their images.
+
+    Args:
+        packs: one or more.
+        layout: how a batch is made.
+        levels: leave the patches as levels, an eighth of the bytes, for `Batch.to` to normalise on the device.
 
     Raises:
         BatchError: an image cannot be decoded, or a pack's images and placeholders do not belong together.
@@ -123,7 +135,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout) -> Batch:
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
     weights = _weights(targets, segments, layout.loss_weight)
-    images = _images(packs, layout)
+    images = _images(packs, layout, levels)
     return Batch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(_positions(packs, segments, layout)),
@@ -186,7 +198,7 @@ def _weights(targets: NDArray[np.int64], segments: Segments, rule: str) -> NDArr
 class _Images:
     """What a batch says of its images, under the names and shapes of `Batch`."""
 
-    patches: NDArray[np.float32]
+    patches: NDArray[Any]
     positions: NDArray[np.int64]
     frames: Segments
     windows: Segments
@@ -194,9 +206,9 @@ class _Images:
     num_masked_features: int
 
 
-def _images(packs: Sequence[Pack], layout: BatchLayout) -> _Images:
+def _images(packs: Sequence[Pack], layout: BatchLayout, levels: bool) -> _Images:
     """The patches of all images; without any, zeros for one masked grid of the smallest size."""
-    decoded = [_decode(pack, image, layout) for pack in packs for image in pack.images]
+    decoded = [_decode(pack, image, layout, levels) for pack in packs for image in pack.images]
     grids = [image.grid for pack in packs for image in pack.images] or [(1, layout.merge, layout.merge)]
     values = CHANNELS * TEMPORAL_PATCH * layout.patch**2
     images = _Images(
@@ -228,16 +240,17 @@ def _in_order(stream: NDArray[AnyNumber], order: NDArray[np.int64]) -> NDArray[A
     return stream.reshape(len(order), -1, stream.shape[-1])[order].reshape(stream.shape)
 
 
-def _decode(pack: Pack, image: PackImage, layout: BatchLayout) -> NDArray[np.float32]:
+def _decode(pack: Pack, image: PackImage, layout: BatchLayout, levels: bool) -> NDArray[Any]:
     frames, height, width = image.grid
+    decode = partial(decode_levels, resize=layout.resize) if levels else vision.decode
     try:
-        patches = vision.decode(image.data or b"", height, width, layout.patch, layout.merge)
+        patches = decode(image.data or b"", height, width, layout.patch, layout.merge)
     except vision.BadImage as error:
         raise BatchError(
             f"pack {pack.index}: the image at token {image.start} cannot be decoded ({error}); "
             "run `python -m mindvl_data verify` on the manifest"
         ) from error
-    return np.tile(patches, (frames, 1))
+    return patches if frames == 1 else np.tile(patches, (frames, 1))
 
 
 def _placeholders(packs: Sequence[Pack], layout: BatchLayout) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +48,12 @@ class PackStream:
         self.skipped = 0
         self._rank, self._world, self._last, self._deal = rank, world, last, deal
         self._n = 0
-        self._readers = tuple(PackReader(each, media_root) for each in self.manifests)
+        self._media_root = media_root
+        self._readers = self._opened()
         self._check()
+
+    def _opened(self) -> tuple[PackReader, ...]:
+        return tuple(PackReader(each, self._media_root) for each in self.manifests)
 
     def _check(self) -> None:
         if not 0 <= self._rank < self._world:
@@ -102,8 +107,12 @@ class PackStream:
                 yield self.read(slot)
             pack = self.read(step.slots[-1])
             # The cursor moves when the last pack of the step is handed over, by the whole global batch.
-            self._n, self.skipped = step.after, self.skipped + step.skipped
+            self.advance(step)
             yield pack
+        self.advance(step)
+
+    def advance(self, step: Step) -> None:
+        """Moves the cursor behind a step that was consumed; iterating over the stream does it by itself."""
         self._n, self.skipped = step.after, self.skipped + step.skipped
 
     def step_at(self, n: int) -> Step:
@@ -124,6 +133,12 @@ class PackStream:
         reader = self._readers[slot.manifest]
         pack = reader.read(reader.number(slot.epoch, slot.place))
         return pack.without_loss() if slot.fills else pack
+
+    def reopened(self) -> PackStream:
+        """The same stream at the same place with files of its own, for another thread to read with."""
+        other = copy.copy(self)
+        other._readers = other._opened()
+        return other
 
     def _costs(self, slot: Slot) -> np.ndarray[Any, np.dtype[np.int64]]:
         reader = self._readers[slot.manifest]
