@@ -35,7 +35,7 @@ RESIZES: dict[str, Callable[[Image.Image, tuple[int, int]], NDArray[np.uint8]]] 
 
 
 def decode_levels(
-    data: bytes, grid_h: int, grid_w: int, patch: int, merge: int, resize: str = "pillow"
+    data: bytes | memoryview, grid_h: int, grid_w: int, patch: int, merge: int, resize: str = "pillow"
 ) -> NDArray[np.uint8]:
     """An encoded image as [grid_h · grid_w, patch · patch · 3] uint8, in the order of `vision.decode`; a patch is
     (y, x, channel). Raises BadImage as `vision.decode` does."""
