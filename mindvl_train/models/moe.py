@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
@@ -24,6 +24,7 @@ class MoEConfig(BaseModel):
         n_group: experts fall into so many groups of neighbours; only the best `topk_group` are chosen from.
         balance_speed: what a step adds to, or takes from, the bias of an expert that had fewer, or more, tokens
             than the mean; None: no bias.
+        aux_loss_coef: of the auxiliary loss that balances a softmax router through gradients; 0: none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,10 +40,24 @@ class MoEConfig(BaseModel):
     topk_group: int = 1
     routed_scaling_factor: float = 1.0
     balance_speed: float | None = None
+    aux_loss_coef: float = 0.0
+
+    @model_validator(mode="after")
+    def _auxiliary_loss_of_shares(self) -> "MoEConfig":
+        if self.aux_loss_coef and self.scoring != "softmax":
+            raise ValueError("aux_loss_coef is of a softmax router; a sigmoid one is balanced by balance_speed")
+        return self
 
 
 class Router(nn.Module):
-    """Chooses experts for every token, in float32."""
+    """Chooses experts for every token, in float32.
+
+    Attributes:
+        load: of the last forward pass with gradients, for the auxiliary loss: the tokens of every expert and the sum
+            of its scores, both [E].
+    """
+
+    load: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, config: MoEConfig, size: int) -> None:
         super().__init__()
@@ -57,6 +72,8 @@ class Router(nn.Module):
         logits = F.linear(hidden.float(), self.weight.float())
         scores = logits.sigmoid() if self.config.scoring == "sigmoid" else logits.softmax(dim=-1)
         experts = self._best(scores.detach()).topk(self.config.num_experts_per_tok, dim=-1).indices
+        if self.config.aux_loss_coef and torch.is_grad_enabled():
+            self.load = _tokens_of_each(experts, scores.shape[1]).to(scores.dtype), scores.sum(dim=0)
         weights = scores.gather(1, experts)
         if self.config.norm_topk_prob:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
@@ -72,6 +89,14 @@ class Router(nn.Module):
         groups = grouped.topk(2, dim=-1).values.sum(dim=-1).topk(self.config.topk_group, dim=-1).indices
         outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, value=False)
         return grouped.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(1)
+
+
+def _tokens_of_each(experts: Tensor, num_experts: int) -> Tensor:
+    """[T, K] experts of every token → [num_experts] int64."""
+    chosen = experts.flatten()
+    return torch.zeros(num_experts, dtype=torch.int64, device=chosen.device).scatter_add_(
+        0, chosen, torch.ones_like(chosen)
+    )
 
 
 class Experts(nn.Module):
@@ -117,16 +142,32 @@ class MixtureOfExperts(nn.Module):
         """
         tokens = hidden.index_select(0, real)
         experts, weights = self.gate(tokens)
-        chosen = experts.flatten()
-        counts = torch.zeros_like(self.tokens_per_expert, dtype=torch.int64).scatter_add_(
-            0, chosen, torch.ones_like(chosen)
-        )
+        counts = _tokens_of_each(experts, len(self.tokens_per_expert))
         if torch.is_grad_enabled():
             self.tokens_per_expert.add_(counts)
         permuted, places = self.kernels.moe_permute(tokens, experts)
         routed = self.kernels.moe_unpermute(self.experts(permuted, counts), places, weights)
         output = torch.zeros_like(hidden).index_copy(0, real, routed)
         return output if self.shared_experts is None else output + self.shared_experts(hidden)
+
+
+def auxiliary_loss(model: nn.Module) -> Tensor | None:
+    """What the routers of the last forward pass add to a mean loss, times its coefficient: a float32 scalar.
+
+    E · Σ_e f_e · p_e with the tokens f and the scores p of expert e over all layers and real tokens as shares of
+    tokens (Switch Transformer, arXiv 2101.03961, equations 4 to 6, as transformers computes it). None: no router has
+    such a loss.
+    """
+    routers = [module for module in model.modules() if isinstance(module, Router) and module.load is not None]
+    if not routers:
+        return None
+    config = routers[0].config
+    tokens, scores = (sum(column) for column in zip(*(router.load for router in routers if router.load), strict=True))
+    rows = (tokens.sum() / config.num_experts_per_tok).clamp(min=1)
+    for router in routers:
+        router.load = None
+    loss: Tensor = config.aux_loss_coef * config.num_experts * (tokens / rows * scores / rows).sum()
+    return loss
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """The vision-language model: image features take the places of the image placeholders in the text stream."""
 
+import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from mindvl_train.batch import Batch
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig
-from mindvl_train.models.moe import balance
+from mindvl_train.models.moe import auxiliary_loss, balance
 from mindvl_train.models.projector import Projector
 from mindvl_train.models.spec import ModelInputs, ModelSpec
 from mindvl_train.models.vit import VisionConfig, VisionTower
@@ -39,7 +40,11 @@ class VLM(nn.Module):
         losses = self.kernels.cross_entropy(hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets)
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
         # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
-        return (losses * batch.weights).sum() + 0.0 * features.sum()
+        loss = (losses * batch.weights).sum() + 0.0 * features.sum()
+        auxiliary = auxiliary_loss(self.decoder) if torch.is_grad_enabled() else None
+        # A gradient and no value: the loss that is logged stays a cross-entropy. It counts like the batch's targets,
+        # for the step divides by the sum of their weights.
+        return loss if auxiliary is None else loss + batch.total_weight * (auxiliary - auxiliary.detach())
 
     def logits(self, batch: Batch) -> Tensor:
         """[T, vocab_size]: the prediction of what follows each token of the stream."""

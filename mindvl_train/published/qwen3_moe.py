@@ -17,6 +17,8 @@ def _read(config: Json) -> DecoderConfig:
         num_experts_per_tok=config["num_experts_per_tok"],
         moe_intermediate_size=config["moe_intermediate_size"],
         norm_topk_prob=config["norm_topk_prob"],
+        # Where a folder does not say: what transformers takes.
+        aux_loss_coef=config.get("router_aux_loss_coef", 0.001),
         dense_layers=tuple(layer for layer in layers if layer in plain or (layer + 1) % step),
     )
     return DecoderConfig(**sizes(config), qk_norm=True, moe=moe)
@@ -38,6 +40,7 @@ def _write(config: DecoderConfig) -> Json | None:
         "num_experts_per_tok": moe.num_experts_per_tok,
         "moe_intermediate_size": moe.moe_intermediate_size,
         "norm_topk_prob": moe.norm_topk_prob,
+        "router_aux_loss_coef": moe.aux_loss_coef,
         "decoder_sparse_step": 1,
         "mlp_only_layers": list(moe.dense_layers),
     }

@@ -33,6 +33,7 @@ from transformers import (
 )
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindvl_data.shards import Pack
 from mindvl_train.batch import Batch, BatchLayout, collate
@@ -75,6 +76,8 @@ class Composed(nn.Module):
     def __init__(self, language: Any) -> None:
         super().__init__()
         self.language = language
+        self.sparse = isinstance(language, Qwen3MoeForCausalLM)
+        self.router_logits: Any = None
         self.vision = Qwen2_5_VisionTransformerPretrainedModel(Qwen2_5_VLVisionConfig(**VISION))
 
     def logits(self, batch: Batch, grids: Tensor) -> Tensor:
@@ -83,8 +86,20 @@ class Composed(nn.Module):
             features = self.vision(batch.patches, grid_thw=grids).pooler_output
             embeddings = embeddings.index_copy(0, batch.placeholders, features)
         # Without `use_cache=False` packed samples see each other.
-        out = self.language(inputs_embeds=embeddings[None], position_ids=batch.positions[None], use_cache=False)
+        routers = {"output_router_logits": True} if self.sparse else {}
+        positions = batch.positions[None]
+        out = self.language(inputs_embeds=embeddings[None], position_ids=positions, use_cache=False, **routers)
+        self.router_logits = out.router_logits if self.sparse else None
         return out.logits[0]
+
+    def auxiliary_loss(self, batch: Batch) -> Tensor:
+        """Of the routers of the last pass, padding left out."""
+        if not self.sparse:
+            return torch.zeros(())
+        config = self.language.config
+        real = torch.zeros(1, len(batch.ids)).index_fill(1, batch.real, 1)
+        loss = load_balancing_loss_func(self.router_logits, config.num_experts, config.num_experts_per_tok, real)
+        return config.router_aux_loss_coef * loss
 
     def save(self, folder: Path) -> None:
         """As `export` writes a combination that has no class of its own."""
@@ -127,6 +142,9 @@ class Joint(nn.Module):
             left = left[int((ids == SPECIAL_IDS["vision_start"]).sum()) :]
         return torch.cat(per_sample, dim=1)
 
+    def auxiliary_loss(self, batch: Batch) -> Tensor:
+        return torch.zeros(())
+
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
 
@@ -154,6 +172,8 @@ CASES: dict[str, Callable[[], Composed | Joint]] = {
         moe_intermediate_size=12,
         norm_topk_prob=True,
         mlp_only_layers=[1],
+        # Large, so that a gradient without it is told apart.
+        router_aux_loss_coef=0.5,
     ),
     "Qwen2.5-ViT + DeepSeek-V3": _composed(
         DeepseekV3ForCausalLM,
@@ -277,7 +297,7 @@ def _gradients(
     batch = collate(packs, layout)
     (ours(batch) / batch.total_weight).backward()
     logits = oracle.logits(*_oracle_inputs(packs))
-    F.cross_entropy(logits[batch.predictors], batch.targets).backward()
+    (F.cross_entropy(logits[batch.predictors], batch.targets) + oracle.auxiliary_loss(batch)).backward()
     with torch.no_grad():
         for parameter in oracle.parameters():
             parameter.copy_(parameter.grad)

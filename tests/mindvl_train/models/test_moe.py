@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindvl_train.batch import collate
 from mindvl_train.checkpoint import read_checkpoint
 from mindvl_train.config import load_config
-from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, balance
+from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
 from mindvl_train.trainer import train
 from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, mixed_packs, tiny_model, write_run
 
@@ -70,6 +71,58 @@ def test_the_bias_moves_towards_balance_and_by_zero_in_all() -> None:
     layer.tokens_per_expert[0] = 5
     balance(layer)
     torch.testing.assert_close(bias - before, moves - moves.mean(), atol=1e-7, rtol=0)
+
+
+AUXILIARY = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "aux_loss_coef": 0.25}
+
+
+def test_the_auxiliary_loss_is_transformers_over_real_tokens_of_all_layers() -> None:
+    model = tiny_model(moe=AUXILIARY)
+    pack, other = mixed_packs(2, 24)
+    batch = collate([pack, other], LAYOUT)
+    assert len(batch.real) < len(batch.ids)
+    logits: list[torch.Tensor] = []
+    for router in (module for module in model.modules() if isinstance(module, Router)):
+        router.register_forward_hook(
+            lambda router, given, output: logits.append(torch.nn.functional.linear(given[0], router.weight))
+        )
+    model.decoder(model.decoder.embed_tokens(batch.ids), batch.positions, batch.segments, batch.real)
+    loss = auxiliary_loss(model)
+    assert loss is not None
+    # Ours see real tokens alone: transformers' mask is for the rest, which are whatever they are.
+    assert len(logits) == 2
+    expected = load_balancing_loss_func(tuple(logits), 6, 2)
+    torch.testing.assert_close(loss, 0.25 * expected)
+    every = [torch.randn(1, len(batch.ids), 6).index_copy(1, batch.real, layer[None]) for layer in logits]
+    mask = torch.zeros(1, len(batch.ids)).index_fill(1, batch.real, 1)
+    masked = load_balancing_loss_func(tuple(layer[0] for layer in every), 6, 2, mask)
+    torch.testing.assert_close(loss, 0.25 * masked)
+    assert auxiliary_loss(model) is None, "counted twice"
+
+
+def test_the_auxiliary_loss_has_a_gradient_and_no_value_and_counts_like_the_targets() -> None:
+    batch = collate(mixed_packs(2, 24), LAYOUT)
+    plain, balanced = tiny_model(moe=AUXILIARY | {"aux_loss_coef": 0.0}), tiny_model(moe=AUXILIARY)
+    losses = [model(batch) for model in (plain, balanced)]
+    assert losses[0].item() == losses[1].item()
+    for loss in losses:
+        loss.backward()
+    name = "decoder.layers.0.mlp.gate.weight"
+    added = balanced.get_parameter(name).grad - plain.get_parameter(name).grad
+    other = tiny_model(moe=AUXILIARY)
+    other.logits(batch)
+    alone = auxiliary_loss(other)
+    assert alone is not None
+    (batch.total_weight * alone).backward()
+    torch.testing.assert_close(added, other.get_parameter(name).grad, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        balanced(batch)
+    assert auxiliary_loss(balanced) is None, "an evaluation balances nothing"
+
+
+def test_a_sigmoid_router_has_no_auxiliary_loss() -> None:
+    with pytest.raises(ValueError, match="aux_loss_coef is of a softmax router"):
+        MoEConfig(**MOE | {"aux_loss_coef": 0.1})
 
 
 def test_experts_outside_the_best_groups_are_not_chosen() -> None:
