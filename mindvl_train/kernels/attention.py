@@ -1,5 +1,7 @@
 """Attention inside each segment of a packed stream, and never across two."""
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,10 @@ from mindvl_train.kernels.segments import Segments
 
 NPU_MASK_SIZE = 2048
 NPU_FULL, NPU_RIGHT_DOWN_CAUSAL = 0, 3
+# (left, right): how many keys before and after itself a query sees; -1: all.
+CUDA_FULL, CUDA_CAUSAL = (-1, -1), (-1, 0)
+# Boundaries kept on the device: those of the text, of the images and of the windows, of a few batches.
+CUDA_KEPT = 16
 
 
 def reference(
@@ -81,5 +87,39 @@ def load_npu() -> Attention:
     return attend
 
 
+def load_cuda() -> Attention:
+    """`torch.nn.attention.varlen.varlen_attn`: FlashAttention over all segments in one call, in 16 bits."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    @lru_cache(CUDA_KEPT)
+    def boundaries(cu_seqlens: tuple[int, ...], device: torch.device) -> Tensor:
+        """On the device once a batch, not once a layer."""
+        return torch.tensor(cu_seqlens, dtype=torch.int32, device=device)
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    ) -> Tensor:
+        head_dim, value_dim = query.shape[-1], value.shape[-1]
+        ends, longest = boundaries(segments.cu_seqlens, query.device), max(segments.lengths)
+        attended = varlen_attn(
+            query,
+            key,
+            # Values have the queries' size: latent attention's are smaller.
+            F.pad(value, (0, head_dim - value_dim)),
+            ends,
+            ends,
+            longest,
+            longest,
+            scale=head_dim**-0.5 if scale is None else scale,
+            window_size=CUDA_CAUSAL if causal else CUDA_FULL,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        assert isinstance(attended, Tensor), "nothing but the output was asked for"
+        return attended[..., :value_dim]
+
+    return attend
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
+CUDA = KernelSpec(devices=frozenset({"cuda"}), load=load_cuda, precisions=frozenset({"bfloat16"}))
 NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)

@@ -3,7 +3,7 @@
 A kernel is an entry point `<operation>.<implementation>` of the group `mindvl_train.kernels` whose object is
 a `KernelSpec`. Nothing a vendor provides is imported before `KernelSpec.load` is called. A name that the
 hardware cannot serve is an error, never a silent fallback; `auto` takes the implementation named like the
-device (`attention.cuda` on `cuda`) and otherwise the reference.
+device (`attention.cuda` on `cuda`) where that takes numbers of the run's precision, and otherwise the reference.
 """
 
 from collections.abc import Callable
@@ -104,14 +104,20 @@ class KernelSpec:
     Attributes:
         devices: torch device types it runs on; empty means all of them.
         load: imports what is needed and returns the function.
+        precisions: in which it computes; empty means all of them.
     """
 
     devices: frozenset[str]
     load: Callable[[], Callable[..., Any]]
+    precisions: frozenset[str] = frozenset()
 
     def serves(self, device_type: str) -> bool:
         """Whether it runs on a torch device of this type (`cpu`, `cuda`, `npu`)."""
         return not self.devices or device_type in self.devices
+
+    def computes_in(self, precision: str) -> bool:
+        """Whether it takes numbers of this type (`float32`, `bfloat16`)."""
+        return not self.precisions or precision in self.precisions
 
 
 @dataclass(frozen=True)
@@ -134,30 +140,40 @@ class Kernels:
     names: dict[str, str]
 
 
-def resolve(config: KernelConfig, device_type: str) -> Kernels:
-    """The functions that `config` chooses on a device of this type.
+def resolve(config: KernelConfig, device_type: str, precision: str = "float32") -> Kernels:
+    """The functions that `config` chooses on a device of this type, for activations of this precision.
 
     Raises:
         PluginError: an implementation that nobody registers.
-        KernelError: an implementation that does not run on this device.
+        KernelError: an implementation that does not run on this device, or not in this precision.
     """
-    names = {operation: _choose(operation, wanted, device_type) for operation, wanted in config.model_dump().items()}
-    functions: dict[str, Any] = {operation: _load(operation, name, device_type) for operation, name in names.items()}
+    wanted: dict[str, str] = config.model_dump()
+    names = {operation: _choose(operation, name, device_type, precision) for operation, name in wanted.items()}
+    functions: dict[str, Any] = {
+        operation: _load(operation, name, device_type, precision) for operation, name in names.items()
+    }
     return Kernels(**functions, names=names)
 
 
-def _choose(operation: str, wanted: str, device_type: str) -> str:
+def _choose(operation: str, wanted: str, device_type: str, precision: str) -> str:
     if wanted != AUTO:
         return wanted
-    named_like_the_device = f"{operation}.{device_type}" in plugins.available(plugins.KERNELS)
-    return device_type if named_like_the_device else REFERENCE
+    if f"{operation}.{device_type}" not in plugins.available(plugins.KERNELS):
+        return REFERENCE
+    spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{device_type}")
+    return device_type if spec.computes_in(precision) else REFERENCE
 
 
-def _load(operation: str, name: str, device_type: str) -> Callable[..., Any]:
+def _load(operation: str, name: str, device_type: str, precision: str) -> Callable[..., Any]:
     spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{name}")
     if not spec.serves(device_type):
         raise KernelError(
             f"kernels.{operation}: {name!r} runs on {', '.join(sorted(spec.devices))}, not on {device_type}; "
             f"choose {AUTO!r} or {REFERENCE!r}"
+        )
+    if not spec.computes_in(precision):
+        raise KernelError(
+            f"kernels.{operation}: {name!r} computes in {', '.join(sorted(spec.precisions))}, not in {precision}; "
+            f"choose {AUTO!r} or {REFERENCE!r}, or another precision"
         )
     return spec.load()

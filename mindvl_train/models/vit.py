@@ -104,7 +104,8 @@ class VisionTower(nn.Module):
         Returns:
             [N, hidden_size], not normalised: the projector does that.
         """
-        hidden = self.kernels.patch_embedding(patches, self.patch_embed.weight, self.config.patch_shape)
+        weight = self.patch_embed.weight
+        hidden = self.kernels.patch_embedding(patches.to(weight.dtype), weight, self.config.patch_shape)
         rotary = self._rotary(patch_positions)
         for index, block in enumerate(self.blocks):
             windowed = self.config.window_size and index not in self.config.fullatt_block_indexes
