@@ -11,10 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from mindvl_data.schema import Drop
-from mindvl_data.sources import Asked, ImageBytes, Row, SourceError
+from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.mapped import Mapped
 
 MAPPED_ROWS = 1024
 IMAGES = ("jpeg", "png")
@@ -42,8 +41,8 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 
 
 def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
-    """(row number, row) for every row; an image is the byte range in which it lies in the shard."""
-    mapped = Mapped(file.place)
+    """(row number, row) for every row; an image is the byte range in which it lies, where the shard is not packed."""
+    mapped, uri = mds_unpacked.mapped(file)
     try:
         offsets, config = _header(mapped.view)
         names, kinds, sizes = (config[f"column_{what}"] for what in ("names", "encodings", "sizes"))
@@ -56,7 +55,7 @@ def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator
             raise SourceError(f"{file.uri}: the column {name} is {kind}, which is not read; write {', '.join(IMAGES)}")
     for number, (start, stop) in enumerate(itertools.pairwise(offsets)):
         try:
-            yield str(number), asked.renamed(_row(mapped.view, start, stop, table, read, file.uri))
+            yield str(number), asked.renamed(_row(mapped.view, start, stop, table, read, uri))
         except (ValueError, RecursionError, struct.error, IndexError) as error:
             yield str(number), Drop("malformed_record", f"not a sample of this shard: {error}")
         if number % MAPPED_ROWS == 0:
@@ -74,7 +73,7 @@ def _header(view: memoryview) -> tuple[list[int], dict[str, Any]]:
 
 
 def _row(
-    view: memoryview, start: int, stop: int, table: list[tuple[str, str, int | None]], read: set[str], uri: str
+    view: memoryview, start: int, stop: int, table: list[tuple[str, str, int | None]], read: set[str], uri: str | None
 ) -> dict[str, Any]:
     """One sample: the sizes of its columns that have no fixed one, then their bytes in order."""
     varying = sum(size is None for _, _, size in table)

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mindvl_data.schema import Drop
-from mindvl_data.sources import Asked, Parse, Record, Sample, SourceError, Unusable, attempt
+from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, Unusable, attempt, mds_unpacked
 from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 from mindvl_data.sources.mds_rows import mds_rows
 from mindvl_data.sources.objects import with_objects
 
-TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".mds": mds_rows}
+MDS = (".mds", *(f".mds{end}" for end in mds_unpacked.CODECS))
+TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, **dict.fromkeys(MDS, mds_rows)}
 JSON = (".json", ".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")
 
@@ -31,19 +32,24 @@ def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse
         for key, value in json_rows(file):
             yield attempt(key, _json_sample, value, parse, asked)
     else:
-        known = ", ".join((*JSON, *TABLES))
-        raise SourceError(f"{file.uri}: rows are read from files that end in {known} (JSON also .gz and .zst)")
+        known = ", ".join((*JSON, ".parquet", ".arrow", ".mds"))
+        raise SourceError(
+            f"{file.uri}: rows are read from files that end in {known} (JSON also .gz and .zst, MDS also "
+            f"{', '.join(mds_unpacked.CODECS)})"
+        )
 
 
 def _json_sample(key: str, value: Any, parse: Parse, asked: Asked) -> Sample:
     if isinstance(value, Drop):
-        raise Unusable(value.reason, value.detail)
+        return _sample(key, value, parse, asked)
     if not isinstance(value, dict):
         raise Unusable("malformed_record", f"an entry is an object, this is a {type(value).__name__}")
     return _sample(key, asked.renamed(value), parse, asked)
 
 
-def _sample(key: str, row: Any, parse: Parse, asked: Asked) -> Sample:
+def _sample(key: str, row: Row | Drop, parse: Parse, asked: Asked) -> Sample:
+    if isinstance(row, Drop):
+        raise Unusable(row.reason, row.detail)
     sample = parse(key, row)
     if asked.keep:
         sample = sample._replace(data=asked.kept(row))

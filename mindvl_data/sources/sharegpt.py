@@ -1,4 +1,7 @@
-"""ShareGPT and LLaVA: entries with `conversations` (from, value), `<image>` a place, `image` a path or a list."""
+"""ShareGPT and LLaVA: entries with `conversations` (from, value), `<image>` a place, `image` a path or a list.
+
+ms-swift's ShareGPT has a question and its answer in one entry, `human` and `assistant`: it is read as two turns.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +31,18 @@ def _sample(key: str, row: Row) -> Sample:
     images = images_of(row)
     system = row.get("system")
     parts = [Part(0, "system", None, system)] if isinstance(system, str) and system else []
-    for number, item in enumerate(turns, len(parts)):
+    for number, item in enumerate(_turns(turns), len(parts)):
         parts.extend(_turn(number, item))
     check_places(parts, images)
     return Sample(key, parts, images, uid_of(row, "id"))
+
+
+def _turns(items: list[Any]) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, dict) and "from" not in item and {"human", "assistant"} <= item.keys():
+            yield from ({"from": who, "value": item[who]} for who in ("human", "assistant"))
+        else:
+            yield item
 
 
 def _turn(number: int, item: Any) -> Iterator[Part]:

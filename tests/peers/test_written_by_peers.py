@@ -25,22 +25,49 @@ def captions(found: Scanned) -> list[str]:
     return [part["text"] for line in found.kept for part in line["parts"] if part["text"] is not None]
 
 
-def test_mds_as_mosaicml_streaming_writes_it(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
+CODECS = ["zstd", "gz", "bz2", "br", "snappy"]
+
+
+@pytest.fixture(scope="module")
+def mds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of the same five samples, one `plain` and one for each codec."""
+    folder = tmp_path_factory.mktemp("mds")
+    (folder / "images").mkdir()
     for number in range(5):
-        (tmp_path / "images" / f"{number}.png").write_bytes(png(number))
-    run("mds", Path(__file__).with_name("write_mds.py"), tmp_path / "images", tmp_path / "mds", "40kb")
-    shards = files(tmp_path, "mds")
-    assert [shard.path for shard in shards] == [f"mds/shard.{i:05d}.mds" for i in range(len(shards))]
+        (folder / "images" / f"{number}.png").write_bytes(png(number))
+    run("mds", Path(__file__).with_name("write_mds.py"), folder / "images", folder, "40kb", *CODECS)
+    return folder
+
+
+def same_pictures(found: list[Scanned]) -> bool:
+    pictures = [scan.image(i) for scan in found for i in range(len(scan.kept))]
+    pairs = zip(pictures, map(png, range(5)), strict=True)
+    return all(Image.open(io.BytesIO(a)).tobytes() == Image.open(io.BytesIO(b)).tobytes() for a, b in pairs)
+
+
+def test_mds_as_mosaicml_streaming_writes_it(mds: Path) -> None:
+    shards = files(mds, "plain")
+    assert [shard.path for shard in shards] == [f"plain/shard.{i:05d}.mds" for i in range(len(shards))]
     assert len(shards) > 1
     found = [read(Path(shard.place), "captions", asked=Asked(keep=("score", "number", "extra"))) for shard in shards]
     assert [text for scan in found for text in captions(scan)] == [f"caption {i} ü" for i in range(5)]
     assert [line["number"] for scan in found for line in scan.data] == list(range(5))
     assert [line["score"] for scan in found for line in scan.data] == [0.0, 0.5, 1.0, 1.5, 2.0]
-    pictures = [scan.image(i) for scan in found for i in range(len(scan.kept))]
-    for number, data in enumerate(pictures):
-        assert Image.open(io.BytesIO(data)).tobytes() == Image.open(io.BytesIO(png(number))).tobytes()
+    assert same_pictures(found)
     assert all(scan.media == b"" for scan in found), "an image lies as one range in its shard"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_mds_as_mosaicml_streaming_compresses_it(mds: Path, codec: str) -> None:
+    shards = files(mds, codec)
+    assert {shard.path.rpartition(".")[2] for shard in shards} == {codec}
+    found = [read(Path(shard.place), "captions") for shard in shards]
+    assert [text for scan in found for text in captions(scan)] == [f"caption {i} ü" for i in range(5)]
+    assert same_pictures(found)
+    packed = Path(shards[0].place)
+    packed.write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(SourceError, match=rf"shard\.00000\.mds\.{codec}: (cannot be read as|not an MDS shard)"):
+        read(packed, "captions")
 
 
 def energon(tmp_path: Path, kind: str, fields: dict[str, str]) -> Path:

@@ -17,9 +17,12 @@ sys.modules["torchvision.transforms.functional"].to_tensor = None  # type: ignor
 
 from streaming import MDSWriter  # type: ignore[import-not-found]  # noqa: E402
 
-source, out = Path(sys.argv[1]), sys.argv[2]
+source, out = Path(sys.argv[1]), Path(sys.argv[2])
 COLUMNS = {"image": "png", "caption": "str", "score": "float32", "number": "int", "extra": "json", "raw": "bytes"}
-with MDSWriter(out=out, columns=COLUMNS, size_limit=sys.argv[3]) as writer:
-    for number, path in enumerate(sorted(source.glob("*.png"))):
-        sample = {"score": number / 2, "number": number, "extra": {"a": [number]}, "raw": path.read_bytes()}
-        writer.write(sample | {"image": Image.open(path), "caption": f"caption {number} ü"})
+# One folder without a codec, one for each that is named: starting takes longer than writing.
+for codec in (None, *sys.argv[4:]):
+    folder = str(out / (codec or "plain"))
+    with MDSWriter(out=folder, columns=COLUMNS, size_limit=sys.argv[3], compression=codec) as writer:
+        for number, path in enumerate(sorted(source.glob("*.png"))):
+            sample = {"score": number / 2, "number": number, "extra": {"a": [number]}, "raw": path.read_bytes()}
+            writer.write(sample | {"image": Image.open(path), "caption": f"caption {number} ü"})

@@ -1,20 +1,30 @@
 """Whatever lies in a source: no crash, no hang, kept + dropped = found, and the same in any order of its parts."""
 
+import bz2
+import contextlib
 import io
 import json
+import struct
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mindvl_data.boxes import BadBox, grounded
+from mindvl_data.recipe import Boxes
 from mindvl_data.scan import Rules
-from mindvl_data.schema import REASONS
+from mindvl_data.schema import BOXES, REASONS, Part
 from mindvl_data.sources import Asked, SourceError
+from mindvl_data.sources.mds_unpacked import CODECS
+from mindvl_data.vision import Resolution
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 
@@ -135,3 +145,80 @@ def test_any_array_is_read_whole_or_refused(tmp_path: Path, rows: list[Any], cut
     except SourceError:
         found = None
     assert found == len(rows) or noise.strip()
+
+
+def mds(*texts: bytes) -> bytes:
+    """A shard of one column, as its format is published."""
+    config = {"column_names": ["text"], "column_encodings": ["str"], "column_sizes": [None]}
+    head = json.dumps(config).encode()
+    rows = [struct.pack("<I", len(text)) + text for text in texts]
+    starts = np.cumsum([4 + 4 * (len(rows) + 1) + len(head), *map(len, rows)])
+    return struct.pack(f"<{len(starts) + 1}I", len(rows), *starts) + head + b"".join(rows)
+
+
+def binary(end: str) -> bytes:
+    """A sound file of two rows."""
+    table, file = pa.table({"text": ["a" * 20, "b" * 20]}), io.BytesIO()
+    if end == ".parquet":
+        pq.write_table(table, file)
+    elif end == ".arrow":
+        with pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    codec = CODECS.get(end.removeprefix(".mds"))
+    shard = mds(b"a" * 20, b"b" * 20)
+    if codec == "bz2":
+        return bz2.compress(shard)
+    return file.getvalue() or (bytes(pa.compress(shard, codec, asbytes=True)) if codec else shard)
+
+
+@pytest.mark.parametrize("end", [".parquet", ".arrow", ".mds", *(f".mds{end}" for end in CODECS)])
+@given(flips=st.lists(st.tuples(st.integers(0, 4000), st.integers(1, 255)), max_size=3), cut=st.integers(0, 4000))
+@FIXTURES
+def test_any_binary_rows_are_read_or_refused(tmp_path: Path, end: str, flips: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(binary(end))
+    for place, flip in flips:
+        data[place % len(data)] ^= flip
+    (tmp_path / f"x{end}").write_bytes(data if not cut % 3 else data[: cut % len(data)])
+    try:
+        found = read(tmp_path / f"x{end}", "text")
+    except SourceError:
+        return
+    assert found.found <= 2
+    assert {reason for reason, _ in found.drops.values()} <= set(REASONS)
+
+
+def test_a_damaged_row_of_a_shard_leaves_its_neighbours(tmp_path: Path) -> None:
+    data = bytearray(mds(b"first", b"second", b"third"))
+    data[data.index(b"second") - 2] = 1
+    (tmp_path / "x.mds").write_bytes(data)
+    found = read(tmp_path / "x.mds", "text")
+    assert found.keys == ["0", "2"]
+    assert found.drops["1"][0] == "malformed_record"
+
+
+COORDINATES = st.one_of(st.integers(-5, 3000), st.floats(), st.booleans(), st.none())
+OBJECTS = st.dictionaries(
+    st.sampled_from(["ref", "bbox", "bbox_type", "image_id"]),
+    st.lists(st.lists(COORDINATES, max_size=5), max_size=3)
+    | st.lists(WORDS | COORDINATES, max_size=3)
+    | st.sampled_from(["real", "norm1", "x"]),
+)
+TEXTS = st.lists(st.sampled_from(["<bbox>", "<ref-object>", "<image>", "word", "<box>(1,2),(3,4)</box>"]), max_size=5)
+
+
+@given(objects=OBJECTS | JSON | OBJECTS.map(json.dumps), texts=st.lists(TEXTS.map("".join), max_size=4))
+@FIXTURES
+def test_any_objects_are_put_into_the_texts_or_a_drop(tmp_path: Path, objects: Any, texts: list[str]) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    images = ["a.png"] * sum(text.count("<image>") for text in texts)
+    row = {"messages": [{"role": "user", "content": text} for text in texts], "images": images, "objects": objects}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    found = read(tmp_path / "x.jsonl", "messages", asked=Asked(keep=(BOXES,), boxes=True))
+    assert found.found == 1
+    for line, data in zip(found.kept, found.data, strict=True):
+        parts = [Part(**part) for part in line["parts"]]
+        assert not any("<bbox>" in (part.text or "") for part in parts)
+        rule = Boxes.model_validate({"from": "pixels", "write": "resized", "marks": "tokens"})
+        with contextlib.suppress(BadBox):
+            sound = grounded(parts, [(image["width"], image["height"]) for image in line["images"]], rule, data[BOXES])
+            assert sound is None or sound.at(Resolution())

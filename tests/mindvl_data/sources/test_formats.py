@@ -161,6 +161,15 @@ def test_sharegpt_roles_and_loss(folder: Path) -> None:
     ]
 
 
+def test_sharegpt_in_pairs(folder: Path) -> None:
+    pairs = [{"human": "<image>see", "assistant": "yes"}, {"human": "and?", "assistant": "no"}]
+    found = scanned(folder, [{"conversation": pairs, "images": ["1.png"], "system": "be"}], "sharegpt")
+    turns = [(0, "system", "be"), (1, "user", None), (1, "user", "see"), (2, "assistant", "yes")]
+    assert shape(found.kept[0]) == [*turns, (3, "user", "and?"), (4, "assistant", "no")]
+    rows = [{"conversation": [{"human": "q"}]}, {"conversation": [{"human": "q", "assistant": None}]}]
+    assert one_by_one(folder, "sharegpt", rows) == ["malformed_record"] * 2
+
+
 def test_messages_with_images_beside_them(folder: Path) -> None:
     rows: list[Row] = [
         {"images": ["1.png", "2.png"], "messages": [told("user", "<image> or <image>?"), told("assistant", "b")]},

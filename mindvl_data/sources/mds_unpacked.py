@@ -1,0 +1,59 @@
+"""MDS shards that their writer compressed: unpacked beside, since their samples are found by place."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import IO, Final
+
+import pyarrow as pa
+
+from mindvl_data.sources import SourceError
+from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.mapped import Mapped
+
+# The name's end that MosaicML's writer gives, and what pyarrow calls it.
+CODECS: Final = {".zstd": "zstd", ".gz": "gzip", ".bz2": "bz2", ".br": "brotli", ".snappy": "snappy"}
+COPY_BYTES = 8 << 20
+# A shard's places are 32 bits wide: what is longer is no shard but a bomb.
+MOST_BYTES = 1 << 32
+# No snappy makes more of a byte than this.
+SNAPPY_RATIO = 32
+
+
+def mapped(file: SourceFile) -> tuple[Mapped, str | None]:
+    """A shard's bytes, and the uri under which they can be found again: None for what was unpacked here."""
+    codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
+    if codec is None:
+        return Mapped(file.place), file.uri
+    with tempfile.NamedTemporaryFile() as plain:
+        try:
+            with file.open() as packed:
+                _unpack(packed, plain, codec)
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+            raise SourceError(f"{file.uri}: cannot be read as {codec} ({error})") from error
+        plain.flush()
+        # The map outlives the file's name.
+        return Mapped(plain.name), None
+
+
+def _unpack(packed: IO[bytes], plain: IO[bytes], codec: str) -> None:
+    if codec == "snappy":
+        plain.write(_snappy(packed.read(MOST_BYTES)))
+        return
+    with pa.input_stream(pa.PythonFile(packed, "r"), codec, COPY_BYTES) as stream:
+        while data := stream.read(COPY_BYTES):
+            plain.write(data)
+            if plain.tell() > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES} bytes unpacked")
+
+
+def _snappy(data: bytes) -> bytes:
+    """A raw block, which begins with the length of what it holds: seven bits a byte, the lowest first."""
+    size = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(data[: _length(data)]))
+    if not data or size > SNAPPY_RATIO * len(data):
+        raise ValueError("its length is not that of its content")
+    return bytes(pa.decompress(data, size, "snappy", asbytes=True))
+
+
+def _length(data: bytes) -> int:
+    return next((place + 1 for place, byte in enumerate(data[:5]) if byte < 0x80), 5)
