@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -15,13 +17,17 @@ import pyarrow.parquet as pq
 
 from mindvl_data import plugins, vision
 from mindvl_data.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
-from mindvl_data.schema import IMAGE_FILES, LEDGER, SAMPLES, Part, sample_id
-from mindvl_data.sources import GROUP, Asked, Failed, Image, ImageBytes, Record, Sample, Unusable
+from mindvl_data.schema import IMAGE_FILES, LEDGER, SAMPLES, Part
+from mindvl_data.sources import GROUP, Asked, Failed, ImageBytes, ImagePath, Record, Sample, Unusable
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.vision.resize import MAX_ASPECT
 
-BATCH_SAMPLES = 1024
+# A row group of the samples table: so many samples, or fewer where their texts are long.
+BATCH_SAMPLES = 4096
+BATCH_CHARS = 16 << 20
+# So many are held at a time, with the images in them, where a subset is asked for their uids.
+LOOKED_UP_SAMPLES = 64
 # Columns whose values repeat; looking for repeats in the others, hashes and texts, costs a third of the writing.
 REPEATED = ["images.list.element.uri", "images.list.element.format", "parts.list.element.role"]
 MAX_TURN = 2**15 - 1
@@ -79,15 +85,20 @@ def scan(task: ScanTask) -> None:
     records = plugins.load(GROUP, task.format)(task.file, task.asked)
     columns = []
     with (
+        ExitStack() as stack,
         pq.ParquetWriter(partial[0], SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
         pq.ParquetWriter(partial[1], LEDGER, compression="zstd") as drops,
         partial[2].open("wb") as media,
     ):
         scanner = _Scanner(task, media)
-        while batch := tuple(itertools.islice(records, BATCH_SAMPLES)):
-            kept, lost = scanner.scan(batch)
-            samples.write_batch(kept.table())
-            drops.write_batch(lost.table(task.source))
+        counted = scanner.counted(records)
+        # What is loaded by now is not looked through again and again for cycles, of which a scan makes none.
+        stack.callback(gc.unfreeze)
+        gc.freeze()
+        while (batch := scanner.scan(counted)) != EMPTY:
+            kept, lost = batch
+            samples.write_batch(kept.table(task.source, task.file.path))
+            drops.write_batch(lost.table(task.source, task.file.path, task.file.uri))
             columns.append(kept.data_table(task.asked.keep))
     _publish(partial[2], task.media)
     if task.asked.keep:
@@ -96,6 +107,9 @@ def scan(task: ScanTask) -> None:
         _write(_image_files(scanner.image_files), task.image_files)
     _publish(partial[1], task.drops)
     _publish(partial[0], task.samples)
+
+
+EMPTY = Kept(), Lost()
 
 
 def image_files_changed(task: ScanTask) -> bool:
@@ -140,10 +154,21 @@ class _Scanner:
         self._subset = UidSubset(task.subset) if task.subset else None
         self.image_files: dict[str, ImageFile] = {}
 
-    def scan(self, records: Sequence[Record]) -> tuple[Kept, Lost]:
-        """What becomes of each record, in their order."""
-        kept, lost = Kept(), Lost()
-        for record, times in zip(records, self._times(records), strict=True):
+    def counted(self, records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
+        """Each record, and how often the subset lists its uid: once each where there is no subset."""
+        if self._subset is None:
+            return zip(records, itertools.repeat(1))
+        return self._looked_up(records, self._subset)
+
+    def _looked_up(self, records: Iterator[Record], subset: UidSubset) -> Iterator[tuple[Record, int]]:
+        while batch := tuple(itertools.islice(records, LOOKED_UP_SAMPLES)):
+            uids = [record.uid if isinstance(record, Sample) else None for record in batch]
+            yield from zip(batch, subset.times(uids), strict=True)
+
+    def scan(self, records: Iterator[tuple[Record, int]]) -> tuple[Kept, Lost]:
+        """What becomes of the records that come next, in their order: a batch of them."""
+        kept, lost, chars = Kept(), Lost(), 0
+        for record, times in itertools.islice(records, BATCH_SAMPLES):
             try:
                 if isinstance(record, Failed):
                     raise Unusable(record.drop.reason, record.drop.detail)
@@ -151,21 +176,14 @@ class _Scanner:
                     raise Unusable("not_in_subset", f"uid {record.uid}")
                 measured = self._measured(record)
             except Unusable as error:
-                lost.add(self._id(record.key), f"{self._task.file.uri}#{clean(record.key)}", error.drop)
+                lost.add(record.key, error.drop)
                 continue
             for copy in range(times):
-                key = record.key if copy == 0 else f"{record.key}-{copy}"
-                kept.add(self._id(key), clean(key), measured)
+                kept.add(record.key if copy == 0 else f"{record.key}-{copy}", measured)
+            chars += measured.text_chars
+            if chars > BATCH_CHARS:
+                break
         return kept, lost
-
-    def _id(self, key: str) -> bytes:
-        return sample_id(self._task.source, self._task.file.path, key)
-
-    def _times(self, records: Sequence[Record]) -> list[int]:
-        """How often the subset lists each record's uid; once each where there is no subset."""
-        if self._subset is None:
-            return [1] * len(records)
-        return self._subset.times([record.uid if isinstance(record, Sample) else None for record in records])
 
     def _measured(self, sample: Sample) -> Measured:
         """Sizes from texts and image headers. Raises Unusable."""
@@ -173,7 +191,7 @@ class _Scanner:
         if len(sample.images) > rules.max_images:
             raise Unusable("too_many_images", f"{len(sample.images)} images, limits.images is {rules.max_images}")
         parts, replaced, chars, digest = self._texts(sample.parts)
-        opened = [self._opened(image) for image in sample.images]
+        opened = [image if isinstance(image, ImageBytes) else self._opened(image) for image in sample.images]
         headers = [self._header(image) for image in opened]
         images = [self._line(image, header) for image, header in zip(opened, headers, strict=True)]
         uid = None if sample.uid is None else clean(sample.uid)
@@ -195,9 +213,7 @@ class _Scanner:
             raise Unusable("text_too_long", f"{chars} characters, limits.text_chars is {rules.max_text_chars}")
         return parts, replaced, chars, hashlib.sha256(encoded).digest()
 
-    def _opened(self, image: Image) -> ImageBytes:
-        if isinstance(image, ImageBytes):
-            return image
+    def _opened(self, image: ImagePath) -> ImageBytes:
         if SURROGATES.search(image.path):
             raise Unusable("missing_image", f"{clean(image.path)!r} is not UTF-8")
         try:

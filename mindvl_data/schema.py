@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -131,6 +132,7 @@ class Drop:
             raise ValueError(f"{self.reason!r} is not in schema.REASONS")
 
 
-def sample_id(source: str, path: str, key: str) -> bytes:
-    """16 bytes: SHA-256 over source name, path relative to its root, and key or row number, NUL between."""
-    return hashlib.sha256(f"{source}\0{path}\0{key}".encode("utf-8", "surrogatepass")).digest()[:16]
+def sample_ids(source: str, path: str, keys: Sequence[str]) -> list[bytes]:
+    """16 bytes a key: SHA-256 over source name, path relative to its root, and key or row number, NUL between."""
+    prefix = f"{source}\0{path}\0".encode("utf-8", "surrogatepass")
+    return [hashlib.sha256(prefix + key.encode("utf-8", "surrogatepass")).digest()[:16] for key in keys]

@@ -14,6 +14,7 @@ import yaml
 from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.webdataset import Archive, Group, kind_of, read_text
 
 META = ".nv-meta/dataset.yaml"
@@ -30,7 +31,7 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
         if drop := broken.pop(group.key, None):
             yield Failed(group.key, drop)
         else:
-            yield attempt(group.key, _sample, group, archive.mapped.view, file.uri, asked, parse, fields)
+            yield attempt(group.key, _sample, group, archive.mapped, file.uri, asked, parse, fields)
     for key, drop in broken.items():
         yield Failed(key, drop)
 
@@ -61,19 +62,19 @@ def _indexes(place: str) -> Iterator[str]:
 
 
 def _sample(
-    key: str, group: Group, view: memoryview, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
+    key: str, group: Group, mapped: Mapped, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
 ) -> Sample:
     if group.twice:
         raise Unusable("malformed_record", f"two members are called {key}.{group.twice}")
-    row = {name: _field(group, view, uri, member) for name, member in fields.items()}
+    row = {name: _field(group, mapped, uri, member) for name, member in fields.items()}
     sample = parse(key, row)
     if "json" not in group.members or not (asked.keep or sample.uid is None):
         return sample
-    meta = asked.renamed(_json(read_text(view, group.members["json"])))
+    meta = asked.renamed(_json(read_text(mapped, group.members["json"])))
     return sample._replace(uid=uid_of(meta, "uid"), data=asked.kept(meta))
 
 
-def _field(group: Group, view: memoryview, uri: str, member: str) -> Any:
+def _field(group: Group, mapped: Mapped, uri: str, member: str) -> Any:
     """A member's value: an image where it lies, text, or what a path into its JSON leads to."""
     found = FIELD.match(member)
     assert found is not None
@@ -83,8 +84,8 @@ def _field(group: Group, view: memoryview, uri: str, member: str) -> Any:
         raise Unusable("malformed_record", f"no member {group.key}.{suffix}")
     place = group.members[options[0]]
     if kind_of(options[0]) == "image":
-        return ImageBytes(view[place[0] : place[0] + place[1]], uri, place[0])
-    text = read_text(view, place)
+        return ImageBytes(mapped.view[place[0] : place[0] + place[1]], uri, place[0])
+    text = read_text(mapped, place)
     if not options[0].endswith("json"):
         return text
     value: Any = _json(text)

@@ -15,7 +15,7 @@ COPY_BYTES = 8 << 20
 
 
 class Mapped:
-    """The bytes of one file as `view`. Slices of it keep the map alive; nothing needs closing.
+    """The bytes of one file: `data` gives copies when sliced, `view` gives none and keeps the map alive.
 
     A file in a store is copied to a temporary file first: walking one by range requests would take longer than
     reading it through.
@@ -26,7 +26,8 @@ class Mapped:
         with open(place, "rb") if local else _copied(place) as file:
             size = os.fstat(file.fileno()).st_size
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
-        self.view = memoryview(self._map or b"")
+        self.data: bytes | mmap.mmap = self._map or b""
+        self.view = memoryview(self.data)
 
     def forget(self, start: int, stop: int) -> None:
         """Give the pages of a range back to the page cache: a map of 10 GB must not become 10 GB of memory."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from array import array
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mindvl_data.schema import Drop, Part
 from mindvl_data.sources import (
@@ -26,6 +26,7 @@ from mindvl_data.sources import (
     uid_of,
 )
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.tar import Gap, Member, Run, walk
 
@@ -40,66 +41,94 @@ MAPPED_BYTES = 256 << 20
 
 
 PLACE = Part(0, "caption", None, None)
+CAPTION_FIELDS = ("text", "caption", "uid")
+EMPTY: Final[Row] = {}
 
 
 class Group(NamedTuple):
-    """The members of one key by suffix (`jpg`, `0.png`), each its place and size, in the archive's order."""
+    """The members of one key: suffix (`jpg`, `0.png`), place and size of each, in the archive's order."""
 
     key: str
-    members: dict[str, tuple[int, int]]
-    twice: str
+    suffixes: tuple[str, ...]
+    offsets: list[int]
+    sizes: list[int]
+
+    @property
+    def members(self) -> dict[str, tuple[int, int]]:
+        """Place and size by suffix."""
+        return dict(zip(self.suffixes, zip(self.offsets, self.sizes, strict=True), strict=True))
+
+    @property
+    def twice(self) -> str:
+        """A suffix that comes twice."""
+        return _shape(self.suffixes).twice
 
 
 class Archive:
     """The groups of an archive. Members of a key need not be adjacent, so the headers are walked before all else.
 
-    Arrays and one string a key are kept, not an object a member: an archive has millions of them.
+    Arrays and the bytes of the keys are kept, not an object a member: an archive has millions of them. Members of
+    one key that follow each other are a stretch; nearly always a key has one.
     """
 
     def __init__(self, file: SourceFile) -> None:
         self.mapped = Mapped(file.place)
         self.broken: dict[str, Drop] = {}
         self._path = file.path
-        self._keys: dict[str, int] = {}
-        self._suffixes: dict[str, int] = {}
-        # Of every member: its key, its suffix, where it lies and how long it is.
-        self._key, self._suffix, self._offset, self._size = (array("q") for _ in range(4))
+        self._suffixes = _Numbers()
+        # Of every member: its suffix, where it lies and how long it is. Of every stretch: its key's hash, its length.
+        self._suffix, self._offset, self._size = array("i"), array("q"), array("q")
+        self._hash, self._length = array("q"), array("i")
+        self._keys: list[bytes] = []
         self._walk()
 
     def _walk(self) -> None:
         key, seen, damage = "", 0, None
-        for found in walk(self.mapped.view):
+        for found in walk(self.mapped.data):
             if isinstance(found, Member):
                 if found.kind == "other":
                     continue
                 if found.kind == "link":
                     drop = Drop("malformed_record", f"{found.name} is a link, not a file")
-                    self.broken.setdefault(_key(found.name)[0], drop)
-                found = Run([found.name], [found.offset], [found.size])
+                    self.broken.setdefault(split_name(found.name)[0], drop)
+                found = Run([found.name], np.array([found.offset]), np.array([found.size]))
             if isinstance(found, Run):
                 if damage:
-                    self.broken.setdefault(_key(found.names[0])[0], damage)
+                    self.broken.setdefault(split_name(found.names[0])[0], damage)
                     damage = None
-                self._add(found)
-                key = _key(found.names[-1])[0]
-                if found.offsets[-1] > seen + MAPPED_BYTES:
-                    self.mapped.forget(seen, found.offsets[-1])
-                    seen = found.offsets[-1]
+                key = self._add(found, key)
+                end = int(found.offsets[-1])
+                if end > seen + MAPPED_BYTES:
+                    self.mapped.forget(seen, end)
+                    seen = end
             elif isinstance(found, Gap):
                 damage = self._damage(found)
                 self.broken[key] = damage
             else:
-                self.broken[_key(found.name)[0]] = Drop("truncated_archive", f"{self._path} ends within this sample")
+                drop = Drop("truncated_archive", f"{self._path} ends within this sample")
+                self.broken[split_name(found.name)[0]] = drop
 
-    def _add(self, run: Run) -> None:
-        keys, suffixes = zip(*map(_key, run.names), strict=True)
-        self._key.extend([self._keys.setdefault(key, len(self._keys)) for key in keys])
-        self._suffix.extend([self._suffixes.setdefault(suffix, len(self._suffixes)) for suffix in suffixes])
-        self._offset.extend(run.offsets)
-        self._size.extend(run.sizes)
+    def _add(self, run: Run, last: str) -> str:
+        """Add a run that follows a member of the key `last`; the key of its own last member."""
+        keys, suffixes = zip(*map(split_name, run.names), strict=True)
+        self._suffix.extend([self._suffixes[suffix] for suffix in suffixes])
+        self._offset.frombytes(run.offsets.tobytes())
+        self._size.frombytes(run.sizes.tobytes())
+        starts = [i for i, (key, before) in enumerate(zip(keys, (last, *keys), strict=False)) if key != before]
+        if not self._length:
+            starts = [0, *starts] if not starts or starts[0] else starts
+        first = starts[0] if starts else len(keys)
+        if first:
+            self._length[-1] += first
+        if starts:
+            self._length.extend([stop - start for start, stop in itertools.pairwise([*starts, len(keys)])])
+            stretches = [keys[start] for start in starts]
+            self._hash.extend(map(hash, stretches))
+            self._keys.append("\0".join(stretches).encode("utf-8", "surrogatepass"))
+        return str(keys[-1])
 
     def _damage(self, gap: Gap) -> Drop:
-        if not self._keys and gap.stop == len(self.mapped.view):
+        if not self._length and gap.stop == len(self.mapped.view):
             return Drop("malformed_record", f"{self._path} is no tar archive")
         if gap.stop == len(self.mapped.view):
             return Drop("truncated_archive", f"{self._path} ends in the middle of a header")
@@ -107,73 +136,125 @@ class Archive:
 
     def groups(self) -> Iterator[Group]:
         """Every key with its members, in the order in which the keys first come."""
-        key, *columns = (np.frombuffer(c, np.int64) for c in (self._key, self._suffix, self._offset, self._size))
-        order = np.argsort(key, kind="stable") if np.any(np.diff(key) < 0) else None
-        starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=len(self._keys)))])
-        suffixes, keys, seen = list(self._suffixes), iter(self._keys), 0
-        for first in range(0, len(starts) - 1, CHUNK_GROUPS):
-            bounds = starts[first : first + CHUNK_GROUPS + 1]
+        columns = [np.frombuffer(column, column.typecode) for column in (self._suffix, self._offset, self._size)]
+        lengths = np.frombuffer(self._length, np.int32).astype(np.int64)
+        keys, order = self._stretch_keys(), None
+        first = self._first_stretches()
+        if first is not None:
+            # A stable order by the first stretch of each member's key brings its members together.
+            order = np.argsort(np.repeat(first, lengths), kind="stable")
+            keys = itertools.compress(keys, first == np.arange(len(first)))
+            lengths = np.bincount(first, lengths, len(first)).astype(np.int64)
+            lengths = lengths[lengths > 0]
+        starts, seen = np.concatenate([[0], np.cumsum(lengths)]), 0
+        for number in range(0, len(lengths), CHUNK_GROUPS):
+            bounds = starts[number : number + CHUNK_GROUPS + 1]
             rows = slice(bounds[0], bounds[-1]) if order is None else order[bounds[0] : bounds[-1]]
             suffix, offset, size = (column[rows].tolist() for column in columns)
-            ends = (bounds - bounds[0]).tolist()
-            for start, stop in itertools.pairwise(ends):
-                places = zip(offset[start:stop], size[start:stop], strict=True)
-                names = [suffixes[number] for number in suffix[start:stop]]
-                members = dict(zip(names, places, strict=True))
-                twice = "" if len(members) == len(names) else next(n for n in names if names.count(n) > 1)
-                yield Group(next(keys), members, twice)
+            suffix = [*map(self._suffixes.texts.__getitem__, suffix)]
+            for start, stop in itertools.pairwise((bounds - bounds[0]).tolist()):
+                yield Group(next(keys), tuple(suffix[start:stop]), offset[start:stop], size[start:stop])
             if offset[-1] > seen + MAPPED_BYTES:
                 self.mapped.forget(seen, offset[-1])
                 seen = offset[-1]
 
+    def _stretch_keys(self) -> Iterator[str]:
+        for keys in self._keys:
+            yield from keys.decode("utf-8", "surrogatepass").split("\0")
 
-def _key(name: str) -> tuple[str, str]:
+    def _first_stretches(self) -> NDArray[np.int64] | None:
+        """For every stretch the first one of its key; None where every key has one."""
+        _, number, counts = np.unique(np.frombuffer(self._hash, np.int64), return_inverse=True, return_counts=True)
+        if not np.any(counts > 1):
+            return None
+        # Two keys may share a hash: those that seem to come again are compared.
+        again, seen = counts[number] > 1, dict[str, int]()
+        first = np.arange(len(number))
+        keys = itertools.compress(self._stretch_keys(), again)
+        first[again] = [seen.setdefault(key, i) for i, key in zip(np.flatnonzero(again).tolist(), keys, strict=True)]
+        return first
+
+
+class _Numbers(dict[str, int]):
+    """A number for every suffix, given when it first comes; `texts` leads back, in lower case."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def __missing__(self, suffix: str) -> int:
+        self.texts.append(suffix.lower())
+        self[suffix] = len(self)
+        return self[suffix]
+
+
+def split_name(name: str) -> tuple[str, str]:
     """`a/b.0.png` is the member `0.png` of the sample `a/b`."""
     start = name.find(".", name.rfind("/") + 1)
-    return (name[:start], name[start + 1 :].lower()) if start >= 0 else (name, "")
+    return (name[:start], name[start + 1 :]) if start >= 0 else (name, "")
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a key: its images, then its caption (`.txt`, else the JSON's `text` or `caption`)."""
-    archive = Archive(file)
+    archive, parse = Archive(file), _Parser(file, asked)
     broken = dict(archive.broken)
     for group in archive.groups():
-        if drop := broken.pop(group.key, None):
+        if broken and (drop := broken.pop(group.key, None)):
             yield Failed(group.key, drop)
         else:
-            yield attempt(group.key, _sample, group, archive.mapped.view, file.uri, asked)
+            yield attempt(group.key, parse, group, archive.mapped)
     for key, drop in broken.items():
         yield Failed(key, drop)
 
 
-def _sample(key: str, group: Group, view: memoryview, uri: str, asked: Asked) -> Sample:
-    images, texts = sort_members(group, view, uri)
-    meta = asked.renamed(_json(read_text(view, texts["json"]))) if "json" in texts else {}
-    caption: Any = meta.get("caption" if "caption" in asked.columns else "text", meta.get("caption"))
-    if "txt" in texts and "caption" not in asked.columns:
-        caption = read_text(view, texts["txt"])
-    if not isinstance(caption, str):
-        raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
-    parts = [PLACE] * len(images)
-    parts.append(Part(0, "caption", None, caption))
-    return Sample(key, parts, images, uid_of(meta, "uid"), asked.kept(meta) if asked.keep else {})
+class _Parser:
+    """A group to a sample, by what the recipe asks for."""
+
+    def __init__(self, file: SourceFile, asked: Asked) -> None:
+        self._uri = file.uri
+        self._asked = asked
+        self._fields = object_fields({*CAPTION_FIELDS, *asked.columns.values(), *asked.keep})
+
+    def __call__(self, key: str, group: Group, mapped: Mapped) -> Sample:
+        images, txt, meta, twice, unsupported = _shape(group.suffixes)
+        if twice:
+            raise Unusable("malformed_record", f"two members are called {key}.{twice}")
+        if unsupported:
+            raise Unusable("unsupported_media", f"{key}.{unsupported}")
+        _, _, offsets, sizes = group
+        asked, row, caption = self._asked, EMPTY, None
+        if meta is not None:
+            row = asked.renamed(self._fields(member_bytes(mapped, offsets[meta], sizes[meta])))
+            caption = row.get("caption" if "caption" in asked.columns else "text", row.get("caption"))
+        if txt is not None and "caption" not in asked.columns:
+            caption = member_bytes(mapped, offsets[txt], sizes[txt]).decode("utf-8", "surrogateescape")
+        if not isinstance(caption, str):
+            raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
+        view, uri = mapped.view, self._uri
+        found: list[Image] = [ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in images]
+        parts = [PLACE] * len(found)
+        parts.append(Part(0, "caption", None, caption))
+        return Sample(key, parts, found, uid_of(row, "uid"), asked.kept(row) if asked.keep else {})
 
 
-def sort_members(group: Group, view: memoryview, uri: str) -> tuple[list[Image], dict[str, tuple[int, int]]]:
-    """A group's images, and where its other members lie by suffix. Raises Unusable."""
-    if group.twice:
-        raise Unusable("malformed_record", f"two members are called {group.key}.{group.twice}")
-    images, texts = list[Image](), {}
-    for suffix, place in group.members.items():
-        kind = kind_of(suffix)
-        if kind == "image":
-            offset, size = place
-            images.append(ImageBytes(view[offset : offset + size], uri, offset))
-        elif kind == "text":
-            texts[suffix] = place
-        else:
-            raise Unusable("unsupported_media", f"{group.key}.{suffix}")
-    return images, texts
+class Shape(NamedTuple):
+    """What the members of a group are, by their suffixes: numbers of the images, of `txt` and `json`; what is wrong."""
+
+    images: tuple[int, ...]
+    txt: int | None
+    json: int | None
+    twice: str
+    unsupported: str
+
+
+@lru_cache(maxsize=1024)
+def _shape(suffixes: tuple[str, ...]) -> Shape:
+    kinds = [kind_of(suffix) for suffix in suffixes]
+    images = tuple(i for i, kind in enumerate(kinds) if kind == "image")
+    txt, meta = (suffixes.index(name) if name in suffixes else None for name in ("txt", "json"))
+    twice = next((suffix for suffix in suffixes if suffixes.count(suffix) > 1), "")
+    unsupported = next((suffix for suffix, kind in zip(suffixes, kinds, strict=True) if kind == "unsupported"), "")
+    return Shape(images, txt, meta, twice, unsupported)
 
 
 @lru_cache(maxsize=1024)
@@ -183,21 +264,16 @@ def kind_of(suffix: str) -> str:
     return "image" if last in IMAGES else "unsupported" if last in UNSUPPORTED else "text"
 
 
-def read_text(view: memoryview, place: tuple[int, int]) -> str:
+def member_bytes(mapped: Mapped, offset: int, size: int) -> bytes:
+    """A member that is text. Raises Unusable for one too long to be read."""
+    if size > RECORD_BYTES:
+        raise Unusable("text_too_long", f"a member of {size} bytes")
+    return mapped.data[offset : offset + size]
+
+
+def read_text(mapped: Mapped, place: tuple[int, int]) -> str:
     """A member as text; bytes that are not UTF-8 as surrogates, which the scan's rule finds."""
-    if place[1] > RECORD_BYTES:
-        raise Unusable("text_too_long", f"a member of {place[1]} bytes")
-    return str(view[place[0] : place[0] + place[1]], "utf-8", "surrogateescape")
-
-
-def _json(text: str) -> Row:
-    try:
-        value: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unusable("malformed_record", f"its .json: {error}") from error
-    if not isinstance(value, dict):
-        raise Unusable("malformed_record", "its .json is no object")
-    return value
+    return member_bytes(mapped, *place).decode("utf-8", "surrogateescape")
 
 
 read.render = "caption"  # type: ignore[attr-defined]

@@ -4,8 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from PIL import (
     BmpImagePlugin,
@@ -40,8 +39,7 @@ _PLUGINS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 }
 
 
-@dataclass(frozen=True)
-class ImageHeader:
+class ImageHeader(NamedTuple):
     """Width and height in pixels after `orientation` (EXIF, 1..8) is applied; `format` in lower case."""
 
     width: int

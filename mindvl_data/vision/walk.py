@@ -12,48 +12,118 @@ Stored = tuple[int, int, int]  # width and height as stored, and the orientation
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3
 
-_SOF = {0xC0, 0xC1, 0xC2}
-_SOS, _DQT, _APP1 = 0xDA, 0xDB, 0xE1
-_SKIPPED = {0xC4, 0xDD, 0xFE}  # DHT, DRI, COM: nothing in them matters to Pillow either
+_SOS, _DQT, _APP0, _APP1 = 0xFFDA, 0xFFDB, 0xFFE0, 0xFFE1
+_SOF = frozenset({0xFFC0, 0xFFC1, 0xFFC2})
+_SKIPPED = frozenset({0xFFC4, 0xFFDD, 0xFFFE})  # DHT, DRI, COM: nothing in them matters to Pillow either
 # Pillow refuses some application segments when they are shorter than this, and Photoshop's for other reasons.
-_SHORTEST = {(0xE0, b"JFIF"): 7, (0xE2, b"ICC_"): 14, (0xEE, b"Adob"): 7, (0xED, b"Phot"): 1 << 16}
+_SHORTEST = {(_APP0, b"JFIF"): 7, (0xFFE2, b"ICC_"): 14, (0xFFEE, b"Adob"): 7, (0xFFED, b"Phot"): 1 << 16}
+_segment = struct.Struct(">HH").unpack_from
+# Most headers end within these bytes. They are copied: indexing `bytes` takes half the time of a memoryview's.
+_HEAD_BYTES = 1024
 
 
 def walk_jpeg(data: bytes | memoryview) -> Stored | None:
     """What stands before the first scan of a JPEG; None where Pillow must decide."""
-    segments = _jpeg_segments(data)
-    frames = [payload for marker, payload in segments if marker in _SOF]
-    if len(frames) != 1 or not all(_plain(marker, payload) for marker, payload in segments):
+    end, head = len(data), bytes(data[:_HEAD_BYTES])
+    segments = _LAYOUTS.segments(head, end)
+    if segments is None:
+        segments = _jpeg_segments(head, end)
+        if segments:
+            _LAYOUTS.add(_Layout(head, segments))
+        elif segments is None and end > _HEAD_BYTES:
+            segments = _jpeg_segments(data, end)
+    if not segments:
         return None
-    height, width = struct.unpack_from(">HH", frames[0], 1)
-    orientation = _jpeg_orientation([payload for marker, payload in segments if marker == _APP1])
+    (start, stop), *app1 = segments
+    frame = bytes(data[start:stop])
+    # 8 bits a sample; 1, 3 or 4 components of 3 bytes
+    if len(frame) < 9 or frame[0] != 8 or frame[5] not in (1, 3, 4) or len(frame) != 6 + 3 * frame[5]:
+        return None
+    height, width = frame[1] << 8 | frame[2], frame[3] << 8 | frame[4]
+    orientation = _jpeg_orientation([bytes(data[start:stop]) for start, stop in app1]) if app1 else 1
     return (width, height, orientation) if orientation and width and height else None
 
 
-def _jpeg_segments(data: bytes | memoryview) -> list[tuple[int, bytes]]:
-    """(marker, payload) of what matters before the first scan; nothing if the markers do not lead there."""
-    segments: list[tuple[int, bytes]] = []
-    position, end = 2, len(data)
-    while position + 4 <= end and data[position] == 0xFF:
-        marker = data[position + 1]
-        length = data[position + 2] << 8 | data[position + 3]
-        stop = position + 2 + length
-        if length < 2 or stop > end:
-            break
-        if marker == _SOS:
-            return segments
-        if marker not in _SKIPPED:
-            segments.append((marker, bytes(data[position + 4 : stop])))
-        position = stop
-    return []
+def _jpeg_segments(head: bytes | memoryview, end: int) -> list[tuple[int, int]] | None:
+    """Where the one frame's payload lies, then those of APP1, before the first scan.
+
+    None if the markers do not lead there within `head`, the first bytes of `end`; [] at anything odd.
+    """
+    frames: list[tuple[int, int]] = []
+    app1: list[tuple[int, int]] = []
+    position = 2
+    try:
+        while True:
+            marker, length = _segment(head, position)
+            start = position + 4
+            position += 2 + length
+            if length < 2 or position > end:
+                return []
+            if marker in _SKIPPED:
+                continue
+            if marker == _SOS:
+                return frames + app1 if len(frames) == 1 else []
+            if marker in _SOF:
+                frames.append((start, position))
+            elif marker == _APP1:
+                app1.append((start, position))
+            elif not _plain(marker, head, start, position):
+                return []
+    except struct.error:
+        return None
 
 
-def _plain(marker: int, payload: bytes) -> bool:
+def _plain(marker: int, head: bytes | memoryview, start: int, stop: int) -> bool:
+    """Whether Pillow reads on behind a segment; the head may end within it, and the walk then begins anew."""
     if marker == _DQT:  # whole tables of 64 bytes, each behind its number
-        return len(payload) % 65 == 0 and all(number < 16 for number in payload[::65])
-    if marker in _SOF:  # 8 bits a sample; 1, 3 or 4 components of 3 bytes
-        return len(payload) > 8 and payload[0] == 8 and payload[5] in (1, 3, 4) and len(payload) == 6 + 3 * payload[5]
-    return 0xE0 <= marker <= 0xEF and len(payload) >= _SHORTEST.get((marker, payload[:4]), 0)
+        return (stop - start) % 65 == 0 and max(head[start:stop:65], default=0) < 16
+    shortest = _SHORTEST.get((marker, bytes(head[start : min(start + 4, stop)])), 0)
+    return _APP0 <= marker <= 0xFFEF and stop - start >= shortest
+
+
+class _Layout:
+    """Where the segments of a head lie, and all that was looked at to know it, in one struct.
+
+    Files of one encoder share it, so that one comparison takes the place of the walk, in a fifth of its time.
+    """
+
+    def __init__(self, head: bytes, segments: list[tuple[int, int]]) -> None:
+        self.segments = segments
+        form, position, marker, self._end = ">", 2, 0, 2
+        while marker != _SOS:
+            marker, length = _segment(head, position)
+            # Marker, length and what `_plain` looks at: an application's name, the numbers of tables.
+            seen = 4 if marker in _SKIPPED or marker in _SOF or marker == _SOS else 8
+            if marker == _DQT:
+                seen = 5 if length == 67 else length + 2
+            seen = min(seen, length + 2)
+            form += f"{position - self._end}x{seen}s"
+            self._end = position + seen
+            position += 2 + length
+        self._read, self._stop = struct.Struct(form).unpack_from, position
+        self._expected = self._read(head)
+
+    def fits(self, head: bytes, end: int) -> bool:
+        return self._stop <= end and self._end <= len(head) and self._read(head) == self._expected
+
+
+class _Layouts:
+    """The layouts of the last heads that were walked: a memory, which changes no answer, for any thread."""
+
+    def __init__(self) -> None:
+        self._known: tuple[_Layout, ...] = ()
+
+    def segments(self, head: bytes, end: int) -> list[tuple[int, int]] | None:
+        for layout in self._known:
+            if layout.fits(head, end):
+                return layout.segments
+        return None
+
+    def add(self, layout: _Layout) -> None:
+        self._known = (layout, *self._known[:3])
+
+
+_LAYOUTS = _Layouts()
 
 
 def _jpeg_orientation(app1: list[bytes]) -> int | None:

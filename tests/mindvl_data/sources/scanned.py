@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mindvl_data.scan import Rules, ScanTask, scan
-from mindvl_data.schema import sample_id
+from mindvl_data.schema import sample_ids
 from mindvl_data.sources import Asked
 from mindvl_data.sources.files import FingerprintCache, source_files
 
@@ -67,7 +67,7 @@ def read(
     keyed = {line["locator"].removeprefix(f"{file.uri}#"): (line["reason"], line["detail"]) for line in drops}
     assert len(keyed) == len(drops)
     kept = pq.read_table(task.samples).to_pylist()
-    assert all(sample_id("s", file.path, line["key"]) == line["sample_id"] for line in kept)
+    assert sample_ids("s", file.path, [line["key"] for line in kept]) == [line["sample_id"] for line in kept]
     assert max(Counter(line["sample_id"] for line in kept + drops).values(), default=1) == 1
     data = pq.read_table(task.columns).to_pylist() if task.asked.keep else []
     media = task.media.read_bytes() if task.media.exists() else b""

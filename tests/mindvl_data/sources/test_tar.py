@@ -25,7 +25,7 @@ def archive(entries: Sequence[Entry], form: int = tarfile.USTAR_FORMAT) -> bytes
 
 def members(data: bytes) -> list[Member]:
     found: list[Member] = []
-    for item in walk(memoryview(data)):
+    for item in walk(data):
         if isinstance(item, Run):
             found += [Member(n, "file", o, s) for n, o, s in zip(item.names, item.offsets, item.sizes, strict=True)]
         elif isinstance(item, Member):
@@ -74,7 +74,7 @@ def test_archives_joined_by_cat_are_read_whole() -> None:
 def test_a_damaged_header_is_a_gap_and_the_next_member_is_found(place: int) -> None:
     data = bytearray(archive([(name, b"0", b"data" * 100) for name in "abc"]))
     data[1024 + place] ^= 0x55
-    items = list(walk(memoryview(bytes(data))))
+    items = list(walk(bytes(data)))
     assert [member.name for member in members(bytes(data))] == ["a", "c"]
     assert [item for item in items if isinstance(item, Gap)] == [Gap(1024, 2048)]
 
@@ -83,7 +83,7 @@ def test_a_damaged_header_is_a_gap_and_the_next_member_is_found(place: int) -> N
 def test_a_cut_archive_yields_what_is_whole_and_says_that_it_is_cut(entries: list[Entry], cut: int) -> None:
     data = archive(entries, tarfile.GNU_FORMAT)
     whole = members(data)
-    items = list(walk(memoryview(data[:cut])))
+    items = list(walk(data[:cut]))
     found = members(data[:cut])
     assert found == [member for member in whole if member.offset + member.size <= cut][: len(found)]
     if len(found) < len(whole) and any(data[found[-1].offset + found[-1].size if found else 0 : cut]):
@@ -98,3 +98,32 @@ def test_any_bytes_are_walked_to_their_end(data: bytes, flips: list[tuple[int, i
     for content in (data, bytes(sound)):
         for member in members(content):
             assert member.offset + member.size <= len(content)
+
+
+def test_prefixes_utf_8_and_odd_names_in_a_long_run() -> None:
+    names = ["x" * 90 + f"/{'y' * 80}/{i}.jpg" for i in range(20)]
+    names += [f"é-{i}.jpg" for i in range(20)] + ["line\nbreak.jpg", "tab\t.txt"] + [f"{i}.txt" for i in range(20)]
+    data = archive([(name, b"0", b"x" * i) for i, name in enumerate(names)])
+    assert members(data) == by_tarfile(data)
+
+
+def test_a_negative_size_is_no_header_and_never_read_for_ever() -> None:
+    header = bytearray(archive([("a.txt", b"0", b"")])[:512])
+    header[124:136] = b"-0000001000\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    sound = archive([(f"{i}.txt", b"0", b"x") for i in range(20)])
+    for before, after in ((b"", sound), (sound[: 1024 * 15], sound)):
+        data = before + bytes(header) + after
+        assert [item for item in walk(data) if isinstance(item, Gap)] == [Gap(len(before), len(before) + 512)]
+        assert len(members(data)) == len(before) // 1024 + 20
+
+
+def test_a_size_of_twelve_digits_is_read_whole() -> None:
+    data = bytearray(archive([(f"{i}.txt", b"0", b"x" * 9) for i in range(20)]))
+    for start in range(0, 20 * 1024, 1024):
+        data[start + 124 : start + 136] = b"000000000011"
+        data[start + 148 : start + 156] = b" " * 8
+        data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    assert members(bytes(data)) == by_tarfile(bytes(data))
+    assert {member.size for member in members(bytes(data))} == {9}
