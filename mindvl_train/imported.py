@@ -75,11 +75,10 @@ def read_imported(folder: Path) -> Imported:
 
 
 def write_description(
-    folder: Path, config: dict[str, Any], special_ids: dict[str, int], tokenizer_sha256: str | None, files: list[Path]
+    folder: Path, model: dict[str, Any], special_ids: dict[str, int], tokenizer_sha256: str | None, files: list[Path]
 ) -> None:
-    """Writes `mindvl.json`, last: without it the folder is none."""
+    """Writes `mindvl.json`, last: without it the folder is none; `model` has a plugin's `name` and its `config`."""
     weights = {path.name: _sha256(path) for path in files}
-    model = {"name": "vlm", "config": config}
     description = {
         "format_version": FORMAT_VERSION,
         "model": model,

@@ -1,5 +1,8 @@
 """The vision-language model: image features take the places of the image placeholders in the text stream."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
@@ -24,13 +27,20 @@ class VLMConfig(BaseModel):
 
 
 class VLM(nn.Module):
-    """`vision` → `projector` → `decoder`; these three names are what `train:` and `lr:` globs begin with."""
+    """`vision` → `projector` → `decoder`; these three names are what `train:` and `lr:` globs begin with.
 
-    def __init__(self, config: VLMConfig, kernels: Kernels) -> None:
+    Args:
+        config: has `vision` and `decoder`.
+        kernels: the operations.
+        decoder: makes the decoder of `config.decoder`: a module with the `embed_tokens`, `head` and `forward` of
+            `Decoder`.
+    """
+
+    def __init__(self, config: Any, kernels: Kernels, decoder: Callable[[Any, Kernels], Any] = Decoder) -> None:
         super().__init__()
         self.vision = VisionTower(config.vision, kernels)
         self.projector = Projector(config.vision, config.decoder.hidden_size, kernels)
-        self.decoder = Decoder(config.decoder, kernels)
+        self.decoder: Decoder = decoder(config.decoder, kernels)
         self.kernels = kernels
 
     def forward(self, batch: Batch) -> Tensor:
@@ -68,14 +78,29 @@ class VLM(nn.Module):
         return hidden
 
 
-def _inputs(config: VLMConfig) -> ModelInputs:
+def _inputs(config: Any) -> ModelInputs:
     return ModelInputs(
         vocab_size=config.decoder.vocab_size,
         patch=config.vision.patch_size,
         merge=config.vision.spatial_merge_size,
         window=config.vision.window,
-        position_axes=1 if config.decoder.mrope_section is None else 3,
+        position_axes=1 if getattr(config.decoder, "mrope_section", None) is None else 3,
     )
 
 
-SPEC = ModelSpec(config=VLMConfig, inputs=_inputs, build=VLM, after_step=balance)
+def with_decoder(config: type[BaseModel], decoder: Callable[[Any, Kernels], nn.Module]) -> ModelSpec:
+    """What a new decoder registers under `mindvl_train.models`: itself behind the tower and the projector.
+
+    Args:
+        config: has `vision: VisionConfig` and `decoder`, whose `vocab_size` and `hidden_size` are read.
+        decoder: see `VLM`.
+    """
+    return ModelSpec(
+        config=config,
+        inputs=_inputs,
+        build=lambda chosen, kernels: VLM(chosen, kernels, decoder),
+        after_step=balance,
+    )
+
+
+SPEC = with_decoder(VLMConfig, Decoder)

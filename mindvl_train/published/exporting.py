@@ -12,7 +12,7 @@ from torch import Tensor
 from mindvl_train import plugins
 from mindvl_train.checkpoint import WEIGHTS, CheckpointFolder
 from mindvl_train.imported import DESCRIPTION, PUBLISHED, read_imported
-from mindvl_train.models.vlm import VLMConfig
+from mindvl_train.models.spec import ModelSpec
 from mindvl_train.published.family import Joint, Json, Language, Naming, PublishedError, plain
 from mindvl_train.published.folder import (
     CONFIG,
@@ -46,14 +46,16 @@ class Trained:
     """What to export.
 
     Attributes:
-        config: of the model.
+        model: its name among the model plugins.
+        config: of the model: has `vision` and `decoder`.
         weights: one tensor a parameter, read when asked for.
         special_ids: the tokens that the weights know.
         published: the small files of the folders the model was imported from, if it was.
         data: what its manifests say of `tokenizer`, `chat_template` and `resolution`; empty for a model folder.
     """
 
-    config: VLMConfig
+    model: str
+    config: Any
     weights: Mapping[str, Tensor]
     special_ids: dict[str, int]
     published: Path | None
@@ -102,8 +104,14 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
 def _open(source: Path) -> Trained:
     if (source / DESCRIPTION).exists():
         imported = read_imported(source)
-        config = VLMConfig(**imported.config)
-        return Trained(config, imported.tensors, imported.special_ids, source / PUBLISHED, {})
+        return Trained(
+            imported.model,
+            _config(imported.model, imported.config),
+            imported.tensors,
+            imported.special_ids,
+            source / PUBLISHED,
+            {},
+        )
     checkpoint = CheckpointFolder(source / "checkpoints", 1).latest() or source
     record_path = (checkpoint.parent.parent / RECORD).resolve()
     if not (checkpoint / WEIGHTS).exists() or not record_path.exists():
@@ -111,12 +119,18 @@ def _open(source: Path) -> Trained:
     record = json.loads(record_path.read_text())
     begun_from = record["weights"]
     return Trained(
-        config=VLMConfig(**record["model"]["config"]),
+        model=record["model"]["name"],
+        config=_config(record["model"]["name"], record["model"]["config"]),
         weights=open_files([checkpoint / WEIGHTS]),
         special_ids=record["special_ids"],
         published=read_imported(Path(begun_from)).folder / PUBLISHED if begun_from else None,
         data={key: record[key] for key in ("tokenizer", "chat_template", "resolution")},
     )
+
+
+def _config(model: str, settings: Json) -> Any:
+    spec: ModelSpec = plugins.load(plugins.MODELS, model)
+    return spec.config(**settings)
 
 
 def _families() -> Iterator[object]:
@@ -126,10 +140,20 @@ def _families() -> Iterator[object]:
 
 def _joint(trained: Trained) -> tuple[Joint, Json] | None:
     for family in _families():
-        config = family.write(trained.config.vision, trained.config.decoder) if isinstance(family, Joint) else None
-        if isinstance(family, Joint) and config:
-            return family, config
+        if isinstance(family, Joint) and family.language.model == trained.model:
+            config = family.write(trained.config.vision, trained.config.decoder)
+            if config:
+                return family, config
     return None
+
+
+def _language(trained: Trained) -> tuple[Language, Json]:
+    for family in _families():
+        if isinstance(family, Language) and family.model == trained.model:
+            config = family.write(trained.config.decoder)
+            if config:
+                return family, config
+    raise PublishedError("no published class computes this decoder; known ones are those of docs/models.md")
 
 
 def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtype: str | None) -> None:
@@ -146,10 +170,7 @@ def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtyp
 
 def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
     decoder = trained.config.decoder
-    candidates = [(family, family.write(decoder)) for family in _families() if isinstance(family, Language)]
-    language, written = next(((family, config) for family, config in candidates if config), (None, None))
-    if language is None or written is None:
-        raise PublishedError("no published class computes this decoder; known ones are those of docs/models.md")
+    language, written = _language(trained)
     (out / LANGUAGE).mkdir()
     (out / VISION).mkdir()
     config = _put(out / LANGUAGE, written, trained.published, LANGUAGE, asked, keep_config=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindvl_data.errors import UserError
-from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.vit import VisionConfig
 
 Json = dict[str, Any]
@@ -36,7 +35,7 @@ class Origin:
 Naming = Callable[[str, tuple[int, ...]], Origin]
 
 
-def tied_head(config: DecoderConfig) -> tuple[str, ...]:
+def tied_head(config: Any) -> tuple[str, ...]:
     """A head that is the embedding again is stored by some and not by others."""
     return ("lm_head.weight",) if config.tie_word_embeddings else ()
 
@@ -46,16 +45,18 @@ class Language:
     """A published language model.
 
     Attributes:
+        model: the name, in the group `mindvl_train.models`, of what its decoder is a part of.
         read: `config.json` → our fields. A missing key may be a KeyError.
         write: our fields → `config.json`; None where the family has no such model.
         name: of a tensor of the decoder.
         unused: globs of published tensors that the model has no place for.
     """
 
-    read: Callable[[Json], DecoderConfig]
-    write: Callable[[DecoderConfig], Json | None]
+    read: Callable[[Json], Any]
+    write: Callable[[Any], Json | None]
     name: Naming
-    unused: Callable[[DecoderConfig], tuple[str, ...]] = tied_head
+    unused: Callable[[Any], tuple[str, ...]] = tied_head
+    model: str = "vlm"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Joint:
 
     language: Language
     vision: Vision
-    write: Callable[[VisionConfig, DecoderConfig], Json | None]
+    write: Callable[[VisionConfig, Any], Json | None]
 
 
 def plain(prefix: str, exceptions: Mapping[str, str] | None = None) -> Naming:

@@ -6,12 +6,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
+from mindvl_train import plugins
 from mindvl_train.imported import PUBLISHED, write_description
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import Draws
-from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.models.spec import ModelSpec
 from mindvl_train.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
 from mindvl_train.published.folder import DTYPES, PublishedFolder, copy_small_files, open_published
 from mindvl_train.tensor_files import TensorFiles, new_folder, open_files, write_folder
@@ -39,6 +41,7 @@ class Sources:
     Attributes:
         language: the folder of the decoder.
         vision: the folder of the tower; the same object for a joint model.
+        model: its name among the model plugins.
         config: the model's.
         parts: by the first word of a parameter's name; what is absent is drawn.
         unused: globs of published tensors that have no place in the model, by folder.
@@ -46,7 +49,8 @@ class Sources:
 
     language: PublishedFolder
     vision: PublishedFolder
-    config: VLMConfig
+    model: str
+    config: BaseModel
     parts: dict[str, Part]
     unused: dict[Path, tuple[str, ...]]
 
@@ -78,7 +82,8 @@ def import_model(source: Path, vision: Path | None, out: Path, seed: int, dtype:
     check_dtype(dtype)
     sources = _open_sources(source, vision)
     with torch.device("meta"):
-        model = VLM(sources.config, resolve(KernelConfig(), "cpu"))
+        spec: ModelSpec = plugins.load(plugins.MODELS, sources.model)
+        model = spec.build(sources.config, resolve(KernelConfig(), "cpu"))
     origins = _check(model, sources)
     language = sources.language
     with new_folder(out) as unfinished:
@@ -86,9 +91,8 @@ def import_model(source: Path, vision: Path | None, out: Path, seed: int, dtype:
         copy_small_files(language.path, unfinished / PUBLISHED / LANGUAGE)
         if sources.vision is not language:
             copy_small_files(sources.vision.path, unfinished / PUBLISHED / VISION)
-        write_description(
-            unfinished, sources.config.model_dump(mode="json"), language.special_ids, language.tokenizer_sha256, files
-        )
+        described = {"name": sources.model, "config": sources.config.model_dump(mode="json")}
+        write_description(unfinished, described, language.special_ids, language.tokenizer_sha256, files)
     return _report(model, sources)
 
 
@@ -118,20 +122,22 @@ def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part
     if not isinstance(tower, Vision):
         raise PublishedError(f"{vision.path}: has no vision tower")
     try:
-        config = VLMConfig(vision=tower.read(vision.config), decoder=decoder.read(language.config))
+        decoder_config = decoder.read(language.config)
+        spec: ModelSpec = plugins.load(plugins.MODELS, decoder.model)
+        config = spec.config(vision=tower.read(vision.config), decoder=decoder_config)
     except KeyError as error:
         raise PublishedError(f"{language.path} or {vision.path}: config.json has no {error}") from error
     parts = {
         "decoder": Part(language.path, language.tensors, decoder.name),
         "vision": Part(vision.path, vision.tensors, tower.name_vision),
     } | ({"projector": projector} if projector else {})
-    unused = {language.path: decoder.unused(config.decoder)}
+    unused = {language.path: decoder.unused(decoder_config)}
     # What the published tower merges with has no place beside a projector of our own.
     unused[vision.path] = (*unused.get(vision.path, ()), "*merger.*")
     if vision is not language:
         unused[language.path] += ("visual.*",) if isinstance(language.family, Joint) else ()
         unused[vision.path] += ("model.*", "lm_head.*") if isinstance(vision.family, Joint) else ()
-    return Sources(language, vision, config, parts, unused)
+    return Sources(language, vision, decoder.model, config, parts, unused)
 
 
 def _check(model: nn.Module, sources: Sources) -> dict[str, tuple[Part, Origin]]:

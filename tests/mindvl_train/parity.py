@@ -36,12 +36,13 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindvl_data.shards import Pack
+from mindvl_train import plugins
 from mindvl_train.batch import Batch, BatchLayout, collate
 from mindvl_train.imported import read_imported
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
-from mindvl_train.models.vlm import SPEC as VLM_SPEC
-from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.models.spec import ModelSpec
+from mindvl_train.models.vlm import VLM
 from mindvl_train.published.importing import import_model
 from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
 
@@ -247,9 +248,9 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
             expected = oracle.logits(*_oracle_inputs(packs))[batch.real]
             differences[name] = _apart(ours.logits(batch)[batch.real], expected)
             largest = max(largest, expected.abs().max().item())
-        other = give_weights(
-            VLM(ours_config(folder / "weights"), resolve(KernelConfig(), "cpu")), 1, torch.device("cpu")
-        )
+        with torch.device("meta"):
+            other = built(folder / "weights")
+        give_weights(other, 1, torch.device("cpu"))
         another = _apart(other.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack])))
     return Figures(differences, _gradients(oracle, ours, [pack], layout, folder), largest, another)
 
@@ -266,18 +267,24 @@ def _drawn(oracle: Composed | Joint) -> Composed | Joint:
     return oracle.eval()
 
 
-def ours_config(weights: Path) -> VLMConfig:
-    return VLMConfig(**read_imported(weights / "imported").config)
+def built(weights: Path) -> VLM:
+    """Our model of an imported folder, without its weights."""
+    imported = read_imported(weights / "imported")
+    spec: ModelSpec = plugins.load(plugins.MODELS, imported.model)
+    model = spec.build(spec.config(**imported.config), resolve(KernelConfig(), "cpu"))
+    assert isinstance(model, VLM)
+    return model
 
 
 def _imported(oracle: Composed | Joint, folder: Path) -> tuple[VLM, BatchLayout]:
     oracle.save(folder / "published")
     import_model(folder / "published", None, folder / "imported", seed=0)
-    config = ours_config(folder)
-    inputs = VLM_SPEC.inputs(config)
+    imported = read_imported(folder / "imported")
+    spec: ModelSpec = plugins.load(plugins.MODELS, imported.model)
+    inputs = spec.inputs(spec.config(**imported.config))
     with torch.device("meta"):
-        model = VLM(config, resolve(KernelConfig(), "cpu"))
-    give_weights(model, 0, torch.device("cpu"), read_imported(folder / "imported").tensors)
+        model = built(folder)
+    give_weights(model, 0, torch.device("cpu"), imported.tensors)
     return model, replace(LAYOUT, window=inputs.window, position_axes=inputs.position_axes)
 
 
