@@ -133,14 +133,13 @@ def dropped_by(task: FilterTask, before: NDArray[np.int16]) -> NDArray[np.int16]
     return first
 
 
-def values(task: FilterTask, before: NDArray[np.int16]) -> NDArray[np.float64]:
-    """What the one rule of the task compares, float64, of the samples that reach it and have it."""
+def numbers(task: FilterTask) -> NDArray[np.float64]:
+    """What the expression of the task's one rule is for every line: float64 [n], NaN where it is missing."""
     (rule,) = task.rules
     column = _column(_table(task.samples, task.columns, task.source, task.kind, task.rules), rule)
     if not column.dtype.is_numeric():
         raise RecipeError(f"{rule.place}: {rule.expression!r} is {column.dtype}, not a number to be the best by")
-    found = column.cast(pl.Float64).filter(pl.Series(before == NO_FILTER)).drop_nulls()
-    return found.filter(found.is_not_nan()).to_numpy()
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 def threshold(found: NDArray[np.float64], top: float) -> float:

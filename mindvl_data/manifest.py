@@ -38,6 +38,7 @@ KEYS = (
     "resolution",
     "sources",
     "scores",
+    "evaluations",
     "funnel",
     "mixture",
     "packing",
@@ -46,7 +47,7 @@ KEYS = (
     "shards",
 )
 # What only some recipes have.
-OPTIONAL = frozenset({"scores"})
+OPTIONAL = frozenset({"scores", "evaluations"})
 
 
 class ManifestError(UserError):

@@ -14,14 +14,14 @@ from mindvl_data import estimate as estimating
 from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.boxes import CONTROL_TOKENS
 from mindvl_data.build.run import BuildError, Run, bounds_of
-from mindvl_data.build.scanning import Partition, check_bad, scan_funnel, scan_sources
+from mindvl_data.build.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
 from mindvl_data.build.scoring import Scores
 from mindvl_data.build.selecting import Selection, filter_funnel, select
 from mindvl_data.build.summary import FunnelLine, funnel_lines
+from mindvl_data.build.thinning import Thinned, thin
 from mindvl_data.corpus import Corpus, from_stores, recounted
 from mindvl_data.count import CountTask, count
 from mindvl_data.estimate import Estimate
-from mindvl_data.filters import NO_FILTER
 from mindvl_data.holdout import held_out
 from mindvl_data.recipe import RecipeError, Source
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
@@ -38,7 +38,7 @@ class Prepared:
 
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
-    estimated from a sample instead of counted. `selection`, `count_drops`: what the ledger is written from.
+    estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
     """
 
     corpus: Corpus
@@ -49,6 +49,7 @@ class Prepared:
     funnel: Sequence[FunnelLine]
     estimates: Mapping[str, Estimate]
     selection: Selection
+    thinned: Thinned
     count_drops: Sequence[Path]
 
     def at(self, resolution: Resolution) -> Prepared:
@@ -61,23 +62,26 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Scan, score, filter, count and hold out."""
+    """Scan, score, filter, remove duplicates, count and hold out."""
     partitions = scan_sources(run)
     funnel = scan_funnel(run, partitions)
-    selection = select(run, partitions, Scores(run, partitions))
+    scores = Scores(run, partitions)
+    selection = select(run, partitions, scores)
     funnel += filter_funnel(run, partitions, selection)
-    first = selection.first
+    thinned = thin(run, partitions, scan_evaluations(run), selection.first, scores)
+    funnel += thinned.funnel
+    kept = thinned.kept
     tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
     opened: Iterable[Store]
     if run.sample is None:
-        tasks = count_partitions(run, partitions, first)
-        counted = count_funnel(run, partitions, first, [task.drops for task in tasks])
+        tasks = count_partitions(run, partitions, kept)
+        counted = count_funnel(run, partitions, kept, [task.drops for task in tasks])
         check_boxes(run, counted, tasks)
         funnel += counted
         opened = (open_store(task.stores[0]) for task in tasks)
     else:
-        opened, estimates = estimate_sources(run, partitions, first, run.sample)
+        opened, estimates = estimate_sources(run, partitions, kept, run.sample)
     corpus = from_stores(tuple(run.recipe.sources), [partition.source for partition in partitions], opened)
     check_ids(partitions, corpus)
     held = hold_out(run, corpus)
@@ -92,6 +96,7 @@ def prepare(run: Run) -> Prepared:
         funnel=funnel,
         estimates=estimates,
         selection=selection,
+        thinned=thinned,
         count_drops=[task.drops for task in tasks],
     )
 
@@ -117,10 +122,10 @@ def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
 # ------------------------------------------------------------------------------------------------ count
 
 
-def count_partitions(run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]]) -> list[CountTask]:
+def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]]) -> list[CountTask]:
     """The kept samples of every partition counted, now or before: its token stores and its drops."""
     check_marks(run)
-    tasks = [_count_task(run, p, f == NO_FILTER) for p, f in zip(partitions, first, strict=True)]
+    tasks = [_count_task(run, p, mask) for p, mask in zip(partitions, kept, strict=True)]
     run.step("count", count, [task for task in tasks if not task.done])
     return tasks
 
@@ -185,10 +190,9 @@ def _name(bounds: Resolution) -> str:
 
 
 def estimate_sources(
-    run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]], sample: int
+    run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], sample: int
 ) -> tuple[list[Store], dict[str, Estimate]]:
     """In the place of a count: `sample` samples are tokenised over all sources, the others' lengths estimated."""
-    kept = [f == NO_FILTER for f in first]
     total = sum(int(mask.sum()) for mask in kept)
     stores: list[Store] = []
     estimates = {}
@@ -209,12 +213,12 @@ def estimate_sources(
 
 
 def count_funnel(
-    run: Run, partitions: Sequence[Partition], first: Sequence[NDArray[np.int16]], drops: Sequence[Path]
+    run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], drops: Sequence[Path]
 ) -> list[FunnelLine]:
     lines = []
     for name in run.recipe.sources:
         mine = [i for i, partition in enumerate(partitions) if partition.source == name]
-        entered = sum(int((first[i] == NO_FILTER).sum()) for i in mine)
+        entered = sum(int(kept[i].sum()) for i in mine)
         reasons = Counter(ledger.read(drops[i] for i in mine)["reason"].to_list())
         lines.append(FunnelLine("count", name, entered, entered - reasons.total(), reasons))
     return lines

@@ -13,7 +13,7 @@ from typing import Any
 
 from mindvl_data.engine import Engine
 from mindvl_data.errors import UserError
-from mindvl_data.filters import Rule, rules_of
+from mindvl_data.filters import Rule, parse, rules_of
 from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
 from mindvl_data.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
@@ -49,6 +49,28 @@ class Run:
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
         return rules_of(self.recipe.filters)
+
+    @cached_property
+    def preferences(self) -> dict[int, Rule]:
+        """What each rule of `dedup` prefers, by its number; of those that say so."""
+        found = {}
+        for number, one in enumerate(self.recipe.dedup):
+            if one.prefer is not None:
+                found[number] = Rule(f"dedup.{number}.prefer", "", one.prefer, None, None, one.sources, "keep")
+                parse(found[number])
+        return found
+
+    @property
+    def naming(self) -> tuple[Rule, ...]:
+        """Everything in the recipe that names columns."""
+        return (*self.rules, *self.preferences.values())
+
+    @property
+    def digest(self) -> bool:
+        """Whether images are known by their SHA-256: what is referenced is checked against it whenever it is read."""
+        recipe = self.recipe
+        alike = any(rule.by == "image" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
+        return recipe.holdout is not None or recipe.media == "reference" or alike
 
     @cached_property
     def score_columns(self) -> frozenset[str]:

@@ -28,6 +28,7 @@ SCAN_CODE = (
     "mindvl_data.sources",
 )
 WORST_SHOWN = 5
+FINGERPRINTS = {"sources": "fingerprints", "evaluations": "evaluation-fingerprints"}
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,31 @@ class Partition:
 
 def scan_sources(run: Run) -> list[Partition]:
     """Every file of every source as a partition, scanned now or before."""
-    cache = FingerprintCache(run.folder("samples") / "fingerprints.json")
-    tasks = [task for name in run.recipe.sources for task in _scan_tasks(run, name, cache)]
+    partitions = _scanned(run, "sources")
+    _check_columns(run, partitions)
+    return partitions
+
+
+def scan_evaluations(run: Run) -> list[Partition]:
+    """Every file of every evaluation set, likewise. Raises BuildError where one is worse than its `max_bad`."""
+    partitions = _scanned(run, "evaluations") if run.recipe.evaluations else []
+    for name, source in run.recipe.evaluations.items():
+        mine = [partition for partition in partitions if partition.source == name]
+        reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
+        kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
+        check_bad(f"evaluations.{name}", kept, _bad(reasons), source.max_bad, [p.scan_drops for p in mine])
+    return partitions
+
+
+def _scanned(run: Run, section: str) -> list[Partition]:
+    cache = FingerprintCache(run.folder("samples") / f"{FINGERPRINTS[section]}.json")
+    tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name, cache)]
     cache.save()
     due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
     due.sort(key=lambda task: -task.file.size)
     run.step("scan", scan, due, [task.file.size for task in due])
-    partitions = [_partition(task) for task in tasks]
-    _check_columns(run, partitions)
-    return partitions
+    return [_partition(task) for task in tasks]
 
 
 def _partition(task: ScanTask) -> Partition:
@@ -70,44 +86,42 @@ def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
     """Raises RecipeError for a column that a filter names and no file has a single value in."""
     schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
     found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
-    check_columns(run.rules, found | run.score_columns)
+    check_columns(run.naming, found | run.score_columns)
 
 
-def _files(run: Run, name: str, cache: FingerprintCache) -> list[SourceFile]:
-    source = run.recipe.sources[name]
-    raw = run.loaded.raw["sources"][name]
+def _files(run: Run, section: str, name: str, cache: FingerprintCache) -> list[SourceFile]:
+    source = getattr(run.recipe, section)[name]
+    raw = run.loaded.raw[section][name]
     shown = (raw["path"],) if isinstance(raw["path"], str) else tuple(raw["path"])
     images = (source.images, raw["images"]) if source.images else None
     try:
         return source_files(source.path, shown, images, run.loaded.folder, cache)
     except SourceError as error:
-        raise SourceError(f"sources.{name}.path: {error}") from error
+        raise SourceError(f"{section}.{name}.path: {error}") from error
 
 
-def _scan_tasks(run: Run, name: str, cache: FingerprintCache) -> list[ScanTask]:
-    source = run.recipe.sources[name]
+def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> list[ScanTask]:
+    source = getattr(run.recipe, section)[name]
     try:
         reader = plugins.load(GROUP, source.format)
     except plugins.UnknownPlugin as error:
-        raise SourceError(f"sources.{name}.format: {error}") from error
-    files = _files(run, name, cache)
-    asked = _asked(run, name)
+        raise SourceError(f"{section}.{name}.format: {error}") from error
+    files = _files(run, section, name, cache)
+    asked = _asked(run, name) if section == "sources" else Asked(source.columns)
     rules = _rules(run.recipe, source)
     subset = None if source.uids is None else run.loaded.folder / source.uids
     if subset and not subset.is_file():
-        raise SourceError(f"sources.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
-    # A referenced image is checked against its hash whenever it is read.
-    digest = run.recipe.holdout is not None or run.recipe.media == "reference"
+        raise SourceError(f"{section}.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
     code = fingerprints.code(*SCAN_CODE, reader.__module__)
-    how = (source.format, run.loaded.raw["sources"][name].get("images"), asdict(asked), asdict(rules), digest, code)
+    how = (source.format, run.loaded.raw[section][name].get("images"), asdict(asked), asdict(rules), run.digest, code)
     wanted = subset and fingerprints.of_file(subset)
-    return [_scan_task(run, name, file, asked, rules, digest, subset, (how, wanted)) for file in files]
+    return [_scan_task(run, (name, source.format), file, asked, rules, subset, (how, wanted)) for file in files]
 
 
 def _asked(run: Run, name: str) -> Asked:
     """Fields of the data itself: what rules name and neither the samples table nor a score has; and its boxes."""
     source = run.recipe.sources[name]
-    data = sorted(named_by(run.rules, name) - KNOWN - run.score_columns)
+    data = sorted(named_by(run.naming, name) - KNOWN - run.score_columns)
     beside = (BOXES,) if source.boxes else ()
     return Asked(source.columns, (*data, *beside), bool(source.boxes))
 
@@ -123,16 +137,24 @@ def _rules(recipe: Recipe, source: Source) -> Rules:
 
 
 def _scan_task(
-    run: Run, name: str, file: SourceFile, asked: Asked, rules: Rules, digest: bool, subset: Path | None, how: object
+    run: Run,
+    named: tuple[str, str],
+    file: SourceFile,
+    asked: Asked,
+    rules: Rules,
+    subset: Path | None,
+    how: object,
 ) -> ScanTask:
+    """named: the source and its format."""
+    name, kind = named
     stem = f"{name}-{fingerprints.key(name, file.uri, file.fingerprint, file.size, how)}"
     return ScanTask(
         source=name,
-        format=run.recipe.sources[name].format,
+        format=kind,
         file=file,
         asked=asked,
         rules=rules,
-        digest=digest,
+        digest=run.digest,
         subset=subset,
         samples=run.folder("samples") / f"{stem}.parquet",
         media=run.folder("media") / f"{stem}.bin",

@@ -174,5 +174,5 @@ class Scores:
     @cached_property
     def _pictures(self) -> compute.Pictures:
         run = self._run
-        roots = tuple(source_roots(run.loaded.raw["sources"]))
+        roots = tuple(source_roots({**run.loaded.raw.get("evaluations", {}), **run.loaded.raw["sources"]}))
         return compute.Pictures(run.out, roots, run.loaded.folder, run.recipe.limits.image_pixels)

@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data import fingerprints
+from mindvl_data.build.pool import Pool
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.build.scoring import Scores
 from mindvl_data.build.summary import FunnelLine
-from mindvl_data.filters import NO_FILTER, FilterTask, Rule, dropped_by, named_by, threshold, values
+from mindvl_data.filters import NO_FILTER, FilterTask, Rule, dropped_by, named_by, numbers, threshold
 
 CODE = ("mindvl_data.filters",)
 
@@ -108,7 +109,8 @@ def _with_thresholds(
         for task, first in zip(tasks, state, strict=True):
             if rule.applies_to(task.source):
                 group = task.source if rule.per else ""
-                found.setdefault(group, []).append(values(task, first))
+                reached = numbers(task)[first == NO_FILTER]
+                found.setdefault(group, []).append(reached[~np.isnan(reached)])
         assert rule.top is not None
         starts = {group: threshold(np.concatenate(parts), rule.top) for group, parts in found.items()}
         partial = path.with_suffix(".partial")
@@ -117,6 +119,20 @@ def _with_thresholds(
     starts = json.loads(path.read_text())
     by_source = {name: starts[name if rule.per else ""] for name in run.recipe.sources if rule.applies_to(name)}
     return replace(rule, thresholds=by_source)
+
+
+def numbers_of(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Rule, pool: Pool
+) -> NDArray[np.float64]:
+    """What an expression is for every sample of a pool, float64 [n]; NaN where it is missing."""
+    asked = [named_by((rule,)) if len(pool.rows_of(i)) else set() for i in range(len(partitions))]
+    files = scores.files(asked)
+    found = [
+        numbers(_task(run, p, scored, (rule,), 0))[pool.rows_of(i)]
+        for i, (p, scored) in enumerate(zip(partitions, files, strict=True))
+        if asked[i]
+    ]
+    return np.concatenate([np.zeros(0), *found])
 
 
 def filter_funnel(run: Run, partitions: Sequence[Partition], selection: Selection) -> list[FunnelLine]:

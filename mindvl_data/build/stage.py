@@ -59,7 +59,10 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
     scores = {name: told for name, told in prepared.selection.scores.items() if name in names}
     content_key = _content_key(run, prepared, spec, names, among)
-    keys = {"content": content_key, "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, scores)}
+    keys = {
+        "content": content_key,
+        "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, scores, prepared.thinned.evaluations),
+    }
     publish.recover(run.out / spec.name)
     there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
     if there is not None and not prepared.estimates:
@@ -73,6 +76,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
         "sources": publish.sources(run, prepared, names),
         **({"scores": scores} if scores else {}),
+        **({"evaluations": prepared.thinned.evaluations} if prepared.thinned.evaluations else {}),
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
         "mixture": mixture(made, fitted.weights, taken, corpus.source[made.draw.samples], corpus.sources, spec),
         "packing": packing(packs, made.draw.samples, int(taken.tokens.sum()), costs, spec.seq_len, recipe.order.step),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.mixture import RESERVED
@@ -36,6 +37,10 @@ class Recipe(Model):
     scores: dict[Name, Score] = Field({})
     """Columns beside those of the samples table, under their names; scores without options need not stand here."""
     filters: tuple[Filter, ...] = ()
+    evaluations: dict[Name, Source] = Field({})
+    """Evaluation sets: read like sources, never drawn, and kept out of what is."""
+    decontaminate: tuple[Decontaminate, ...] = ()
+    dedup: tuple[Dedup, ...] = ()
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
     order: Order = Order()
@@ -47,6 +52,8 @@ class Recipe(Model):
     def _names_exist(self) -> Recipe:
         asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture.sources()]
         asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
+        asked += [(f"dedup.{i}.sources", name) for i, d in enumerate(self.dedup) for name in d.sources or ()]
+        asked += [(f"decontaminate.{i}.sources", n) for i, d in enumerate(self.decontaminate) for n in d.sources or ()]
         for place, name in asked:
             if name not in self.sources:
                 known = [*self.sources, *(RESERVED if place.endswith("mixture") else ())]
@@ -64,6 +71,19 @@ class Recipe(Model):
         return self
 
     @model_validator(mode="after")
+    def _evaluations_exist(self) -> Recipe:
+        for number, rule in enumerate(self.decontaminate):
+            for name in rule.against or ():
+                if name not in self.evaluations:
+                    known = nearest(name, self.evaluations)
+                    raise ValueError(f"decontaminate.{number}.against: there is no evaluation set {name!r}{known}")
+        if self.decontaminate and not self.evaluations:
+            raise ValueError("decontaminate: there are no evaluation sets; name them in `evaluations`")
+        if both := sorted(set(self.evaluations) & set(self.sources)):
+            raise ValueError(f"evaluations.{both[0]}: a source has that name too")
+        return self
+
+    @model_validator(mode="after")
     def _columns_have_one_meaning(self) -> Recipe:
         taken = dict.fromkeys((*FILTER_COLUMNS, "source", "kind"), "the samples table")
         for name, score in self.scores.items():
@@ -77,7 +97,7 @@ class Recipe(Model):
 
     @model_validator(mode="after")
     def _no_credentials(self) -> Recipe:
-        for name, source in self.sources.items():
+        for name, source in (*self.sources.items(), *self.evaluations.items()):
             if any(CREDENTIALS.search(place) for place in (*source.path, source.images or "")):
                 raise ValueError(
                     f"sources.{name}: a URL with a user or password would be written into every manifest; "

@@ -40,14 +40,19 @@ def _digest(table: pl.DataFrame) -> str:
     digest = hashlib.sha256()
     for column in table.iter_columns():
         digest.update(f"{column.name}\0{column.dtype}\0{len(column)}\0".encode())
-        digest.update(column.is_null().to_numpy().tobytes())
-        flat = column.explode(empty_as_null=False) if column.dtype == pl.List else column
-        if column.dtype == pl.List:
-            digest.update(column.list.len().fill_null(0).to_numpy().tobytes())
-        if flat.dtype == pl.String:
-            texts = flat.fill_null("")
-            digest.update(texts.str.len_bytes().to_numpy().tobytes())
-            digest.update("".join(texts.to_list()).encode())
-        else:
-            digest.update(flat.fill_null(False if flat.dtype == pl.Boolean else 0).to_numpy().tobytes())
+        while column.dtype == pl.List:
+            _add(digest, column.is_null())
+            _add(digest, column.list.len().fill_null(0))
+            column = column.explode(empty_as_null=False)
+        _add(digest, column.is_null())
+        if column.dtype in (pl.String, pl.Binary):
+            values = column.cast(pl.Binary).drop_nulls()
+            _add(digest, values.bin.size())
+            digest.update(b"".join(values.to_list()))
+        elif column.dtype != pl.Null:
+            _add(digest, column.drop_nulls())
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, values: pl.Series) -> None:
+    digest.update(values.to_numpy().tobytes())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_data.filters import threshold
@@ -20,6 +20,7 @@ ENGLISH = "a brown dog runs over the long beach"
 GERMAN = "ein brauner Hund läuft über den langen Strand"
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=50), st.floats(0.01, 1))
 def test_a_top_begins_where_datacomp_says(values: list[float], top: float) -> None:
     place = int(len(values) * top)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_data.scores.entities import names_entity
@@ -27,6 +27,7 @@ def column(texts: list[str]) -> pl.Series:
     return pl.Series("text", texts, dtype=pl.String)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_words_and_shares_are_those_of_python(texts: list[str]) -> None:
     assert words(column(texts)).to_list() == [len(text.split()) for text in texts]
@@ -48,6 +49,7 @@ def ngrams(items: list[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(items[i : i + n]) for i in range(len(items) - n + 1))
 
 
+@settings(deadline=None)
 @given(TEXTS, st.integers(1, 4))
 def test_repetition_is_that_of_counted_ngrams(texts: list[str], n: int) -> None:
     chars, by_word = [], []

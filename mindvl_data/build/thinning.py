@@ -1,0 +1,179 @@
+"""What leaves because of other samples: what evaluation sets hold, and what is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mindvl_data import fingerprints, ledger
+from mindvl_data.build.pool import Pool, features, matches, pairs, pool_of
+from mindvl_data.build.run import Run
+from mindvl_data.build.scanning import Partition
+from mindvl_data.build.scoring import Scores
+from mindvl_data.build.selecting import numbers_of
+from mindvl_data.build.summary import FunnelLine
+from mindvl_data.dedup import kept_of, ranks
+from mindvl_data.filters import NO_FILTER
+from mindvl_data.recipe.duplicates import Decontaminate, Dedup
+from mindvl_data.schema import Drop
+
+CODE = ("mindvl_data.dedup", "mindvl_data.build.pool")
+
+
+@dataclass
+class Thinned:
+    """kept: what is left, bool a partition. funnel, drops: what became of the rest, in the order of the rules.
+
+    evaluations: of every evaluation set its samples, and how many of them some training sample is alike to.
+    """
+
+    kept: list[NDArray[np.bool_]]
+    funnel: list[FunnelLine] = field(default_factory=list)
+    drops: list[pl.DataFrame] = field(default_factory=list)
+    evaluations: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def thin(
+    run: Run,
+    partitions: Sequence[Partition],
+    evaluations: Sequence[Partition],
+    first: Sequence[NDArray[np.int16]],
+    scores: Scores,
+) -> Thinned:
+    """Decontaminate, then remove duplicates, rule by rule, from what the filters left (see Selection.first)."""
+    thinned = Thinned([numbers == NO_FILTER for numbers in first])
+    sets = Scores(run, evaluations)
+    for rule in run.recipe.decontaminate:
+        _decontaminate(run, partitions, evaluations, (scores, sets), rule, thinned)
+    for number, one in enumerate(run.recipe.dedup):
+        _dedup(run, partitions, scores, one, number, thinned)
+    return thinned
+
+
+def _pool(run: Run, partitions: Sequence[Partition], thinned: Thinned, sources: Sequence[str] | None) -> Pool:
+    names = list(run.recipe.sources)
+    chosen = [kept & (sources is None or p.source in sources) for p, kept in zip(partitions, thinned.kept, strict=True)]
+    return pool_of(partitions, chosen, names)
+
+
+# --------------------------------------------------------------------------------------- decontaminate
+
+
+def _decontaminate(
+    run: Run,
+    partitions: Sequence[Partition],
+    evaluations: Sequence[Partition],
+    scores: tuple[Scores, Scores],
+    rule: Decontaminate,
+    thinned: Thinned,
+) -> None:
+    """Every sample that is alike to one of an evaluation set leaves, because of the first set that has such a one."""
+    names = list(run.recipe.evaluations)
+    asked = [name for name in names if rule.against is None or name in rule.against]
+    every = [np.ones(pq.read_metadata(p.samples).num_rows, bool) & (p.source in asked) for p in evaluations]
+    pool, theirs = _pool(run, partitions, thinned, rule.sources), pool_of(evaluations, every, names)
+    here = features(run, pool, partitions, scores[0], rule)
+    there = features(run, theirs, evaluations, scores[1], rule)
+
+    def look() -> dict[str, NDArray[Any]]:
+        ours, others = matches(rule, here, there)
+        # Of several the first: in the recipe's order of sets, then of their samples.
+        order = np.lexsort((others, ours))
+        left, first = np.unique(ours[order], return_index=True)
+        return {"left": left, "other": others[order][first], "found": np.unique(others)}
+
+    found = _cached(run, "decontaminate", [rule.model_dump(), asked, here.version, there.version], look)
+    ids = theirs.taken(found["other"]).ids(evaluations)
+    for number, name in enumerate(names):
+        if name in asked:
+            told = thinned.evaluations.setdefault(name, {"samples": int((theirs.source == number).sum()), "found": 0})
+            told["found"] = max(told["found"], int((theirs.source[found["found"]] == number).sum()))
+            mine = theirs.source[found["other"]] == number
+            lost = pool.taken(found["left"][mine])
+            details = [f"like {uid.tobytes().hex()} of {name} ({rule.said})" for uid in ids[mine]]
+            _note(run, partitions, thinned, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
+
+
+# ----------------------------------------------------------------------------------------------- dedup
+
+
+def _dedup(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Dedup, number: int, thinned: Thinned
+) -> None:
+    """Of samples that are alike the one of the smallest rank stays."""
+    pool = _pool(run, partitions, thinned, rule.sources)
+    found = features(run, pool, partitions, scores, rule)
+    ids = pool.ids(partitions)
+    prefer = None if rule.prefer is None else numbers_of(run, partitions, scores, run.preferences[number], pool)
+
+    def look() -> dict[str, NDArray[Any]]:
+        left, right = pairs(rule, found)
+        stays = kept_of(len(pool), left, right, ranks(prefer, pool.source, ids))
+        lost = np.flatnonzero(stays != np.arange(len(pool)))
+        return {"left": lost, "other": stays[lost]}
+
+    version = None if prefer is None else fingerprints.of_bytes(prefer.tobytes())
+    result = _cached(run, "dedup", [rule.model_dump(), list(run.recipe.sources), found.version, version], look)
+    reason = "duplicate" if rule.near is None else "near_duplicate"
+    details = [f"like {uid.tobytes().hex()}, which stays ({rule.said})" for uid in ids[result["other"]]]
+    _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _cached(
+    run: Run, step: str, parts: Sequence[object], look: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """What `look` finds, from the build folder when it was found before."""
+    path = run.folder("samples") / f"{step}-{fingerprints.key(parts, fingerprints.code(*CODE))}.npz"
+    if not path.exists():
+        run.work[step] += 1
+        run.progress(step, 0, 1)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **look())
+        partial.rename(path)
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _note(
+    run: Run,
+    partitions: Sequence[Partition],
+    thinned: Thinned,
+    lost: Pool,
+    step: str,
+    reason: str,
+    details: Sequence[str],
+) -> None:
+    """Take the lost samples out of what is kept, and write down why."""
+    names = list(run.recipe.sources)
+    before = np.zeros(len(names), np.int64)
+    for partition, kept in zip(partitions, thinned.kept, strict=True):
+        before[names.index(partition.source)] += int(kept.sum())
+    gone = np.bincount(lost.source, minlength=len(names))
+    for number, name in enumerate(names):
+        left = int(before[number] - gone[number])
+        thinned.funnel.append(
+            FunnelLine(step, name, int(before[number]), left, {reason: int(gone[number])} if gone[number] else {})
+        )
+    ids = lost.ids(partitions)
+    for number, partition in enumerate(partitions):
+        first, end = np.searchsorted(lost.partition, [number, number + 1])
+        if first < end:
+            thinned.kept[number][lost.row[first:end]] = False
+            drops = [
+                (uid.tobytes(), Drop(reason, why)) for uid, why in zip(ids[first:end], details[first:end], strict=True)
+            ]
+            thinned.drops.append(
+                ledger.of_samples(
+                    ledger.Dropped(partition.source, partition.file.uri, partition.samples, step.split(":")[0], drops)
+                )
+            )
