@@ -214,7 +214,6 @@ def _build(
     from mindvl_data.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    folder = (out or Path("build") / loaded.recipe.name).absolute()
     with _bar() as bar:
         tasks: dict[str, Any] = {}
 
@@ -223,7 +222,7 @@ def _build(
                 tasks[step] = bar.add_task(step, total=total)
             bar.update(tasks[step], completed=done, total=total)
 
-        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample)
+        return run(loaded, out.absolute() if out else None, workers or os.cpu_count() or 1, progress, dry_run, sample)
 
 
 def _report(report: BuildReport, as_json: bool) -> None:

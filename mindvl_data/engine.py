@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -50,6 +51,11 @@ class Engine:
         try:
             self._watch(dict(zip(futures, weights, strict=True)), done)
             return [future.result() for future in futures]
+        except MemoryError as error:
+            raise EngineError(
+                "a worker process ran out of memory; what was finished is kept: run the same command again, with "
+                "fewer --workers"
+            ) from error
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process died (killed, or out of memory); what was finished is kept: run the same "
@@ -72,13 +78,22 @@ class Engine:
         if self._pool is None:
             # Polars and `fork` deadlock; `spawn` starts clean everywhere.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_one_thread)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_worker)
         return self._pool
 
 
-def _one_thread() -> None:
+def _worker() -> None:
     """A worker is one core's share: its libraries must not each start a thread for every core."""
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+
+
+def _end_with_parent() -> None:
+    """A pool's workers outlive a parent that is killed, and would write beside the next build's."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _in_process(

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from mindvl_data import plugins, vision
 from mindvl_data.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
 from mindvl_data.schema import IMAGE_FILES, LEDGER, SAMPLES, Part
-from mindvl_data.sources import GROUP, Asked, Failed, ImageBytes, ImagePath, Record, Sample, Unusable
+from mindvl_data.sources import GROUP, Asked, Failed, ImageBytes, ImagePath, Record, Sample, SourceError, Unusable
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.vision.resize import MAX_ASPECT
@@ -105,6 +105,8 @@ def scan(task: ScanTask) -> None:
         _write(joined(columns, task.asked.keep), task.columns)
     if scanner.image_files:
         _write(_image_files(scanner.image_files), task.image_files)
+    if task.file.changed():
+        raise SourceError(f"{task.file.uri}: changed while it was scanned; run the same command again")
     _publish(partial[1], task.drops)
     _publish(partial[0], task.samples)
 

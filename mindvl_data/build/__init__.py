@@ -13,8 +13,9 @@ from pathlib import Path
 
 from mindvl_data.build import publish, record
 from mindvl_data.build.assembly import StageResult, image_bytes, write_stage
+from mindvl_data.build.folder import clear_work, default_folder, opened
 from mindvl_data.build.prepare import Prepared, prepare
-from mindvl_data.build.run import BuildError, Progress, Run, opened
+from mindvl_data.build.run import BuildError, Progress, Run
 from mindvl_data.build.spec import Spec, specs
 from mindvl_data.build.stage import Planned, plan_stage
 from mindvl_data.build.summary import FunnelLine
@@ -41,19 +42,21 @@ class BuildReport:
 
 def build(
     loaded: LoadedRecipe,
-    out: Path,
+    out: Path | None = None,
     workers: int = 1,
     progress: Progress = lambda step, done, total: None,
     dry_run: bool = False,
     sample: int | None = None,
 ) -> BuildReport:
-    """Build every stage of a recipe into `out`; with `dry_run` all but shards, manifests and ledger.
+    """Build every stage of a recipe into `out` (default: build/<its name>).
 
+    dry_run: all but shards, manifests and ledger.
     sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
     check(loaded.recipe)
+    out = out or default_folder(loaded)
     with opened(out), Engine(workers) as engine:
         run = Run(loaded, out, engine, progress, dry_run, sample)
         prepared = prepare(run)
@@ -68,6 +71,7 @@ def build(
             record.write_index(run, prepared.partitions)
             record.write_ledger(run, prepared)
             stages = [write_stage(run, prepared, plan) for plan in planned]
+            clear_work(out)
         return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mindvl_data import ledger
 from mindvl_data.build import publish
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import Run
+from mindvl_data.build.scanning import check_unchanged
 from mindvl_data.build.spec import Spec
 from mindvl_data.build.stage import Planned
 from mindvl_data.corpus import Corpus
@@ -24,6 +26,7 @@ from mindvl_data.mix import Draw
 from mindvl_data.pack import Packs
 from mindvl_data.schema import Drop
 from mindvl_data.shards import content_id, shard_name
+from mindvl_data.sources import SourceError
 from mindvl_data.store import starts_of
 from mindvl_data.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
 
@@ -67,9 +70,19 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
         run.step(f"deal {name}", deal, [task for task in deals if not task.folder.exists()])
     fresh = run.step(f"write {name}", write, [task for task in tasks if done[task.path] is None])
     infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
+    _check_sources(prepared, planned, work)
     content = content_id(digest for info in infos for digest in info.pack_digests)
     path = publish.publish(folder, work, planned.data, infos, draws, content, planned.keys)
     return StageResult(name, "built", planned.data, path)
+
+
+def _check_sources(prepared: Prepared, planned: Planned, work: Path) -> None:
+    """Before a set is published. What was written of a source that changed meanwhile is of no use to the next build."""
+    try:
+        check_unchanged(p for p in prepared.partitions if p.source in planned.names)
+    except SourceError:
+        shutil.rmtree(work.parent)
+        raise
 
 
 def _segments(corpus: Corpus, names: Sequence[str], weights: Weights, drawn: Draw, packs: Packs) -> Segments:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import mindvl_data
+from mindvl_data.build.folder import WORK
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import BuildError, Run
 from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
@@ -25,7 +26,6 @@ NOTE = "build.json"
 DRAWS = "draws.parquet"
 FILES = "sources.parquet"
 LISTED_FILES = 1000
-WORK = ".work"
 
 
 def check_size(embedded: int, limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -21,15 +22,19 @@ from mindvl_data.schema import SAMPLES_INDEX, Drop
 
 def write_note(run: Run) -> None:
     """Where the recipe lies: no part of the data set, but a reader of referenced media needs it."""
-    (run.out / LOCAL_FILE).write_text(json.dumps({"recipe_folder": str(run.loaded.folder)}) + "\n")
+    where = {"recipe_folder": str(run.loaded.folder), "recipe": run.loaded.path.name}
+    _write(run.out / LOCAL_FILE, json.dumps(where) + "\n")
 
 
 def write_index(run: Run, partitions: Sequence[Partition]) -> None:
     """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
     lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
-    path = run.folder("samples") / SAMPLES_INDEX
+    _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
+
+
+def _write(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(lines))
+    partial.write_text(text)
     partial.rename(path)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,22 +94,6 @@ class Run:
         self.work[name] += len(tasks)
         self.progress(name, 0, sum(sizes) if sizes else len(tasks))
         return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total), sizes)
-
-
-@contextmanager
-def opened(out: Path) -> Iterator[None]:
-    """The build folder, made and held against a second build. Raises BuildError when one is at work there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
-    except OSError as error:
-        raise BuildError(f"{out}: cannot be written ({error}); choose another --out") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BuildError(f"{out}: another build is at work there; wait for it or choose another --out") from error
-        yield
 
 
 def bounds_of(recipe: Recipe, stage: Stage | None = None) -> Resolution:

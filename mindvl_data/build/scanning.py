@@ -36,7 +36,7 @@ class Partition:
     """One file of one source, as it goes through the steps.
 
     columns: the data's own columns that filters name. version: what the samples table depends on beside its
-    name: the image files that the records name by path.
+    name: the image files that the records name by path. task: the scan that it is of.
     """
 
     source: str
@@ -45,6 +45,7 @@ class Partition:
     scan_drops: Path
     columns: Path | None
     version: str
+    task: ScanTask
 
 
 def scan_sources(run: Run) -> list[Partition]:
@@ -79,7 +80,17 @@ def _scanned(run: Run, section: str) -> list[Partition]:
 def _partition(task: ScanTask) -> Partition:
     version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
     columns = task.columns if task.asked.keep else None
-    return Partition(task.source, task.file, task.samples, task.drops, columns, version)
+    return Partition(task.source, task.file, task.samples, task.drops, columns, version, task)
+
+
+def check_unchanged(partitions: Iterable[Partition]) -> None:
+    """Raises SourceError when a file is no more what was scanned: what was made of it may be of two minds."""
+    for partition in partitions:
+        if partition.file.changed() or image_files_changed(partition.task):
+            raise SourceError(
+                f"sources.{partition.source}: {partition.file.uri} (or an image that it names) changed during the "
+                "build; nothing was published of it: run the same command again"
+            )
 
 
 def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
@@ -147,7 +158,7 @@ def _scan_task(
 ) -> ScanTask:
     """named: the source and its format."""
     name, kind = named
-    stem = f"{name}-{fingerprints.key(name, file.uri, file.fingerprint, file.size, how)}"
+    stem = f"{name}-{fingerprints.key(name, file.uri, file.identity, file.size, how)}"
     return ScanTask(
         source=name,
         format=kind,

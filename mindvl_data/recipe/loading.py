@@ -27,7 +27,11 @@ class LoadedRecipe:
 
     recipe: Recipe
     raw: Mapping[str, Any]
-    folder: Path
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
 
     @property
     def hash(self) -> str:
@@ -43,7 +47,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     resolved = _resolve(raw, "", problems)
     if not problems:
         try:
-            return LoadedRecipe(Recipe.model_validate(resolved), raw, path.parent.resolve())
+            return LoadedRecipe(Recipe.model_validate(resolved), raw, path.parent.resolve() / path.name)
         except ValidationError as error:
             problems = [problem(item) for item in error.errors()]
     raise RecipeError(f"{path}:\n" + "\n".join(f"  {line}" for line in problems))

@@ -17,7 +17,7 @@ import fsspec
 from mindvl_data.media import VARIABLE, fixed_folder
 from mindvl_data.sources import Image, ImageBytes, SourceError, Unusable
 from mindvl_data.sources.braces import braces
-from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stored_image
+from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image
 from mindvl_data.sources.folders import data_files
 from mindvl_data.sources.mapped import map_image
 
@@ -34,7 +34,8 @@ class SourceFile:
 
     place: where it is read (absolute path or URL). uri: how outputs name it: relative to the recipe's folder
     or a URL, `${VAR}` unresolved. path: relative to the source's root, the part that sample ids use.
-    image_root: the folder that image paths inside it are relative to and must not leave. listings: see there.
+    image_root: the folder that image paths inside it are relative to and must not leave. stamp, listings: see
+    there.
     """
 
     place: str
@@ -44,7 +45,23 @@ class SourceFile:
     fingerprint: str
     image_root: str
     image_uri: str
+    stamp: str = ""
     listings: Listings = field(default_factory=Listings, compare=False, repr=False)
+
+    @property
+    def identity(self) -> str:
+        """What is kept of a file is kept under this: with its stamp where the fingerprint does not see all of it."""
+        return f"{self.fingerprint} {self.stamp}" if self.fingerprint.startswith("sampled:") else self.fingerprint
+
+    def changed(self) -> bool:
+        """Whether the file is no more what it was when it was listed."""
+        fs, path = fsspec.core.url_to_fs(self.place) if "://" in self.place else (None, self.place)
+        try:
+            if fs is not None:
+                fs.invalidate_cache()
+            return stamp(path, fs and fs.info(path)) != self.stamp
+        except FileNotFoundError:
+            return True
 
     @cached_property
     def _images(self) -> Any:
@@ -201,8 +218,8 @@ def _describe(
     place = item if "file" in fs.protocol else fs.unstrip_protocol(item)
     image_root = posixpath.dirname(place) if images is None else _absolute(images[0], folder)
     image_uri = posixpath.dirname(uri) if images is None else images[1]
-    known = cache.get(fs, item, info)
-    return SourceFile(place, uri, path, int(info["size"]), known, image_root, image_uri, cache.listings)
+    known, seen = cache.get(fs, item, info), stamp(item, info)
+    return SourceFile(place, uri, path, int(info["size"]), known, image_root, image_uri, seen, cache.listings)
 
 
 def hidden(text: str, shown: str) -> str:

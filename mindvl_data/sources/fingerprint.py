@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import posixpath
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,10 +91,10 @@ class FingerprintCache:
 
     def get(self, fs: Any, path: str, info: dict[str, Any]) -> str:
         # Hashed, since the place may come from a variable.
-        place = [path, info["size"], str(info.get("mtime", info.get("LastModified", "")))]
-        stamp = hashlib.sha256(json.dumps(place).encode()).hexdigest()
-        self._new[stamp] = self._old.get(stamp) or fingerprint(fs, path, info)
-        return self._new[stamp]
+        place = [path, info["size"], stamp(path, info)]
+        known = hashlib.sha256(json.dumps(place).encode()).hexdigest()
+        self._new[known] = self._old.get(known) or fingerprint(fs, path, info)
+        return self._new[known]
 
     def save(self) -> None:
         if self._path is None:
@@ -108,6 +110,18 @@ def _known(path: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return known
+
+
+def stamp(path: str, info: Mapping[str, Any] | None) -> str:
+    """What changes when a file is written: size, time and inode on a disk, etag or time in a store (`info`).
+
+    It names no data set: a copy of the same file elsewhere has another.
+    """
+    if info is None or "ino" in info:
+        # Not from `info`, which gives the time of a link and not of what it leads to.
+        found = os.stat(path)
+        return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}"
+    return str(next((info[name] for name in (*CONTENT, *CHANGED) if info.get(name)), ""))
 
 
 def fingerprint(fs: Any, path: str, info: dict[str, Any]) -> str:
