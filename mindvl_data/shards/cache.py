@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ class ShardCache:
         """Makes `unfinished` of its full size, others removed until it fits; waits for room that downloads hold."""
         while True:
             with locked(self.folder / "room.lock"):
-                files = {path: path.stat().st_size for path in self._files() if path != unfinished}
+                files = self._sizes()
+                files.pop(unfinished, None)
                 for path in sorted(files, key=_last_used):
                     if sum(files.values()) + size <= self.max_bytes:
                         break
@@ -81,8 +83,13 @@ class ShardCache:
                     return
             time.sleep(WAIT_SECONDS)
 
-    def _files(self) -> list[Path]:
-        return sorted([*self.folder.glob("*.file"), *self.folder.glob("*.partial")])
+    def _sizes(self) -> dict[Path, int]:
+        """Bytes of what lies here. What is renamed meanwhile is counted under one name or the other."""
+        sizes = {}
+        for path in [*sorted(self.folder.glob("*.partial")), *sorted(self.folder.glob("*.file"))]:
+            with suppress(FileNotFoundError):
+                sizes[path] = path.stat().st_size
+        return sizes
 
     def _download(self, url: str, unfinished: Path, size: int, sha256: str) -> None:
         digest = hashlib.sha256()

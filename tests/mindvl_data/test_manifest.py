@@ -72,7 +72,6 @@ def test_half_a_manifest_is_none(manifest: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("packing", {"packs": 11}, "packing.packs is 11, its packs say 10"),
         ("packing", {"fill": 0.99}, "packing.fill is 0.99"),
         ("packing", {"lower_bound": 11}, "above its 10 packs"),
         ("mixture", {"total": {"tokens": 1}}, "mixture.total.tokens is 1"),
@@ -93,6 +92,7 @@ def test_numbers_that_lie_are_found(manifest: Path, key: str, value: dict, words
         {"shards": [{"path": "/etc/passwd", "packs": 1, "bytes": 1, "sha256": ""}]},
         {"draws": {"path": "../../x", "sha256": ""}},
         {"packing": {}},
+        {"packing": {"packs": 11, "lower_bound": 1, "tokens": 1, "padding": 0, "fill": 1.0}},
         {"seq_len": 0},
         {"tokenizer": []},
         {"order": {"step": "x"}},

@@ -1,14 +1,11 @@
 """Sources in an object store: the same data set as from the local disk, against a real S3 server."""
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from mindvl_data import vision
 from mindvl_data.build import BuildReport, build
@@ -18,6 +15,7 @@ from mindvl_data.sources import SourceError
 from mindvl_data.stream import PackStream
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import png
+from tests.mindvl_data.s3 import s3_server
 
 SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
 
@@ -25,27 +23,11 @@ SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The quickstart's data in a bucket of a local server; yields the bucket's URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port)
-    server.start()
-    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "test", "secret": "test"}
-    client = boto3.client(
-        "s3",
-        endpoint_url=options["endpoint_url"],
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="bucket")
-    for path in (QUICKSTART / "data").rglob("*"):
-        if path.is_file():
-            client.upload_file(str(path), "bucket", str(path.relative_to(QUICKSTART)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fsspec.config.conf, "s3", options)
+    with s3_server("bucket") as client:
+        for path in (QUICKSTART / "data").rglob("*"):
+            if path.is_file():
+                client.upload_file(str(path), "bucket", str(path.relative_to(QUICKSTART)))
         yield "s3://bucket"
-    server.stop()
 
 
 def from_bucket(bucket: str, out: Path, media: str) -> BuildReport:

@@ -1,0 +1,119 @@
+"""What a manifest is: its keys, and the file that holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindvl_data.errors import UserError
+from mindvl_data.shards import ShardCache, ShardInfo
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+KEYS = (
+    "format_version",
+    "id",
+    "recipe_hash",
+    "recipe",
+    "engine_version",
+    "stage",
+    "seq_len",
+    "tokenizer",
+    "chat_template",
+    "resolution",
+    "sources",
+    "scores",
+    "evaluations",
+    "funnel",
+    "mixture",
+    "packing",
+    "order",
+    "draws",
+    "shards",
+)
+# What only some recipes have.
+OPTIONAL = frozenset({"scores", "evaluations"})
+
+
+class ManifestError(UserError):
+    """A manifest that cannot be trusted; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A verified manifest: `data` is the whole of it, the properties are what a loader needs.
+
+    path: where it lies; of one in a store, its copy here. store: the URL of its folder there. cache: where files
+    of the store are kept here.
+    """
+
+    path: Path
+    data: Mapping[str, Any]
+    store: str | None = None
+    cache: ShardCache | None = None
+
+    @property
+    def where(self) -> str:
+        """Its place, for messages."""
+        return str(self.path) if self.store is None else f"{self.store}/{FILE_NAME}"
+
+    @property
+    def build_folder(self) -> str:
+        """The folder or URL that the build wrote: the manifest's own lies below it."""
+        return str(self.path.parent.parent) if self.store is None else self.store.rpartition("/")[0]
+
+    @property
+    def id(self) -> str:
+        return str(self.data["id"])
+
+    @property
+    def stage(self) -> str:
+        return str(self.data["stage"])
+
+    @property
+    def seq_len(self) -> int:
+        return int(self.data["seq_len"])
+
+    @property
+    def num_packs(self) -> int:
+        return int(self.data["packing"]["packs"])
+
+    @property
+    def tokenizer(self) -> Mapping[str, Any]:
+        """`name`, `sha256`, `vocab_size`, `special_ids`, `pad_id`."""
+        return dict(self.data["tokenizer"])
+
+    @property
+    def resolution(self) -> Mapping[str, int]:
+        return dict(self.data["resolution"])
+
+    @property
+    def order(self) -> Mapping[str, Any]:
+        return dict(self.data["order"])
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        return tuple(ShardInfo(**shard) for shard in self.data["shards"])
+
+    def shard_path(self, shard: ShardInfo) -> Path:
+        return self.path.parent / shard.path
+
+
+def write_manifest(folder: Path, data: Mapping[str, Any]) -> Path:
+    """Write `manifest.json` and its hash into `folder` (not yet published: the caller renames the folder)."""
+    missing = [key for key in KEYS if key not in data and key not in OPTIONAL]
+    if missing:
+        raise ManifestError(f"a manifest needs the keys {', '.join(missing)}")
+    text = (
+        json.dumps({key: data[key] for key in KEYS if key in data}, indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    )
+    path = folder / FILE_NAME
+    path.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path.with_name(path.name + ".sha256").write_text(f"{digest}  {FILE_NAME}\n")
+    return path
