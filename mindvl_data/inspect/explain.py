@@ -57,9 +57,9 @@ def stories(manifest: Manifest, name: str) -> list[dict[str, Any]]:
 def _ids(build: Path, name: str) -> list[bytes]:
     """Ids that `name` can mean, among the samples kept and those dropped."""
     kept, dropped = _samples(build, ["sample_id", "key", "uid"]), _ledger(build)
-    if _is_id(name):
-        known = {*kept["sample_id"], *dropped["sample_id"]}
-        return [bytes.fromhex(name)] if bytes.fromhex(name) in known else []
+    # A uid of DataComp looks like an id: both are 32 hexadecimal digits.
+    if _is_id(name) and bytes.fromhex(name) in {*kept["sample_id"], *dropped["sample_id"]}:
+        return [bytes.fromhex(name)]
     by_name = kept.filter((pl.col("key") == name) | (pl.col("uid") == name))["sample_id"]
     by_place = dropped.filter(pl.col("locator").str.ends_with(f"#{name}"))["sample_id"]
     return sorted({*by_name, *by_place})
