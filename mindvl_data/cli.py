@@ -60,6 +60,9 @@ def plan(
     sample: Annotated[
         int | None, typer.Option(min=1, help="Tokenise about so many samples, estimate the rest and say the error.")
     ] = None,
+    forecast: Annotated[
+        bool, typer.Option("--forecast", help="From the sizes that sources declare; reads no data.")
+    ] = False,
     workers: Workers = None,
     set_: Set = None,
     as_json: Json = False,
@@ -67,6 +70,9 @@ def plan(
 ) -> None:
     """Show what a build would make, without writing a data set; fills the build's cache."""
     with _reported(debug):
+        if forecast:
+            _forecast(recipe, set_ or [], as_json)
+            return
         _report(_build(recipe, out, workers, set_ or [], dry_run=True, sample=sample), as_json)
 
 
@@ -223,6 +229,18 @@ def _build(
             bar.update(tasks[step], completed=done, total=total)
 
         return run(loaded, out.absolute() if out else None, workers or os.cpu_count() or 1, progress, dry_run, sample)
+
+
+def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
+    from mindvl_data.build import forecast
+    from mindvl_data.inspect import forecast as forecasts
+    from mindvl_data.recipe import load_recipe
+
+    made = forecast(load_recipe(recipe, overrides).recipe)
+    if as_json:
+        _print_json({"sets": made})
+    else:
+        _console().print(forecasts.view(made))
 
 
 def _report(report: BuildReport, as_json: bool) -> None:

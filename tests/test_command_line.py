@@ -21,7 +21,7 @@ OPTIONS = {
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
-    "plan": ["--debug", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
+    "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
     "schema": ["--help"],
     "show": ["--debug", "--help", "--json", "--pack", "MANIFEST"],
     "verify": ["--debug", "--help", "--json", "MANIFEST"],

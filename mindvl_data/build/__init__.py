@@ -14,6 +14,7 @@ from pathlib import Path
 from mindvl_data.build import publish, record
 from mindvl_data.build.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.build.folder import clear_work, default_folder, opened
+from mindvl_data.build.forecasting import forecast
 from mindvl_data.build.prepare import Prepared, prepare
 from mindvl_data.build.run import BuildError, Progress, Run
 from mindvl_data.build.spec import Spec, specs
@@ -25,7 +26,7 @@ from mindvl_data.filters import rules_of
 from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
 from mindvl_data.tokenise import TEMPLATES
 
-__all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check"]
+__all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check", "forecast"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,6 @@ whatever the shares are shares of (asked); `draw` orders and cuts it (draw).
 
 from mindvl_data.mix.asked import Asked, ask, check_repeats
 from mindvl_data.mix.draw import Draw, draw, pass_order
-from mindvl_data.mix.pools import MixError, Pool
+from mindvl_data.mix.pools import MixError, Pool, Stock
 
-__all__ = ["Asked", "Draw", "MixError", "Pool", "ask", "check_repeats", "draw", "pass_order"]
+__all__ = ["Asked", "Draw", "MixError", "Pool", "Stock", "ask", "check_repeats", "draw", "pass_order"]

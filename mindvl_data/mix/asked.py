@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mindvl_data.mix.pools import MixError, Pool
+from mindvl_data.mix.pools import MixError, Stock
 from mindvl_data.mix.shares import passes_asked, resolved
 from mindvl_data.recipe import Budget, Group
 
@@ -24,12 +24,12 @@ class Asked:
     tokens: int | None = None
     samples: int | None = None
 
-    def passes(self, name: str, pool: Pool) -> float:
+    def passes(self, name: str, pool: Stock) -> float:
         """How often a source is passed at these shares."""
         return self.amount * self.shares[name] / pool.size
 
 
-def ask(pools: Mapping[str, Pool], mixture: Group, budget: Budget | None, by: str, stage: str) -> Asked:
+def ask(pools: Mapping[str, Stock], mixture: Group, budget: Budget | None, by: str, stage: str) -> Asked:
     """Shares and amount of a stage. budget: None where the mixture states its epochs; not in packs.
 
     Raises MixError where a source is empty.
@@ -56,12 +56,12 @@ def ask(pools: Mapping[str, Pool], mixture: Group, budget: Budget | None, by: st
     return Asked(shares, budget.samples / each, samples=budget.samples)
 
 
-def largest_amount(pools: Mapping[str, Pool], shares: Mapping[str, float], epochs: float) -> float:
+def largest_amount(pools: Mapping[str, Stock], shares: Mapping[str, float], epochs: float) -> float:
     """The most that can be drawn with no source passed more than `epochs` times."""
     return min(epochs * pools[name].size / share for name, share in shares.items())
 
 
-def check_repeats(pools: Mapping[str, Pool], asked: Asked, max_repeats: float, by: str, stage: str) -> None:
+def check_repeats(pools: Mapping[str, Stock], asked: Asked, max_repeats: float, by: str, stage: str) -> None:
     """Raises MixError, saying how much is missing, where a source would be passed more than `max_repeats` times."""
     passes = {name: asked.passes(name, pools[name]) for name in asked.shares}
     worst = max(passes, key=passes.__getitem__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,18 @@ from mindvl_data.errors import UserError
 
 class MixError(UserError):
     """A mixture or budget that the data cannot serve; the message says how much is missing."""
+
+
+class Stock(Protocol):
+    """How much of a source there is: `size` in what shares are shares of; its length is its samples."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def total_tokens(self) -> int: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from mindvl_data.recipe.fields import Model, Paths
+from mindvl_data.recipe.forecast import Size
 
 
 class Resolution(Model):
@@ -85,6 +86,8 @@ class Source(Model):
     """The share of unusable samples above which the build stops."""
     licence: str | None = None
     """Recorded in the manifest."""
+    size: Size | None = None
+    """What is known of it before it is there: `plan --forecast` reckons with this and reads no data."""
 
 
 class Limits(Model):

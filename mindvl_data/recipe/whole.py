@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
+from mindvl_data.recipe.forecast import Forecast
 from mindvl_data.recipe.mixture import RESERVED
 from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
@@ -44,6 +45,7 @@ class Recipe(Model):
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
     order: Order = Order()
+    forecast: Forecast | None = None
     shard_bytes: int = Field(256 << 20, ge=1 << 10)
     max_bad: float = Field(0.01, ge=0, le=1)
     """The share of unusable samples over all sources above which the build stops."""
@@ -60,6 +62,8 @@ class Recipe(Model):
                 raise ValueError(f"{place}: there is no source {name!r}{nearest(name, known)}")
         if taken := [name for name in self.sources if name in RESERVED]:
             raise ValueError(f"sources.{taken[0]}: the name means something in a mixture; choose another")
+        if unknown := [name for name in (self.forecast.trains if self.forecast else ()) if name not in self.stages]:
+            raise ValueError(f"forecast.trains: there is no stage {unknown[0]!r}{nearest(unknown[0], self.stages)}")
         if len({f.name or f.preset for f in self.filters}) != len(self.filters):
             raise ValueError("filters: two have the same name")
         if self.holdout and "holdout" in self.stages:
