@@ -1,5 +1,6 @@
 """Attention inside each segment of a packed stream, and never across two."""
 
+from collections import Counter
 from functools import lru_cache
 
 import torch
@@ -87,6 +88,24 @@ def load_npu() -> Attention:
     return attend
 
 
+def without_values(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+) -> Tensor:
+    """On the meta device, where it does not matter which tokens a segment has: all of one length in one call.
+
+    As much arithmetic and as much kept for the backward pass, in a call a length instead of a call a window.
+    """
+    alike = Segments.of(length * count for length, count in sorted(Counter(segments.lengths).items()))
+    grouped = query.shape[1] != key.shape[1]
+    batches = zip(*(_split(stream, alike) for stream in (query, key, value)), strict=True)
+    attended = []
+    for length, batch in zip(sorted(set(segments.lengths)), batches, strict=True):
+        q, k, v = (stream.squeeze(0).unflatten(1, (-1, length)).transpose(0, 1) for stream in batch)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
 def load_cuda() -> Attention:
     """`torch.nn.attention.varlen.varlen_attn`: FlashAttention over all segments in one call, in 16 bits."""
     from torch.nn.attention.varlen import varlen_attn
@@ -122,4 +141,5 @@ def load_cuda() -> Attention:
 
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
 CUDA = KernelSpec(devices=frozenset({"cuda"}), load=load_cuda, precisions=frozenset({"bfloat16"}))
+META = KernelSpec(devices=frozenset({"meta"}), load=lambda: without_values)
 NPU = KernelSpec(devices=frozenset({"npu"}), load=load_npu)
