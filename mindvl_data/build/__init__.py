@@ -69,7 +69,7 @@ def build(
             stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
         else:
             record.write_note(run)
-            record.write_index(run, prepared.partitions)
+            record.write_index(run, prepared)
             record.write_ledger(run, prepared)
             stages = [write_stage(run, prepared, plan) for plan in planned]
             clear_work(out)

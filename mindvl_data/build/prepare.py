@@ -49,6 +49,7 @@ class Prepared:
     funnel: Sequence[FunnelLine]
     estimates: Mapping[str, Estimate]
     selection: Selection
+    score_files: Sequence[Sequence[Path]]
     thinned: Thinned
     count_drops: Sequence[Path]
 
@@ -96,6 +97,7 @@ def prepare(run: Run) -> Prepared:
         funnel=funnel,
         estimates=estimates,
         selection=selection,
+        score_files=scores.beside(),
         thinned=thinned,
         count_drops=[task.drops for task in tasks],
     )

@@ -26,9 +26,12 @@ def write_note(run: Run) -> None:
     _write(run.out / LOCAL_FILE, json.dumps(where) + "\n")
 
 
-def write_index(run: Run, partitions: Sequence[Partition]) -> None:
-    """Which samples tables this build used, for `explain`: the folder may hold those of earlier ones too."""
-    lines = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in partitions]
+def write_index(run: Run, prepared: Prepared) -> None:
+    """Which samples tables this build used, with the scores of each, for `explain`: the folder may hold others too."""
+    lines = [
+        {"samples": p.samples.name, "source": p.source, "file": p.file.uri, "scores": [path.name for path in scores]}
+        for p, scores in zip(prepared.partitions, prepared.score_files, strict=True)
+    ]
     _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
 
 

@@ -56,6 +56,13 @@ class Scores:
                     told.setdefault(source, {})[name] = line
         return told
 
+    def beside(self) -> list[list[Path]]:
+        """For every partition the files of all scores that were used, by name."""
+        files = [files for _, files in sorted(self._files.items())]
+        return [[path for path in mine if path is not None] for mine in zip(*files, strict=True)] or [
+            [] for _ in self._partitions
+        ]
+
     # ------------------------------------------------------------------------------------ one score
 
     def _score(self, name: str) -> Score:

@@ -87,6 +87,7 @@ def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
             source=pl.lit(table["source"]),
             file=pl.lit(table["file"]),
             samples=pl.lit(table["samples"]),
+            scores=pl.lit("/".join(table["scores"])),
         )
         for table in tables
     ]
@@ -105,6 +106,8 @@ def sets(build: Path) -> list[Path]:
 def _story(build: Path, uid: bytes) -> dict[str, Any]:
     line = _samples(build, ["sample_id", *FACTS[2:], "images", "parts"]).filter(pl.col("sample_id") == uid)
     drops = _ledger(build).filter(pl.col("sample_id") == uid)
+    beside = _beside(build, line) if len(line) else {}
+    objects = beside.pop(BOXES, None)
     return {
         "sample_id": uid.hex(),
         "facts": line.select(FACTS).to_dicts()[0] if len(line) else {},
@@ -112,13 +115,31 @@ def _story(build: Path, uid: bytes) -> dict[str, Any]:
             {key: value for key, value in image.items() if key != "sha256"}
             for image in (line["images"].to_list()[0] if len(line) else [])
         ],
+        "scores": beside,
         "dropped": drops.drop("sample_id").to_dicts(),
         "draws": {folder.name: _draws(folder, uid) for folder in sets(build)},
-        "texts": {folder.name: texts for folder in sets(build) if (texts := _texts(build, folder, line))},
+        "texts": {folder.name: texts for folder in sets(build) if (texts := _texts(folder, line, objects))},
     }
 
 
-def _texts(build: Path, folder: Path, line: pl.DataFrame) -> list[str]:
+def _beside(build: Path, line: pl.DataFrame) -> dict[str, Any]:
+    """What stands beside the samples table for a sample: fields of its data that rules name, and its scores."""
+    table = build / "samples" / line["samples"][0]
+    ids = pl.scan_parquet(table).select(pl.col("sample_id").cast(pl.Binary)).with_row_index().collect()
+    row = int(ids.filter(pl.col("sample_id") == line["sample_id"][0])["index"][0])
+    fields = table.with_suffix(".columns.parquet")
+    files = [
+        *([fields] if fields.exists() else []),
+        *(build / "scores" / name for name in line["scores"][0].split("/") if name),
+    ]
+    found: dict[str, Any] = {}
+    for file in files:
+        columns = pl.scan_parquet(file).slice(row, 1).collect()
+        found |= {column.name: column[0] for column in columns if not column.dtype.is_nested()}
+    return found
+
+
+def _texts(folder: Path, line: pl.DataFrame, objects: str | None) -> list[str]:
     """The sample's texts as a set has them, where that differs from set to set: where boxes are rewritten."""
     if not len(line):
         return []
@@ -131,19 +152,10 @@ def _texts(build: Path, folder: Path, line: pl.DataFrame) -> list[str]:
     parts = [Part(**part) for part in line["parts"][0]]
     sizes = [(image["width"], image["height"]) for image in line["images"][0]]
     try:
-        found = grounded(parts, sizes, rule, _objects(build, line))
+        found = grounded(parts, sizes, rule, objects)
     except BadBox:
         return []  # why is in the ledger
     return [part.text for part in found.at(Resolution(**data["resolution"])) if part.text] if found else []
-
-
-def _objects(build: Path, line: pl.DataFrame) -> str | None:
-    """What the scan kept of the boxes beside a sample's texts."""
-    table = build / "samples" / line["samples"][0]
-    names = pl.scan_parquet(table).select(pl.col("sample_id").cast(pl.Binary)).with_row_index().collect()
-    row = names.filter(pl.col("sample_id") == line["sample_id"][0])["index"][0]
-    beside: str | None = pl.read_parquet(table.with_suffix(".columns.parquet"), columns=[BOXES])[BOXES][row]
-    return beside
 
 
 def _draws(folder: Path, uid: bytes) -> list[dict[str, Any]]:
@@ -163,6 +175,8 @@ def view(story: Mapping[str, Any]) -> RenderableType:
         size = f"{image['width']} × {image['height']} {image['format']}"
         place = f"{image['uri']} [{image['offset']}, +{image['size']}] {size}"
         facts.add_row(Text("image", style="bold"), Text(place))
+    for name, value in story["scores"].items():
+        facts.add_row(Text(name, style="bold"), Text("null" if value is None else str(value)))
     for drop in story["dropped"]:
         cut = drop["reason"] == "truncated"
         why = f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})"

@@ -84,5 +84,8 @@ def test_scores_of_the_metadata_and_a_subset_decide_what_is_packed(pool: Path, t
     assert len(drawn) == len(set(drawn)) == 4
     keys = sorted(stories(manifest, sample.hex())[0]["facts"]["key"] for sample in drawn)
     assert keys == ["000000005", "000000007", "000000007-1", "000000008"]
+    (scored,) = [story for story in stories(manifest, uid(7)) if story["facts"]["key"] == "000000007"]
+    assert scored["scores"] == {"clip_l14": 0.07}
     (unscored,) = stories(manifest, uid(11))
     assert [drop["reason"] for drop in unscored["dropped"]] == ["filtered"]
+    assert unscored["scores"] == {"clip_l14": None}
