@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -18,7 +19,18 @@ import pyarrow.parquet as pq
 from mindvl_data import plugins, vision
 from mindvl_data.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
 from mindvl_data.schema import IMAGE_FILES, LEDGER, SAMPLES, Part
-from mindvl_data.sources import GROUP, Asked, Failed, ImageBytes, ImagePath, Record, Sample, SourceError, Unusable
+from mindvl_data.sources import (
+    GROUP,
+    Asked,
+    Failed,
+    ImageBytes,
+    ImagePath,
+    Piece,
+    Record,
+    Sample,
+    SourceError,
+    Unusable,
+)
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.vision.resize import MAX_ASPECT
@@ -42,6 +54,29 @@ class Rules:
     max_text_chars: int = 2_000_000
     replace_invalid_utf8: bool = False
     decode: bool = False
+
+
+@dataclass(frozen=True)
+class SplitTask:
+    """One large file to cut into pieces, and where to write them down."""
+
+    format: str
+    file: SourceFile
+    pieces: Path
+
+
+def split(task: SplitTask) -> None:
+    """Write `task.pieces`: the file's pieces as JSON, none where it is read in one go."""
+    pieces = plugins.load(GROUP, task.format).pieces(task.file)
+    partial = task.pieces.with_suffix(".partial")
+    partial.write_text(json.dumps(pieces))
+    _publish(partial, task.pieces)
+
+
+def parts(task: SplitTask) -> list[SourceFile]:
+    """The file's pieces, or itself."""
+    pieces = [Piece(*piece) for piece in json.loads(task.pieces.read_text())]
+    return [replace(task.file, piece=piece) for piece in pieces] or [task.file]
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def sources(run: Run, prepared: Prepared, names: Sequence[str]) -> dict[str, Any
         files = [
             {"path": p.file.uri, "bytes": p.file.size, "fingerprint": p.file.fingerprint}
             for p in prepared.partitions
-            if p.source == name
+            # Of a file in pieces the first stands for all.
+            if p.source == name and (p.file.piece is None or p.file.piece.start == 0)
         ]
         described[name] = {
             "format": source.format,

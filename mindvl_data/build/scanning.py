@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +16,9 @@ from mindvl_data.build.run import BuildError, Run
 from mindvl_data.build.summary import FunnelLine
 from mindvl_data.filters import KNOWN, check_columns, named_by
 from mindvl_data.recipe import Recipe, Source
-from mindvl_data.scan import Rules, ScanTask, image_files_changed, scan
+from mindvl_data.scan import Rules, ScanTask, SplitTask, image_files_changed, parts, scan, split
 from mindvl_data.schema import BOXES
-from mindvl_data.sources import GROUP, Asked, SourceError
+from mindvl_data.sources import GROUP, Asked, SourceError, pieces
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
 SCAN_CODE = (
@@ -72,9 +73,26 @@ def _scanned(run: Run, section: str) -> list[Partition]:
     cache.save()
     due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
-    due.sort(key=lambda task: -task.file.size)
-    run.step("scan", scan, due, [task.file.size for task in due])
+    due.sort(key=lambda task: -_bytes(task))
+    run.step("scan", scan, due, [_bytes(task) for task in due])
     return [_partition(task) for task in tasks]
+
+
+def _bytes(task: ScanTask) -> int:
+    return task.file.piece.size if task.file.piece else task.file.size
+
+
+def _cut(run: Run, named: tuple[str, str], reader: Any, files: Sequence[SourceFile], code: str) -> list[SourceFile]:
+    """The files, those that are large in pieces, which are kept as long as a file does not change."""
+    (name, kind), folder = named, run.folder("samples")
+    large = [file for file in files if file.size > pieces.PIECE_BYTES] if hasattr(reader, "pieces") else []
+    tasks = {
+        file.place: SplitTask(kind, file, folder / f"{name}-{fingerprints.key(file.uri, file.identity, code)}.json")
+        for file in large
+    }
+    due = [task for task in tasks.values() if not task.pieces.exists()]
+    run.step("split", split, due, [task.file.size for task in due])
+    return [part for file in files for part in (parts(tasks[file.place]) if file.place in tasks else [file])]
 
 
 def _partition(task: ScanTask) -> Partition:
@@ -126,7 +144,8 @@ def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> l
     code = fingerprints.code(*SCAN_CODE, reader.__module__)
     how = (source.format, run.loaded.raw[section][name].get("images"), asdict(asked), asdict(rules), run.digest, code)
     wanted = subset and fingerprints.of_file(subset)
-    return [_scan_task(run, (name, source.format), file, asked, rules, subset, (how, wanted)) for file in files]
+    cut = _cut(run, (name, source.format), reader, files, code)
+    return [_scan_task(run, (name, source.format), file, asked, rules, subset, (how, wanted)) for file in cut]
 
 
 def _asked(run: Run, name: str) -> Asked:
@@ -158,7 +177,8 @@ def _scan_task(
 ) -> ScanTask:
     """named: the source and its format."""
     name, kind = named
-    stem = f"{name}-{fingerprints.key(name, file.uri, file.identity, file.size, how)}"
+    part = () if file.piece is None else (file.piece,)
+    stem = f"{name}-{fingerprints.key(name, file.uri, file.identity, file.size, how, *part)}"
     return ScanTask(
         source=name,
         format=kind,

@@ -3,6 +3,9 @@
 A reader is a function `read(file: SourceFile, asked: Asked) -> Iterator[Record]`, registered in the entry-point
 group `mindvl_data.sources` under the name that recipes use. It yields one record for everything it finds, in the
 order of the file, and opens no image: the scan does that, for all formats alike.
+
+A reader that can read a part of a large file says where to cut it: `read.pieces` is then a function
+`pieces(file: SourceFile) -> list[Piece]`, and `read` honours `file.piece`.
 """
 
 from __future__ import annotations
@@ -72,6 +75,15 @@ class Failed(NamedTuple):
 
     key: str
     drop: Drop
+
+
+class Piece(NamedTuple):
+    """A part of a large file: bytes or row groups [start, stop), the number of its first row, its size in bytes."""
+
+    start: int
+    stop: int
+    first_row: int
+    size: int
 
 
 Record: TypeAlias = Sample | Failed

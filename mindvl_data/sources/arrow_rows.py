@@ -8,22 +8,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data.sources import Asked, Row, SourceError
+from mindvl_data.sources import Asked, Piece, Row, SourceError
 from mindvl_data.sources.files import SourceFile
 
 # Rows with images hold megabytes, rows of metadata hundreds of bytes.
 BATCH_ROWS = {True: 64, False: 4096}
+BATCH_BYTES = 16 << 20
+READ_BYTES = 1 << 20
 
 
 def parquet_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """(row number, row) for every row, with those of `columns` and of what filters name that the file has."""
     with file.open() as handle:
         try:
-            table = pq.ParquetFile(handle)
+            # By default a whole row group is read ahead, which may hold gigabytes of images.
+            table = pq.ParquetFile(handle, pre_buffer=False, buffer_size=READ_BYTES)
             schema = table.schema_arrow
             found = wanted(schema.names, columns, asked, file)
-            batches = table.iter_batches(_batch_rows(schema, found), columns=found)
-            yield from _rows(batches, found, asked)
+            piece = file.piece or Piece(0, table.num_row_groups, 0, file.size)
+            groups = range(piece.start, piece.stop)
+            batches = table.iter_batches(_parquet_batch_rows(table.metadata), row_groups=groups, columns=found)
+            yield from _rows(batches, found, asked, piece.first_row)
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{file.uri}: not a readable Parquet file ({error})") from error
 
@@ -54,6 +59,12 @@ def wanted(names: Sequence[str], columns: Sequence[str], asked: Asked, file: Sou
     return [name for name in names if name in known]
 
 
+def _parquet_batch_rows(metadata: pq.FileMetaData) -> int:
+    """As many rows of a Parquet file as are read at a time: some megabytes of them."""
+    size = sum(int(metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS[False], BATCH_BYTES * int(metadata.num_rows) // max(1, size)))
+
+
 def _batch_rows(schema: pa.Schema, columns: Sequence[str]) -> int:
     return BATCH_ROWS[any(_may_be_large(schema.field(name).type) for name in columns)]
 
@@ -62,8 +73,9 @@ def _may_be_large(kind: pa.DataType) -> bool:
     return bool(pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _rows(batches: Iterator[pa.RecordBatch], names: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
-    number = 0
+def _rows(
+    batches: Iterator[pa.RecordBatch], names: Sequence[str], asked: Asked, number: int = 0
+) -> Iterator[tuple[str, Row]]:
     for batch in batches:
         columns = [_values(batch.column(name)) for name in names]
         for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:

@@ -8,6 +8,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, images_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("image", "images", "caption", "text", "uid", "id", *VIDEO)
@@ -32,3 +33,4 @@ def _sample(key: str, row: Row) -> Sample:
 
 
 read.render = "caption"  # type: ignore[attr-defined]
+read.pieces = row_pieces  # type: ignore[attr-defined]

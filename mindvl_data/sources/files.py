@@ -15,7 +15,7 @@ from typing import IO, Any
 import fsspec
 
 from mindvl_data.media import VARIABLE, fixed_folder
-from mindvl_data.sources import Image, ImageBytes, SourceError, Unusable
+from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image
 from mindvl_data.sources.folders import data_files
@@ -34,8 +34,8 @@ class SourceFile:
 
     place: where it is read (absolute path or URL). uri: how outputs name it: relative to the recipe's folder
     or a URL, `${VAR}` unresolved. path: relative to the source's root, the part that sample ids use.
-    image_root: the folder that image paths inside it are relative to and must not leave. stamp, listings: see
-    there.
+    image_root: the folder that image paths inside it are relative to and must not leave. piece: the part of it that
+    is read, None for all. stamp, listings: see there.
     """
 
     place: str
@@ -46,6 +46,7 @@ class SourceFile:
     image_root: str
     image_uri: str
     stamp: str = ""
+    piece: Piece | None = None
     listings: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     @property
@@ -219,7 +220,9 @@ def _describe(
     image_root = posixpath.dirname(place) if images is None else _absolute(images[0], folder)
     image_uri = posixpath.dirname(uri) if images is None else images[1]
     known, seen = cache.get(fs, item, info), stamp(item, info)
-    return SourceFile(place, uri, path, int(info["size"]), known, image_root, image_uri, seen, cache.listings)
+    return SourceFile(
+        place, uri, path, int(info["size"]), known, image_root, image_uri, stamp=seen, listings=cache.listings
+    )
 
 
 def hidden(text: str, shown: str) -> str:

@@ -8,6 +8,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import images_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("images", "texts")
@@ -32,3 +33,6 @@ def _sample(key: str, row: Row) -> Sample:
                 raise Unusable("malformed_record", f"turn {number} has no {role} text")
             parts.append(Part(place, role, None, text))
     return Sample(key, parts, images)
+
+
+read.pieces = row_pieces  # type: ignore[attr-defined]

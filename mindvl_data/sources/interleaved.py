@@ -8,6 +8,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import image_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("texts", "images", "uid", "id")
@@ -35,3 +36,4 @@ def _sample(key: str, row: Row) -> Sample:
 
 
 read.render = "plain"  # type: ignore[attr-defined]
+read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
 from mindvl_data.schema import Drop
-from mindvl_data.sources import RECORD_BYTES, SourceError
+from mindvl_data.sources import RECORD_BYTES, Piece, SourceError
 from mindvl_data.sources.files import SourceFile
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
@@ -33,17 +33,50 @@ def json_rows(file: SourceFile) -> Iterator[tuple[str, Any]]:
         if codec:
             handle = stack.enter_context(pa.input_stream(pa.PythonFile(handle, "r"), codec, CHUNK_BYTES))
         try:
-            first = handle.read(CHUNK_BYTES).removeprefix(codecs.BOM_UTF8)
-            array = first.lstrip().startswith(b"[") and ".json" in Path(file.path).suffixes
-            rows = _array(handle, first.lstrip(), file) if array else _lines(handle, first)
-            for number, value in enumerate(rows):
+            rows = _whole(handle, file) if file.piece is None else _piece(handle, file.piece)
+            for number, value in enumerate(rows, file.piece.first_row if file.piece else 0):
                 if value is not None:
                     yield str(number), value
         except (OSError, EOFError) as error:
             raise SourceError(f"{file.uri}: cannot be read as {codec or 'a file'} ({error})") from error
 
 
-def _lines(handle: IO[bytes], data: bytes) -> Iterator[Any]:
+def is_array(first: bytes, path: str) -> bool:
+    """Whether a file that begins so is one JSON array, and not a line a row."""
+    return first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[") and ".json" in Path(path).suffixes
+
+
+def _whole(handle: IO[bytes], file: SourceFile) -> Iterator[Any]:
+    first = handle.read(CHUNK_BYTES)
+    text = first.removeprefix(codecs.BOM_UTF8)
+    return _array(handle, text.lstrip(), file) if is_array(first, file.path) else _lines(handle, text)
+
+
+def _piece(handle: IO[bytes], piece: Piece) -> Iterator[Any]:
+    handle.seek(piece.start)
+    part = _Part(handle, piece.stop - piece.start)
+    first = part.read(CHUNK_BYTES)
+    return _lines(part, first if piece.start else first.removeprefix(codecs.BOM_UTF8))
+
+
+class _Part:
+    """The next bytes of a file, as a file that ends where they do."""
+
+    def __init__(self, handle: IO[bytes], left: int) -> None:
+        self._handle = handle
+        self._left = left
+
+    def read(self, size: int) -> bytes:
+        data = self._handle.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def _lines(handle: _Readable, data: bytes) -> Iterator[Any]:
     """The value of every line; None for an empty one, which counts as a row and is none."""
     while data:
         *lines, data = data.split(b"\n")
@@ -60,7 +93,7 @@ def _lines(handle: IO[bytes], data: bytes) -> Iterator[Any]:
         data += chunk
 
 
-def _rest_of_line(handle: IO[bytes]) -> bytes:
+def _rest_of_line(handle: _Readable) -> bytes:
     while chunk := handle.read(CHUNK_BYTES):
         _, newline, rest = chunk.partition(b"\n")
         if newline:

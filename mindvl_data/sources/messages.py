@@ -12,6 +12,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, check_places, image_of, images_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("messages", "image", "images", "id", *VIDEO)
@@ -74,3 +75,6 @@ def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | None]
             raise Unusable("unsupported_media", f"message {turn} has a block of type {kind}")
         else:
             raise Unusable("malformed_record", f"message {turn} has a block of type {kind!r}")
+
+
+read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, check_places, images_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("query", "response", "history", "system", "image", "images", "id", *VIDEO)
@@ -42,3 +43,6 @@ def _history(value: Any) -> list[list[Any]]:
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
         raise Unusable("malformed_record", "history is a list of pairs of query and response")
     return list(value)
+
+
+read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, check_places, images_of
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("conversations", "conversation", "system", "image", "images", "id", *VIDEO)
@@ -53,3 +54,6 @@ def _turn(number: int, item: Any) -> Iterator[Part]:
         reason = "unsupported_role" if who in TOOLS else "malformed_record"
         raise Unusable(reason, f"turn {number} is from {who!r}; there are: {', '.join(ROLES)}")
     yield from split_places(item["value"], number, ROLES[who], loss_of(item))
+
+
+read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 
 COLUMNS = ("text", "content", "uid", "id")
@@ -26,3 +27,4 @@ def _sample(key: str, row: Row) -> Sample:
 
 
 read.render = "plain"  # type: ignore[attr-defined]
+read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ from mindvl_data.sources import (
     Failed,
     Image,
     ImageBytes,
+    Piece,
     Record,
     Row,
     Sample,
@@ -28,6 +29,7 @@ from mindvl_data.sources import (
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.pieces import tar_pieces
 from mindvl_data.sources.tar import Gap, Member, Run, walk
 
 # The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
@@ -107,6 +109,8 @@ class Archive:
             else:
                 drop = Drop("truncated_archive", f"{self._path} ends within this sample")
                 self.broken[split_name(found.name)[0]] = drop
+        if seen:
+            self.mapped.forget(seen, len(self.mapped.view))
 
     def _add(self, run: Run, last: str) -> str:
         """Add a run that follows a member of the key `last`; the key of its own last member."""
@@ -134,8 +138,8 @@ class Archive:
             return Drop("truncated_archive", f"{self._path} ends in the middle of a header")
         return Drop("damaged_archive", f"{self._path} cannot be read from byte {gap.start} to {gap.stop}")
 
-    def groups(self) -> Iterator[Group]:
-        """Every key with its members, in the order in which the keys first come."""
+    def groups(self, piece: Piece | None = None) -> Iterator[Group]:
+        """Every key with its members, in the order in which the keys first come; of a piece those that begin in it."""
         columns = [np.frombuffer(column, column.typecode) for column in (self._suffix, self._offset, self._size)]
         lengths = np.frombuffer(self._length, np.int32).astype(np.int64)
         keys, order = self._stretch_keys(), None
@@ -147,6 +151,11 @@ class Archive:
             lengths = np.bincount(first, lengths, len(first)).astype(np.int64)
             lengths = lengths[lengths > 0]
         starts, seen = np.concatenate([[0], np.cumsum(lengths)]), 0
+        if piece and len(lengths):
+            begin = columns[1][starts[:-1] if order is None else order[starts[:-1]]]
+            first_group, end_group = np.searchsorted(begin, [piece.start, piece.stop]).tolist()
+            keys = itertools.islice(keys, first_group, end_group)
+            lengths, starts = lengths[first_group:end_group], starts[first_group : end_group + 1]
         for number in range(0, len(lengths), CHUNK_GROUPS):
             bounds = starts[number : number + CHUNK_GROUPS + 1]
             rows = slice(bounds[0], bounds[-1]) if order is None else order[bounds[0] : bounds[-1]]
@@ -157,6 +166,11 @@ class Archive:
             if offset[-1] > seen + MAPPED_BYTES:
                 self.mapped.forget(seen, offset[-1])
                 seen = offset[-1]
+
+    def without_members(self) -> dict[str, Drop]:
+        """What is broken and has no member that could be read."""
+        read = {key for key in self._stretch_keys() if key in self.broken} if self.broken else set()
+        return {key: drop for key, drop in self.broken.items() if key not in read}
 
     def _stretch_keys(self) -> Iterator[str]:
         for keys in self._keys:
@@ -197,14 +211,14 @@ def split_name(name: str) -> tuple[str, str]:
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a key: its images, then its caption (`.txt`, else the JSON's `text` or `caption`)."""
     archive, parse = Archive(file), _Parser(file, asked)
-    broken = dict(archive.broken)
-    for group in archive.groups():
-        if broken and (drop := broken.pop(group.key, None)):
+    for group in archive.groups(file.piece):
+        if drop := archive.broken.get(group.key):
             yield Failed(group.key, drop)
         else:
             yield attempt(group.key, parse, group, archive.mapped)
-    for key, drop in broken.items():
-        yield Failed(key, drop)
+    if file.piece is None or file.piece.stop == file.size:
+        for key, drop in archive.without_members().items():
+            yield Failed(key, drop)
 
 
 class _Parser:
@@ -277,3 +291,4 @@ def read_text(mapped: Mapped, place: tuple[int, int]) -> str:
 
 
 read.render = "caption"  # type: ignore[attr-defined]
+read.pieces = tar_pieces  # type: ignore[attr-defined]

@@ -3,8 +3,6 @@
 import io
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from mindvl_data.build import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.scan import Rules, image_files_changed
+from tests.benchmarks.scan_memory import megabytes, write_array, write_large_pictures
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 
@@ -148,36 +147,18 @@ def test_a_build_heals_when_an_image_changes(recipe_folder: Path, tmp_path: Path
     assert sum(line.reasons.get("missing_image", 0) for line in report.funnel) == 1
 
 
-# Runs in a process of its own, whose peak it prints; the pages of mapped files count as long as they are mapped.
-MEASURED = """
-import resource, sys
-from pathlib import Path
-from mindvl_data import plugins
-from mindvl_data.scan import Rules, ScanTask, scan
-from mindvl_data.sources import GROUP, Asked
-from mindvl_data.sources.files import FingerprintCache, source_files
-path, form = Path(sys.argv[1]), sys.argv[2]
-plugins.load(GROUP, form)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-(file,) = source_files((path.name,), (path.name,), None, path.parent, FingerprintCache())
-out = path.parent / "out"
-out.mkdir(exist_ok=True)
-scan(ScanTask("s", form, file, Asked(), Rules(), False, None, out / "s.parquet", out / "s.bin"))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
-def extra_megabytes(path: Path, form: str) -> int:
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(path), form], capture_output=True, text=True, check=True
-    )
-    return int(result.stdout)
-
-
 @pytest.mark.slow
-def test_a_large_array_is_streamed(tmp_path: Path) -> None:
-    entry = json.dumps({"conversations": [{"from": "human", "value": "x" * 3000}, {"from": "gpt", "value": "y"}]})
-    with (tmp_path / "data.json").open("w") as file:
-        file.write("[" + ",\n".join([entry] * 40_000) + "]")
-    assert (tmp_path / "data.json").stat().st_size > 120e6
-    assert extra_megabytes(tmp_path / "data.json", "sharegpt") < 120
+@pytest.mark.parametrize(
+    ("name", "form", "write", "most"),
+    [
+        ("data.json", "sharegpt", lambda path: write_array(path, 120_000_000), 220),
+        ("pictures.tar", "webdataset", lambda path: write_large_pictures(path, 12_000, 80_000), 500),
+    ],
+    ids=["array", "tar"],
+)
+def test_a_large_file_is_scanned_in_a_part_of_its_size(
+    tmp_path: Path, name: str, form: str, write: Callable[[Path], None], most: int
+) -> None:
+    """Full size: tests/benchmarks/scan_memory.py."""
+    write(tmp_path / name)
+    assert megabytes(tmp_path / name, form)[0] < most
