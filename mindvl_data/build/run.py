@@ -13,6 +13,7 @@ from mindvl_data.engine import Engine
 from mindvl_data.errors import UserError
 from mindvl_data.filters import Rule, parse, rules_of
 from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
+from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
 from mindvl_data.vision import Resolution
@@ -68,7 +69,8 @@ class Run:
         """Whether images are known by their SHA-256: what is referenced is checked against it whenever it is read."""
         recipe = self.recipe
         alike = any(rule.by == "image" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
-        return recipe.holdout is not None or recipe.media == "reference" or alike
+        models = any(isinstance(score, (ClipScore, JudgeScore)) for score in recipe.scores.values())
+        return recipe.holdout is not None or recipe.media == "reference" or alike or models
 
     @cached_property
     def score_columns(self) -> frozenset[str]:

@@ -7,11 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
 from mindvl_data import fingerprints
+from mindvl_data.build.asking import ModelScore, ask, model_of
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.media import source_roots
-from mindvl_data.recipe.scores import FunctionScore, JoinedScore, NearestScore, Score, UidsScore
+from mindvl_data.recipe.scores import ClipScore, FunctionScore, JoinedScore, JudgeScore, NearestScore, Score, UidsScore
 from mindvl_data.scores import ScoreError, Wanted, compute, function_of, joined, names, nearest, paths_of, uids
 from mindvl_data.scores.columns import missing_in, values_digest
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
@@ -35,14 +40,28 @@ class Scores:
         """The scores that give these columns, in a fixed order; what is no score's column is passed over."""
         return sorted({self._by_column[column] for column in columns if column in self._by_column})
 
-    def files(self, asked: Sequence[set[str]]) -> list[tuple[Path, ...]]:
-        """For every partition the files of the score columns among those asked of it, computed now or before."""
+    def files(
+        self, asked: Sequence[set[str]], alive: Sequence[NDArray[np.bool_]] | None = None
+    ) -> list[tuple[Path, ...]]:
+        """For every partition the files of the score columns among those asked of it, computed now or before.
+
+        alive: the lines that a model is asked about, bool a partition; by default all.
+        """
         wanted = [self.score_of(columns) for columns in asked]
         for name in sorted({name for score_names in wanted for name in score_names}):
-            self._make(name, [name in score_names for score_names in wanted])
+            self._make(name, [name in score_names for score_names in wanted], alive)
         self._compute(wanted)
         found = [[self._files[name][number] for name in mine] for number, mine in enumerate(wanted)]
         return [tuple(path for path in paths if path is not None) for paths in found]
+
+    @property
+    def costly(self) -> set[str]:
+        """The columns that a model gives, or that come from one's."""
+        scores = self._run.recipe.scores
+        models = {c for n, s in scores.items() if isinstance(s, (ClipScore, JudgeScore)) for c in s.columns_of(n)}
+        return models | {
+            name for name, score in scores.items() if isinstance(score, NearestScore) and score.of in models
+        }
 
     def described(self) -> dict[str, dict[str, Any]]:
         """By source, the scores that were used: how each came about, a hash of its values, how many are missing."""
@@ -77,14 +96,28 @@ class Scores:
                 known[number] = self._run.folder("scores") / f"{name}-{key}.parquet"
         return [path if asked else None for path, asked in zip(known, due, strict=True)]
 
-    def _make(self, name: str, due: Sequence[bool]) -> None:
+    def _make(self, name: str, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None) -> None:
         score = self._score(name)
         if isinstance(score, JoinedScore):
             self._join(name, score, due)
         elif isinstance(score, UidsScore):
             self._list(name, score, due)
         elif isinstance(score, NearestScore):
-            self._place(name, score, due)
+            self._place(name, score, due, alive)
+        elif isinstance(score, (ClipScore, JudgeScore)):
+            self._ask(name, score, due, alive)
+
+    def _ask(
+        self, name: str, score: ModelScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
+    ) -> None:
+        places = [number for number, asked in enumerate(due) if asked]
+        mine = [self._partitions[number] for number in places]
+        rows = [np.ones(pq.read_metadata(p.samples).num_rows, bool) for p in mine]
+        masks = rows if alive is None else [alive[number] for number in places]
+        model = model_of(self._run, name, score, self._pictures)
+        known = self._files.setdefault(name, [None] * len(self._partitions))
+        for number, path in zip(places, ask(self._run, name, model, mine, masks, self._pictures), strict=True):
+            known[number] = path
 
     def _due(self, name: str, how: object, due: Sequence[bool]) -> list[tuple[Partition, Path]]:
         """Partitions whose file of the score is not there yet."""
@@ -151,8 +184,10 @@ class Scores:
         cache.save()
         return found
 
-    def _place(self, name: str, score: NearestScore, due: Sequence[bool]) -> None:
-        embeddings = self.files([{score.of} if asked else set() for asked in due])
+    def _place(
+        self, name: str, score: NearestScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
+    ) -> None:
+        embeddings = self.files([{score.of} if asked else set() for asked in due], alive)
         if not any(embeddings):
             raise ScoreError(f"scores.{name}.of: no score gives a column {score.of!r}")
         centres = self._file(f"scores.{name}.centres", score.centres)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ def select(run: Run, partitions: Sequence[Partition], scores: Scores) -> Selecti
     state = [np.full(pq.read_metadata(p.samples).num_rows, NO_FILTER, np.int16) for p in partitions]
     keys = [""] * len(partitions)
     rules: list[Rule] = []
-    for block in blocks(run.rules):
-        files = scores.files([named_by(block, p.source) for p in partitions])
+    for block in blocks(run.rules, scores.costly):
+        alive = [first == NO_FILTER for first in state]
+        files = scores.files([named_by(block, p.source) for p in partitions], alive)
         tasks = [_task(run, p, scored, block, len(rules)) for p, scored in zip(partitions, files, strict=True)]
         inputs = [_inputs(p, task, key) for p, task, key in zip(partitions, tasks, keys, strict=True)]
         if block[0].top is not None:
@@ -54,17 +55,18 @@ def select(run: Run, partitions: Sequence[Partition], scores: Scores) -> Selecti
     return Selection(tuple(rules), state, scores.described())
 
 
-def blocks(rules: Sequence[Rule]) -> Iterator[tuple[Rule, ...]]:
-    """Rules that one pass over a partition applies; a top waits for all partitions and stands alone."""
+def blocks(rules: Sequence[Rule], costly: Collection[str]) -> Iterator[tuple[Rule, ...]]:
+    """Rules that one pass over a partition applies.
+
+    A top waits for all partitions and stands alone; a rule that names a costly column begins a block, so that a
+    model is asked about what the rules before it left.
+    """
     together: list[Rule] = []
     for rule in rules:
-        if rule.top is None:
-            together.append(rule)
-            continue
-        if together:
+        if together and (rule.top is not None or together[0].top is not None or named_by((rule,)) & set(costly)):
             yield tuple(together)
-        yield (rule,)
-        together = []
+            together = []
+        together.append(rule)
     if together:
         yield tuple(together)
 
@@ -126,7 +128,10 @@ def numbers_of(
 ) -> NDArray[np.float64]:
     """What an expression is for every sample of a pool, float64 [n]; NaN where it is missing."""
     asked = [named_by((rule,)) if len(pool.rows_of(i)) else set() for i in range(len(partitions))]
-    files = scores.files(asked)
+    alive = [np.zeros(pq.read_metadata(p.samples).num_rows, bool) for p in partitions]
+    for number, mask in enumerate(alive):
+        mask[pool.rows_of(number)] = True
+    files = scores.files(asked, alive)
     found = [
         numbers(_task(run, p, scored, (rule,), 0))[pool.rows_of(i)]
         for i, (p, scored) in enumerate(zip(partitions, files, strict=True))

@@ -45,12 +45,30 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         _apply(raw, override)
     problems: list[str] = []
     resolved = _resolve(raw, "", problems)
+    problems += _open_keys(raw, "")
     if not problems:
         try:
             return LoadedRecipe(Recipe.model_validate(resolved), raw, path.parent.resolve() / path.name)
         except ValidationError as error:
             problems = [problem(item) for item in error.errors()]
     raise RecipeError(f"{path}:\n" + "\n".join(f"  {line}" for line in problems))
+
+
+def _open_keys(node: Any, place: str) -> list[str]:
+    """Where a key to a service stands in the recipe itself: the manifest would publish it."""
+    if isinstance(node, list):
+        return [line for i, value in enumerate(node) for line in _open_keys(value, f"{place}{i}.")]
+    if not isinstance(node, dict):
+        return []
+    return [
+        line
+        for key, value in node.items()
+        for line in (
+            [f"{place}api_key: stands in the recipe, which manifests hold; write ${{NAME}} and set NAME"]
+            if key == "api_key" and value is not None and not VARIABLE.fullmatch(str(value))
+            else _open_keys(value, f"{place}{key}.")
+        )
+    ]
 
 
 def json_schema() -> dict[str, Any]:

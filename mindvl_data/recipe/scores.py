@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from mindvl_data.recipe.fields import Model, Name, Paths
+from mindvl_data.recipe.judges import Asking
 
 
 class FunctionScore(Model):
@@ -66,4 +67,32 @@ class NearestScore(Model):
         return (name,)
 
 
-Score = Annotated[FunctionScore | JoinedScore | UidsScore | NearestScore, Field(discriminator="by")]
+class ClipScore(Model):
+    """How well text and images fit: the cosine of their CLIP embeddings, by open_clip (extra [clip])."""
+
+    by: Literal["clip"]
+    model: str
+    """An architecture that open_clip knows, `hf-hub:ORG/NAME`, or a folder with open_clip_config.json."""
+    weights: str | None = None
+    """Of an architecture: a name that open_clip knows, or a file."""
+    device: Literal["auto", "cpu", "cuda", "npu"] = "auto"
+    batch: int = Field(256, ge=1)
+    embeddings: bool = False
+    """Keeps the embeddings as the columns NAME_image and NAME_text."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name, f"{name}_image", f"{name}_text") if self.embeddings else (name,)
+
+
+class JudgeScore(Asking):
+    """What a model that sees picture and text says of them; a column a metric, and NAME_reason where there is none."""
+
+    by: Literal["judge"]
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (*self.questions.metrics, f"{name}_reason")
+
+
+Score = Annotated[
+    FunctionScore | JoinedScore | UidsScore | NearestScore | ClipScore | JudgeScore, Field(discriminator="by")
+]
