@@ -167,11 +167,20 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
         "special_ids": SPECIAL_IDS,
         "pad_id": 0,
     }
-    mappings = ("recipe", "chat_template", "sources", "funnel", "mixture")
+    tokens = sum(pack.num_tokens for pack in packs)
+    packing = {
+        "packs": len(packs),
+        "lower_bound": 1,
+        "tokens": tokens,
+        "padding": len(packs) * seq_len - tokens,
+        "fill": tokens / (len(packs) * seq_len),
+    }
     return write_manifest(
         folder,
         {
-            **{key: {} for key in mappings},
+            **{key: {} for key in ("recipe", "chat_template", "sources")},
+            "funnel": [],
+            "mixture": {"total": {}},
             "recipe_hash": "0" * 64,
             "engine_version": "0",
             "format_version": 1,
@@ -180,7 +189,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
             "seq_len": seq_len,
             "tokenizer": {**stated, **tokenizer},
             "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 1003520},
-            "packing": {"packs": len(packs)},
+            "packing": packing,
             "order": {"rule": "as built", "step": 1, "seed": 0},
             "shards": [shard],
             "draws": {"path": "draws.parquet", "sha256": "0" * 64},
