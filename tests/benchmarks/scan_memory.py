@@ -1,6 +1,6 @@
 """The memory of a scan: how far its process grows above what it is before, on files that this script writes.
 
-    python -m tests.benchmarks.scan_memory [--folder DIR]
+    python -m tests.benchmarks.scan_memory [--folder DIR] [--only NAME]
 
 Each file is scanned in a process of its own, whose peak resident size counts, mapped pages of files included. The
 files are large and cheap to write: 10 GB of large pictures as holes with a header, three million small members, a
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -68,11 +69,18 @@ def write_large_pictures(path: Path, count: int, size: int) -> None:
 
 def write_small_members(path: Path, count: int) -> None:
     """A tar of `count` texts of a few bytes."""
-    with path.open("wb", 1 << 20) as file:
-        for number in range(count):
-            info = tarfile.TarInfo(f"{number:09d}.txt")
-            info.size = 9
-            file.write(info.tobuf(tarfile.USTAR_FORMAT) + b"a caption".ljust(512, b"\0"))
+    info = tarfile.TarInfo("000000000.txt")
+    info.size = 9
+    blank = np.frombuffer(info.tobuf(tarfile.USTAR_FORMAT) + b"a caption".ljust(512, b"\0"), np.uint8)
+    with path.open("wb") as file:
+        for start in range(0, count, 10_000):
+            numbers = np.arange(start, min(count, start + 10_000))
+            blocks = np.tile(blank, (len(numbers), 1))
+            digits = numbers[:, None] // 10 ** np.arange(8, -1, -1) % 10
+            blocks[:, :9] += digits.astype(np.uint8)
+            sums = int(bytes(blank[148:154]), 8) + digits.sum(1)
+            blocks[:, 148:154] = sums[:, None] // 8 ** np.arange(5, -1, -1) % 8 + ord("0")
+            file.write(blocks.tobytes())
         file.write(bytes(1024))
 
 
@@ -100,7 +108,8 @@ def write_rows(path: Path, count: int, size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--only", help="the name of one file")
+    arguments = parser.parse_args()
     files: list[tuple[str, str, Callable[[Path], None]]] = [
         ("large-pictures.tar", "webdataset", lambda path: write_large_pictures(path, 1000, 10_000_000)),
         ("small-pictures.tar", "webdataset", lambda path: write_large_pictures(path, 400_000, 25_000)),
@@ -111,7 +120,9 @@ def main() -> None:
     ]
     print(f"{'file':<22}{'GB':>8}{'seconds':>10}{'MiB grown':>12}{'MiB in all':>12}", flush=True)
     for name, form, write in files:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        if arguments.only not in (None, name):
+            continue
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
             path = Path(temporary) / name
             write(path)
             start = time.monotonic()
