@@ -77,8 +77,14 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+BOOL = "tag:yaml.org,2002:bool"
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence."""
+    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence.
+
+    Truths are true and false, as in YAML 1.2: to YAML 1.1 `on: uid` has the key True, and `no` is no name.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -87,6 +93,13 @@ class _Loader(yaml.SafeLoader):
             line = node.start_mark.line + 1
             raise RecipeError(f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}")
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
             if not isinstance(node, (dict, list)):
                 raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+        node[int(last) if isinstance(node, list) else last] = yaml.load(text, _Loader)
     except (IndexError, ValueError, yaml.YAMLError) as error:
         raise RecipeError(f"--set {override}: leads nowhere in the recipe, or is no YAML ({error})") from error
 

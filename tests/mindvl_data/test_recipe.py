@@ -173,3 +173,15 @@ def test_the_schema_describes_every_key_of_a_recipe() -> None:
     assert schema["$defs"]["Source"]["properties"]["format"]["description"]
     lengths = schema["$defs"]["Stage"]["properties"]["seq_len"]["anyOf"]
     assert {option["type"] for option in lengths} == {"integer", "array"}
+
+
+def test_words_that_an_older_yaml_takes_for_truths_are_words(tmp_path: Path) -> None:
+    text = QUICKSTART.read_text().replace("name: quickstart", "name: on")
+    text += 'scores:\n  clip: {by: joined, path: "*.parquet", on: uid, columns: {yes: no}}\n'
+    (tmp_path / "recipe.yaml").write_text(text)
+    loaded = load_recipe(tmp_path / "recipe.yaml", ["sources.text.licence=off", "scores.clip.on=key"])
+    assert loaded.recipe.name == "on"
+    assert loaded.raw["scores"]["clip"] == {"by": "joined", "path": "*.parquet", "on": "key", "columns": {"yes": "no"}}
+    assert loaded.recipe.sources["text"].licence == "off"
+    with pytest.raises(RecipeError, match="licence"):
+        load_recipe(tmp_path / "recipe.yaml", ["sources.text.licence=true"])
