@@ -142,6 +142,13 @@ def numbers(task: FilterTask) -> NDArray[np.float64]:
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
+def group_names(task: FilterTask) -> pl.Series:
+    """What the expression of the task's one rule is for every line, as text: String [n], null where it is missing."""
+    (rule,) = task.rules
+    column = _column(_table(task.samples, task.columns, task.source, task.kind, task.rules), rule)
+    return column.cast(pl.String)
+
+
 def threshold(found: NDArray[np.float64], top: float) -> float:
     """The value that the best `top` of them reach: the int(n · top)-th from the largest, counted from 0.
 

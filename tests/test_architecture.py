@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CONTRACT = {"vision", "shards", "manifest", "stream", "media", "verify", "errors"}
 CONTRACT_LIBRARIES = {"numpy", "pyarrow", "PIL", "fsspec"}
-STEPS = {"scan", "filters", "dedup", "count", "estimate", "holdout", "fit", "mix", "pack", "write"}
+STEPS = {"scan", "filters", "dedup", "balance", "count", "estimate", "holdout", "fit", "mix", "pack", "write"}
 
 
 def modules(package: str) -> list[Path]:

@@ -50,19 +50,20 @@ class Run:
         return rules_of(self.recipe.filters)
 
     @cached_property
-    def preferences(self) -> dict[int, Rule]:
-        """What each rule of `dedup` prefers, by its number; of those that say so."""
-        found = {}
-        for number, one in enumerate(self.recipe.dedup):
-            if one.prefer is not None:
-                found[number] = Rule(f"dedup.{number}.prefer", "", one.prefer, None, None, one.sources, "keep")
-                parse(found[number])
-        return found
+    def expressions(self) -> dict[str, Rule]:
+        """What `dedup` and `balance` name columns in, by YAML path."""
+        found: dict[str, str | None] = {f"dedup.{i}.prefer": one.prefer for i, one in enumerate(self.recipe.dedup)}
+        for i, one in enumerate(self.recipe.balance):
+            found |= {f"balance.{i}.by": one.by, f"balance.{i}.prefer": one.prefer}
+        rules = {place: Rule(place, "", said, None, None, None, "keep") for place, said in found.items() if said}
+        for rule in rules.values():
+            parse(rule)
+        return rules
 
     @property
     def naming(self) -> tuple[Rule, ...]:
         """Everything in the recipe that names columns."""
-        return (*self.rules, *self.preferences.values())
+        return (*self.rules, *self.expressions.values())
 
     @property
     def digest(self) -> bool:

@@ -16,8 +16,28 @@ from mindvl_data.build.asking import ModelScore, ask, model_of
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.media import source_roots
-from mindvl_data.recipe.scores import ClipScore, FunctionScore, JoinedScore, JudgeScore, NearestScore, Score, UidsScore
-from mindvl_data.scores import ScoreError, Wanted, compute, function_of, joined, names, nearest, paths_of, uids
+from mindvl_data.recipe.scores import (
+    ClipScore,
+    ClustersScore,
+    FunctionScore,
+    JoinedScore,
+    JudgeScore,
+    NearestScore,
+    Score,
+    UidsScore,
+)
+from mindvl_data.scores import (
+    ScoreError,
+    Wanted,
+    clusters,
+    compute,
+    function_of,
+    joined,
+    names,
+    nearest,
+    paths_of,
+    uids,
+)
 from mindvl_data.scores.columns import missing_in, values_digest
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
@@ -59,9 +79,8 @@ class Scores:
         """The columns that a model gives, or that come from one's."""
         scores = self._run.recipe.scores
         models = {c for n, s in scores.items() if isinstance(s, (ClipScore, JudgeScore)) for c in s.columns_of(n)}
-        return models | {
-            name for name, score in scores.items() if isinstance(score, NearestScore) and score.of in models
-        }
+        of = {n: score.of for n, score in scores.items() if isinstance(score, (NearestScore, ClustersScore))}
+        return models | {name for name, column in of.items() if column in models}
 
     def described(self) -> dict[str, dict[str, Any]]:
         """By source, the scores that were used: how each came about, a hash of its values, how many are missing."""
@@ -103,7 +122,9 @@ class Scores:
         elif isinstance(score, UidsScore):
             self._list(name, score, due)
         elif isinstance(score, NearestScore):
-            self._place(name, score, due, alive)
+            self._nearest(name, score, due, alive)
+        elif isinstance(score, ClustersScore):
+            self._cluster(name, score, due, alive)
         elif isinstance(score, (ClipScore, JudgeScore)):
             self._ask(name, score, due, alive)
 
@@ -184,25 +205,48 @@ class Scores:
         cache.save()
         return found
 
-    def _place(
+    def _nearest(
         self, name: str, score: NearestScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
     ) -> None:
-        embeddings = self.files([{score.of} if asked else set() for asked in due], alive)
-        if not any(embeddings):
-            raise ScoreError(f"scores.{name}.of: no score gives a column {score.of!r}")
         centres = self._file(f"scores.{name}.centres", score.centres)
         targets = self._file(f"scores.{name}.targets", score.targets) if score.targets else None
+        self._place(name, score.of, centres, targets, self._embeddings(name, score.of, due, alive))
+
+    def _cluster(
+        self, name: str, score: ClustersScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
+    ) -> None:
+        embeddings = self._embeddings(name, score.of, due, alive)
+        files = tuple(path for path in embeddings if path is not None)
+        seed, code = self._run.recipe.seed, fingerprints.code("mindvl_data.scores.clusters")
+        key = fingerprints.key([path.name for path in files], score.of, score.clusters, score.iterations, seed, code)
+        centres = self._run.folder("scores") / f"{name}-{key}.npy"
+        task = clusters.ClustersTask(files, score.of, score.clusters, score.iterations, seed, centres)
+        self._run.step(f"cluster {name}", clusters.cluster, [] if centres.exists() else [task])
+        self._place(name, score.of, centres, None, embeddings)
+
+    def _embeddings(
+        self, name: str, of: str, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
+    ) -> list[Path | None]:
+        """For every partition that asks for it, the file with the column of embeddings."""
+        found = self.files([{of} if asked else set() for asked in due], alive)
+        if not any(found):
+            raise ScoreError(f"scores.{name}.of: no score gives a column {of!r}")
+        return [paths[0] if paths else None for paths in found]
+
+    def _place(
+        self, name: str, of: str, centres: Path, targets: Path | None, embeddings: Sequence[Path | None]
+    ) -> None:
+        """The number of the nearest centre, or whether it is among the targets', for each partition's embeddings."""
         content = [fingerprints.of_file(centres), targets and fingerprints.of_file(targets)]
-        used = sorted(path.name for paths in embeddings for path in paths)
-        how = ["nearest", score.of, used, content, fingerprints.code("mindvl_data.scores.nearest")]
-        missing = {p.samples: path for p, path in self._due(name, how, due)}
-        tasks = [
-            nearest.NearestTask(
-                files[0], score.of, centres, Path(targets) if targets else None, name, missing[p.samples]
-            )
-            for p, files in zip(self._partitions, embeddings, strict=True)
-            if p.samples in missing
-        ]
+        code = fingerprints.code("mindvl_data.scores.nearest")
+        known = self._files.setdefault(name, [None] * len(self._partitions))
+        tasks = []
+        for number, path in enumerate(embeddings):
+            if path is not None:
+                key = fingerprints.key(path.name, of, content, code)
+                known[number] = out = self._run.folder("scores") / f"{name}-{key}.parquet"
+                if not out.exists():
+                    tasks.append(nearest.NearestTask(path, of, centres, targets, name, out))
         self._run.step(f"score {name}", nearest.place, tasks)
 
     # ------------------------------------------------------------------------------------- the run's

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -18,7 +19,7 @@ from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.build.scoring import Scores
 from mindvl_data.build.summary import FunnelLine
-from mindvl_data.filters import NO_FILTER, FilterTask, Rule, dropped_by, named_by, numbers, threshold
+from mindvl_data.filters import NO_FILTER, FilterTask, Rule, dropped_by, group_names, named_by, numbers, threshold
 
 CODE = ("mindvl_data.filters",)
 
@@ -127,17 +128,29 @@ def numbers_of(
     run: Run, partitions: Sequence[Partition], scores: Scores, rule: Rule, pool: Pool
 ) -> NDArray[np.float64]:
     """What an expression is for every sample of a pool, float64 [n]; NaN where it is missing."""
+    tasks = _pool_tasks(run, partitions, scores, rule, pool)
+    found = [numbers(task)[pool.rows_of(number)] for number, task in tasks]
+    return np.concatenate([np.zeros(0), *found])
+
+
+def groups_of(run: Run, partitions: Sequence[Partition], scores: Scores, rule: Rule, pool: Pool) -> pl.Series:
+    """The same as text, String [n]; null where it is missing."""
+    tasks = _pool_tasks(run, partitions, scores, rule, pool)
+    found = [group_names(task).gather(pool.rows_of(number)) for number, task in tasks]
+    return pl.concat([pl.Series([], dtype=pl.String), *found])
+
+
+def _pool_tasks(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Rule, pool: Pool
+) -> list[tuple[int, FilterTask]]:
+    """How to evaluate an expression over every partition that has samples in the pool."""
     asked = [named_by((rule,)) if len(pool.rows_of(i)) else set() for i in range(len(partitions))]
     alive = [np.zeros(pq.read_metadata(p.samples).num_rows, bool) for p in partitions]
     for number, mask in enumerate(alive):
         mask[pool.rows_of(number)] = True
     files = scores.files(asked, alive)
-    found = [
-        numbers(_task(run, p, scored, (rule,), 0))[pool.rows_of(i)]
-        for i, (p, scored) in enumerate(zip(partitions, files, strict=True))
-        if asked[i]
-    ]
-    return np.concatenate([np.zeros(0), *found])
+    pairs = enumerate(zip(partitions, files, strict=True))
+    return [(i, _task(run, p, scored, (rule,), 0)) for i, (p, scored) in pairs if len(pool.rows_of(i))]
 
 
 def filter_funnel(run: Run, partitions: Sequence[Partition], selection: Selection) -> list[FunnelLine]:

@@ -1,4 +1,4 @@
-"""What leaves because of other samples: what evaluation sets hold, and what is there twice."""
+"""What leaves because of other samples: what evaluation sets hold, what is there twice, what is too many."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data import fingerprints, ledger
+from mindvl_data.balance import capped, staying, tempered
 from mindvl_data.build.pool import Pool, features, matches, pairs, pool_of
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.build.scoring import Scores
-from mindvl_data.build.selecting import numbers_of
+from mindvl_data.build.selecting import groups_of, numbers_of
 from mindvl_data.build.summary import FunnelLine
 from mindvl_data.dedup import kept_of, ranks
 from mindvl_data.filters import NO_FILTER
+from mindvl_data.recipe.balance import Balance
 from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 from mindvl_data.schema import Drop
 
@@ -46,13 +48,15 @@ def thin(
     first: Sequence[NDArray[np.int16]],
     scores: Scores,
 ) -> Thinned:
-    """Decontaminate, then remove duplicates, rule by rule, from what the filters left (see Selection.first)."""
+    """Decontaminate, remove duplicates, balance, rule by rule, from what the filters left (see Selection.first)."""
     thinned = Thinned([numbers == NO_FILTER for numbers in first])
     sets = Scores(run, evaluations)
     for rule in run.recipe.decontaminate:
         _decontaminate(run, partitions, evaluations, (scores, sets), rule, thinned)
-    for number, one in enumerate(run.recipe.dedup):
-        _dedup(run, partitions, scores, one, number, thinned)
+    for number, duplicates in enumerate(run.recipe.dedup):
+        _dedup(run, partitions, scores, duplicates, number, thinned)
+    for number, balance in enumerate(run.recipe.balance):
+        _balance(run, partitions, scores, balance, number, thinned)
     return thinned
 
 
@@ -110,7 +114,7 @@ def _dedup(
     pool = _pool(run, partitions, thinned, rule.sources)
     found = features(run, pool, partitions, scores, rule)
     ids = pool.ids(partitions)
-    prefer = None if rule.prefer is None else numbers_of(run, partitions, scores, run.preferences[number], pool)
+    prefer = _preferred(run, partitions, scores, f"dedup.{number}.prefer", pool)
 
     def look() -> dict[str, NDArray[Any]]:
         left, right = pairs(rule, found)
@@ -123,6 +127,40 @@ def _dedup(
     reason = "duplicate" if rule.near is None else "near_duplicate"
     details = [f"like {uid.tobytes().hex()}, which stays ({rule.said})" for uid in ids[result["other"]]]
     _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
+
+
+def _preferred(
+    run: Run, partitions: Sequence[Partition], scores: Scores, place: str, pool: Pool
+) -> NDArray[np.float64] | None:
+    rule = run.expressions.get(place)
+    return None if rule is None else numbers_of(run, partitions, scores, rule, pool)
+
+
+# --------------------------------------------------------------------------------------------- balance
+
+
+def _balance(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Balance, number: int, thinned: Thinned
+) -> None:
+    """Of each group so many stay as the rule says; cheap beside what its scores cost, so that nothing is stored."""
+    pool = _pool(run, partitions, thinned, rule.sources)
+    named = groups_of(run, partitions, scores, run.expressions[f"balance.{number}.by"], pool)
+    names = named.drop_nulls().unique().sort()
+    codes = named.replace_strict(names, pl.arange(0, len(names), eager=True), default=-1, return_dtype=pl.Int64)
+    groups = codes.to_numpy()
+    sizes = np.bincount(groups[groups >= 0], minlength=len(names)).astype(np.int64)
+    if rule.share is None:
+        assert rule.cap is not None
+        counts = capped(sizes, rule.cap)
+    else:
+        counts = tempered(sizes, rule.share, rule.temperature)
+    prefer = _preferred(run, partitions, scores, f"balance.{number}.prefer", pool)
+    lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
+    details = [
+        f"{rule.name}: {rule.by} is {name}: {counts[group]} of {sizes[group]} stay"
+        for name, group in zip(named.gather(lost).to_list(), groups[lost].tolist(), strict=True)
+    ]
+    _note(run, partitions, thinned, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
 
 
 # ---------------------------------------------------------------------------------------------- shared

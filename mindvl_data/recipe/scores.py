@@ -67,6 +67,19 @@ class NearestScore(Model):
         return (name,)
 
 
+class ClustersScore(Model):
+    """The number of a sample's cluster: k-means over the embeddings of another score (extra [cluster])."""
+
+    by: Literal["clusters"]
+    of: str
+    """The column of embeddings."""
+    clusters: int = Field(ge=2)
+    iterations: int = Field(20, ge=1)
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+
 class ClipScore(Model):
     """How well text and images fit: the cosine of their CLIP embeddings, by open_clip (extra [clip])."""
 
@@ -94,5 +107,6 @@ class JudgeScore(Asking):
 
 
 Score = Annotated[
-    FunctionScore | JoinedScore | UidsScore | NearestScore | ClipScore | JudgeScore, Field(discriminator="by")
+    FunctionScore | JoinedScore | UidsScore | NearestScore | ClustersScore | ClipScore | JudgeScore,
+    Field(discriminator="by"),
 ]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from mindvl_data.recipe.balance import Balance
 from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
@@ -42,6 +43,7 @@ class Recipe(Model):
     """Evaluation sets: read like sources, never drawn, and kept out of what is."""
     decontaminate: tuple[Decontaminate, ...] = ()
     dedup: tuple[Dedup, ...] = ()
+    balance: tuple[Balance, ...] = ()
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
     order: Order = Order()
@@ -55,6 +57,7 @@ class Recipe(Model):
         asked = [(f"stages.{stage}.mixture", name) for stage, s in self.stages.items() for name in s.mixture.sources()]
         asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
         asked += [(f"dedup.{i}.sources", name) for i, d in enumerate(self.dedup) for name in d.sources or ()]
+        asked += [(f"balance.{i}.sources", name) for i, b in enumerate(self.balance) for name in b.sources or ()]
         asked += [(f"decontaminate.{i}.sources", n) for i, d in enumerate(self.decontaminate) for n in d.sources or ()]
         for place, name in asked:
             if name not in self.sources:
