@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
+from mindvl_train.accelerators import Accelerator
 from mindvl_train.batch import BatchLayout
 from mindvl_train.config import LoadedConfig, ModelSettings, TrainConfig, validate
 from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import build_optimizer, freeze_all_but
+from mindvl_train.parallel.fit import StageShape, limits_of, sizes_for
+from mindvl_train.parallel.mesh import Sizes, world_size
 from mindvl_train.presets import read_preset
 from mindvl_train.stages import Stage, open_manifest, open_stages
 from mindvl_train.tokenizer_fit import check_fit
@@ -33,21 +36,30 @@ class Assembly:
         after_step: what to do with it after every optimizer step.
         kernel_names: the implementation of every operation.
         layout: how packs become batches.
-        stages: in their order.
+        stages: those that train, in their order.
+        average: the last stage's name and the shares of others in it, if it is an average.
+        sizes: of the mesh.
         holdout: the held-out set, if there is one.
-        device: where the model trains.
+        accelerator: where the model trains.
     """
 
     config: TrainConfig
     record: dict[str, Any]
     model: nn.Module
     weights: Mapping[str, Tensor] | None
-    after_step: Callable[[nn.Module], None]
+    after_step: Callable[[nn.Module], Mapping[str, float]]
     kernel_names: dict[str, str]
     layout: BatchLayout
     stages: list[Stage]
+    average: tuple[str, Mapping[str, float]] | None
+    sizes: Sizes
     holdout: Manifest | None
-    device: torch.device
+    accelerator: Accelerator
+
+    @property
+    def last_stage(self) -> int:
+        """What a finished run's progress counts: all stages, the average among them."""
+        return len(self.stages) + bool(self.average)
 
     @property
     def total_tokens(self) -> int:
@@ -85,6 +97,9 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     with torch.device("meta"):
         model = spec.build(model_config, kernels)
     _check_globs(model, config)
+    shapes = [StageShape(s.name, s.config.global_batch, s.config.micro_batch, s.manifest.seq_len) for s in stages]
+    sizes = sizes_for(config.mesh, world_size(), limits_of(model, shapes))
+    last = config.last_average
     first = stages[0].manifest
     manifest_ids = first.tokenizer["special_ids"]
     facts = {
@@ -113,8 +128,10 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
             loss_weight=config.loss_weight,
         ),
         stages=stages,
+        average=(last[0], last[1].average) if last else None,
+        sizes=sizes,
         holdout=holdout,
-        device=torch.device(accelerator.device_type),
+        accelerator=accelerator,
     )
 
 
@@ -146,5 +163,5 @@ def _fresh(model: ModelSettings) -> dict[str, Any]:
 
 def _check_globs(model: nn.Module, config: TrainConfig) -> None:
     """A glob that selects nothing in the last stage is better known before the first."""
-    for stage in config.stages.values():
+    for stage in config.trained_stages.values():
         build_optimizer(freeze_all_but(model, stage.train), stage.lr, config.optimizer)

@@ -56,8 +56,15 @@ class Batch:
         weights: [L] float32, each target's weight in the loss.
         total_weight: the sum of `weights`, on the host.
         num_tokens: tokens that are not padding.
+        num_targets: targets of its packs.
         num_images: images that belong to a token.
+        num_patches: their patches.
+        attention_cost: Σ l² over the segments that are not padding.
+        vision_cost: Σ n² over the frames of the images.
         packs: the packs' places in the manifest, for messages.
+        samples: the ids of their samples in hexadecimal, likewise.
+        feature_order: where ranks share packs (`parallel/context.py`): the order in which features leave.
+        features_sent, features_received: how many to and from each of those ranks.
     """
 
     ids: Tensor
@@ -75,8 +82,16 @@ class Batch:
     weights: Tensor
     total_weight: float
     num_tokens: int
+    num_targets: int
     num_images: int
+    num_patches: int
+    attention_cost: int
+    vision_cost: int
     packs: tuple[int, ...]
+    samples: tuple[str, ...]
+    feature_order: Tensor | None = None
+    features_sent: tuple[int, ...] = ()
+    features_received: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`, where levels become patches."""
@@ -152,8 +167,13 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, levels: bool = False) ->
         weights=torch.from_numpy(weights.astype(np.float32)),
         total_weight=float(weights.sum()),
         num_tokens=sum(pack.num_tokens for pack in packs),
+        num_targets=len(targets),
         num_images=sum(len(pack.images) for pack in packs),
+        num_patches=sum(pack.num_patches for pack in packs),
+        attention_cost=sum(pack.attention_cost for pack in packs),
+        vision_cost=sum(pack.vision_cost for pack in packs),
         packs=tuple(pack.index for pack in packs),
+        samples=tuple(sample.hex() for pack in packs for sample in pack.sample_ids),
     )
 
 

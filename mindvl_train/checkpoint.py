@@ -1,10 +1,11 @@
 """Checkpoints: weights, optimizer state and the place in the run, published whole or not at all.
 
-A checkpoint is a folder `step-<n>`, or `step-<n>-<stage>` at a stage's end, of safetensors files and a
-`state.json` that hashes them; nothing is pickled. It is written beside its place, flushed to the disk and
-renamed: a crash in the middle leaves the earlier ones as they were. There is no state of a random generator
-in it, because training draws
-nothing: weights are drawn by name, order comes from the manifest.
+A checkpoint is a folder `step-<n>`, or `step-<n>-<stage>` at a stage's end: under `weights/` and `optimizer/`
+the safetensors files that torch's distributed checkpoint writes, one a rank, and a `state.json` that hashes
+them; nothing is pickled, and any mesh reads it. Tensors are copied at once and written by a thread while
+training goes on; the folder is flushed to the disk and renamed last: a crash in the middle leaves the earlier
+ones as they were. There is no state of a random generator in it, because training draws nothing: weights are
+drawn by name, order comes from the manifest.
 """
 
 import hashlib
@@ -12,19 +13,25 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindvl_data.errors import UserError
+from mindvl_train.parallel import host
+from mindvl_train.parallel.mesh import is_first
 
-FORMAT_VERSION = 1
-WEIGHTS = "weights.safetensors"
-OPTIMIZER = "optimizer.safetensors"
+FORMAT_VERSION = 2
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
 STATE = "state.json"
 UNFINISHED = ".unfinished-"
 
@@ -43,7 +50,8 @@ class Progress:
         stage_step: optimizer steps taken in that stage.
         manifest: id of the manifest that `packs` counts in; empty at a stage's beginning.
         packs: packs of the stage delivered to the loop, over all ranks.
-        fingerprints: sha256 of every parameter at the stage's beginning.
+        skipped: of the steps, those without an update because the loss or gradient was no number.
+        fingerprints: of every parameter at the stage's beginning.
     """
 
     step: int = 0
@@ -51,55 +59,114 @@ class Progress:
     stage_step: int = 0
     manifest: str = ""
     packs: int = 0
+    skipped: int = 0
     fingerprints: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Its content; `optimizer` is empty at a stage's end, because the next stage begins with none."""
+    """What is saved; `optimizer` is empty at a stage's end, because the next stage begins with none.
+
+    Attributes:
+        parents: for an average, the checkpoints it was made of and their weights.
+    """
 
     progress: Progress
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
+    parents: Mapping[str, float] = field(default_factory=dict)
 
 
 class CheckpointFolder:
-    """The checkpoints of one run."""
+    """The checkpoints of one run; every rank has one and calls it alike."""
 
     def __init__(self, path: Path, keep: int) -> None:
         self.path = path
         self._keep = keep
+        # Its own group: the thread must not come between the collectives of training.
+        self._group = dist.new_group(backend="gloo")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future[None] | None = None
+        if is_first():
+            for left in path.glob(f"{UNFINISHED}*"):
+                shutil.rmtree(left)
+        dist.barrier()
 
-    def save(self, checkpoint: Checkpoint, ended_stage: str = "") -> Path:
-        """Publishes a checkpoint, then removes those past the last `keep`; ends of stages stay."""
-        self.path.mkdir(parents=True, exist_ok=True)
+    def __enter__(self) -> "CheckpointFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """What is being written is finished, whatever else went wrong."""
+        self._thread.shutdown()
+
+    def save(self, checkpoint: Checkpoint, ended_stage: str = "") -> None:
+        """Copies a checkpoint and returns; a thread publishes it, then removes those past the last `keep`.
+
+        Ends of stages stay. One is written at a time: the next waits for it, and raises what went wrong.
+        """
+        self.wait()
         name = f"step-{checkpoint.progress.step:08d}" + (f"-{ended_stage}" if ended_stage else "")
-        target = self.path / name
-        unfinished = self._set_aside(name)
-        unfinished.mkdir()
-        _write(unfinished, checkpoint)
-        os.rename(unfinished, target)
-        _sync(self.path)
-        self._prune()
-        return target
+        parts = {WEIGHTS: _copied(checkpoint.weights), OPTIMIZER: _copied(checkpoint.optimizer)}
+        state = {"progress": asdict(checkpoint.progress), "parents": dict(checkpoint.parents)}
+        self._saving = self._thread.submit(self._write, name, parts, state)
+
+    def wait(self) -> None:
+        """Until what was saved is published."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
 
     def latest(self) -> Path | None:
-        """The newest published checkpoint."""
-        return max(self.path.glob("step-*"), default=None)
+        """The newest published checkpoint, as the first rank sees it."""
+        found = newest(self.path)
+        name = host.gather_words(found.name if found else "")[0]
+        return self.path / name if name else None
 
-    def read_latest(self) -> Checkpoint | None:
-        """What the newest published checkpoint holds.
+    def end_of(self, stage: str) -> Path:
+        """The checkpoint at a stage's end.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: it is gone.
         """
-        latest = self.latest()
-        return read_checkpoint(latest) if latest else None
+        found = [path for path in self.path.glob(f"step-*-{stage}") if path.name.split("-", 2)[2] == stage]
+        if not found:
+            raise CheckpointError(f"{self.path}: the end of stage {stage} is gone; begin again in another --out")
+        return found[0]
+
+    def _write(self, name: str, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+        """On every rank, in its thread."""
+        unfinished = self._set_aside(name)
+        for part, tensors in parts.items():
+            if is_first():
+                (unfinished / part).mkdir(parents=True)
+            dist.barrier(self._group)
+            if tensors:
+                writer = HuggingFaceStorageWriter(str(unfinished / part), save_distributed=True)
+                save(dict(tensors), storage_writer=writer, process_group=self._group)
+        # Every rank hashes and flushes a part of what all have written.
+        files = sorted(unfinished.glob("*/*.safetensors"))[dist.get_rank() :: dist.get_world_size()]
+        hashes = {str(file.relative_to(unfinished)): _sha256(file) for file in files}
+        for file in files:
+            _sync(file)
+        heard = host.gather_words(json.dumps(hashes), self._group)
+        if is_first():
+            written = {file: digest for words in heard for file, digest in json.loads(words).items()}
+            self._publish(unfinished, name, state | {"files": dict(sorted(written.items()))})
+        dist.barrier(self._group)
+
+    def _publish(self, unfinished: Path, name: str, state: dict[str, Any]) -> None:
+        (unfinished / STATE).write_text(json.dumps({"format_version": FORMAT_VERSION} | state, indent=1) + "\n")
+        for part in (WEIGHTS, OPTIMIZER, STATE, "."):
+            _sync(unfinished / part)
+        os.rename(unfinished, self.path / name)
+        _sync(self.path)
+        self._prune()
 
     def _set_aside(self, name: str) -> Path:
         """A free path beside the checkpoints that no reader takes for one."""
         path = self.path / f"{UNFINISHED}{name}"
-        shutil.rmtree(path, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(path, ignore_errors=True)
         return path
 
     def _prune(self) -> None:
@@ -111,45 +178,72 @@ class CheckpointFolder:
             shutil.rmtree(doomed)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint and checks its hashes.
+def newest(folder: Path) -> Path | None:
+    """The newest published checkpoint of a folder."""
+    return max(folder.glob("step-*"), default=None)
+
+
+def read_progress(path: Path) -> Progress:
+    """The place in the run that a checkpoint stands for, once its files are checked against their hashes.
+
+    Every rank checks its share of them.
 
     Raises:
-        CheckpointError: a file is missing or altered.
+        CheckpointError: a file is missing or altered; ElsewhereError: another rank found it.
+    """
+    state: dict[str, Any] = {}
+    problem: CheckpointError | None = None
+    try:
+        state = read_state(path)
+        for name in sorted(state["files"])[dist.get_rank() :: dist.get_world_size()]:
+            if _sha256(path / name) != state["files"][name]:
+                raise _unusable(path, f"{name} was altered after it was written")
+    except CheckpointError as error:
+        problem = error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        problem = _unusable(path, f"{type(error).__name__}: {error}")
+    host.agree(problem)
+    return Progress(**state["progress"])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint's `state.json`.
+
+    Raises:
+        CheckpointError: it is none of this version.
     """
     try:
-        state = json.loads((path / STATE).read_text())
-        if state["format_version"] != FORMAT_VERSION:
-            raise _unusable(path, f"its format is {state['format_version']}, this version reads {FORMAT_VERSION}")
-        for name, expected in state["files"].items():
-            if _sha256(path / name) != expected:
-                raise _unusable(path, f"{name} was altered after it was written")
-        tensors = {name: load_file(path / name) for name in state["files"]}
-        return Checkpoint(Progress(**state["progress"]), tensors[WEIGHTS], tensors.get(OPTIMIZER, {}))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+        state: dict[str, Any] = json.loads((path / STATE).read_text())
+        found = state["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(path, f"{type(error).__name__}: {error}") from error
+    if found != FORMAT_VERSION:
+        raise _unusable(path, f"its format is {found}, this version reads {FORMAT_VERSION}")
+    return state
+
+
+def load_tensors(folder: Path, into: Mapping[str, Tensor]) -> None:
+    """Fills tensors from `weights/` or `optimizer/` of a checkpoint, whatever mesh wrote it.
+
+    Args:
+        folder: one of the two.
+        into: by name, all in the checkpoint; a rank fills its pieces.
+    """
+    load(dict(into), storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+def names_in(folder: Path) -> set[str]:
+    """The tensors that `weights/` or `optimizer/` of a checkpoint holds."""
+    return set(HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the host, so that training may change them."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _unusable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path}: {why}; remove this folder to go on from the checkpoint before it")
-
-
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    files = {WEIGHTS: checkpoint.weights}
-    if checkpoint.optimizer:
-        files[OPTIMIZER] = checkpoint.optimizer
-    for name, tensors in files.items():
-        save_file({key: tensor.detach().cpu() for key, tensor in tensors.items()}, folder / name)
-    state: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "progress": asdict(checkpoint.progress),
-        "files": {name: _sha256(folder / name) for name in files},
-    }
-    (folder / STATE).write_text(json.dumps(state, indent=1) + "\n")
-    for name in (*files, STATE, "."):
-        _sync(folder / name)
 
 
 def _sha256(path: Path) -> str:

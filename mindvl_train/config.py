@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from mindvl_data.errors import UserError
 from mindvl_train.kernels.registry import KernelConfig
@@ -101,10 +101,12 @@ class Until(Frozen):
 class StageConfig(Frozen):
     """One stage of a run: what it sees, what trains, how fast and how long.
 
-    `train` and the keys of `lr` are globs over parameter names; of several `lr` globs the first that matches
-    counts. `global_batch` is packs an optimizer step, `micro_batch` packs a forward pass.
+    `from` names the stage whose weights it begins with, by default the stage before it. `train` and the keys of
+    `lr` are globs over parameter names; of several `lr` globs the first that matches counts. `global_batch` is
+    packs an optimizer step over all ranks, `micro_batch` packs a forward pass of one of them.
     """
 
+    parent: str | None = Field(default=None, alias="from")
     manifest: str
     train: tuple[str, ...] = ("*",)
     lr: Annotated[dict[str, float], Field(min_length=1)]
@@ -118,6 +120,53 @@ class StageConfig(Frozen):
         if self.global_batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}")
         return self
+
+
+class AverageConfig(Frozen):
+    """The last stage of a run may be an average of the weights at other stages' ends, by name and share."""
+
+    average: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+# What a stage may be; the tags stand in the paths of pydantic's errors.
+STAGE_KINDS: dict[str, type[Frozen]] = {"(trained)": StageConfig, "(averaged)": AverageConfig}
+
+
+def _kind_of_stage(value: Any) -> str:
+    averaged = isinstance(value, AverageConfig) or (isinstance(value, Mapping) and "average" in value)
+    return "(averaged)" if averaged else "(trained)"
+
+
+AnyStage = Annotated[
+    Annotated[StageConfig, Tag("(trained)")] | Annotated[AverageConfig, Tag("(averaged)")],
+    Discriminator(_kind_of_stage),
+]
+
+
+class NonFiniteConfig(Frozen):
+    """What to do about a loss or gradient that is no number: stop and name its packs, or leave the step out.
+
+    at_most: steps of a run that may be left out before it stops all the same.
+    """
+
+    action: Literal["stop", "skip"] = "stop"
+    at_most: Positive = 10
+
+
+class MeshConfig(Frozen):
+    """How the ranks are laid out; the sizes of the first four multiply to the number of ranks.
+
+    replicate: copies of the sharded model (HSDP). shard: ranks that a copy is sharded over; None takes those
+    that the others leave. context: ranks that share the tokens of a pack (Ulysses). tensor: ranks that share
+    attention heads and feed-forward widths. expert: ranks that share the experts; folded over the same ranks
+    as shard, context and tensor.
+    """
+
+    replicate: Positive = 1
+    shard: Positive | None = None
+    context: Positive = 1
+    tensor: Positive = 1
+    expert: Positive = 1
 
 
 class LoaderConfig(Frozen):
@@ -151,10 +200,46 @@ class TrainConfig(Frozen):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_weight: Literal["token", "sample", "square_root"] = "token"
     holdout: str | None = None
-    stages: Annotated[dict[str, StageConfig], Field(min_length=1)]
+    # bfloat16: weights are gathered and used in bfloat16; kept, summed and stepped in float32.
+    precision: Literal["float32", "bfloat16"] = "float32"
+    mesh: MeshConfig = MeshConfig()
+    # Blocks keep their inputs alone and compute the rest again in the backward pass.
+    activation_checkpointing: bool = False
+    compile: bool = False
+    stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
+    non_finite: NonFiniteConfig = NonFiniteConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     loggers: tuple[str, ...] = ()
+
+    @property
+    def trained_stages(self) -> dict[str, StageConfig]:
+        """The stages that train, in their order."""
+        return {name: stage for name, stage in self.stages.items() if isinstance(stage, StageConfig)}
+
+    @property
+    def last_average(self) -> tuple[str, AverageConfig] | None:
+        """The name and content of the average that ends the run."""
+        name, last = list(self.stages.items())[-1]
+        return (name, last) if isinstance(last, AverageConfig) else None
+
+    @model_validator(mode="after")
+    def _stages_follow_from_earlier_ones(self) -> "TrainConfig":
+        earlier: list[str] = []
+        for name, stage in self.stages.items():
+            named = list(stage.average) if isinstance(stage, AverageConfig) else [stage.parent or name]
+            for other in named:
+                if other not in earlier and other != name:
+                    known = f"earlier are {', '.join(earlier)}" if earlier else "it is the first"
+                    raise ValueError(f"{name}: there is no earlier stage {other!r}; {known}")
+            if isinstance(stage, AverageConfig) and (name in stage.average or len(earlier) + 1 < len(self.stages)):
+                raise ValueError(f"{name}: an average stands last and is made of earlier stages")
+            if not re.fullmatch(r"[\w.+-]+", name):
+                raise ValueError(f"{name}: a stage's name is part of a folder's: letters, digits and _ . + - only")
+            earlier.append(name)
+        if not self.trained_stages:
+            raise ValueError("no stage trains")
+        return self
 
 
 @dataclass(frozen=True)
@@ -175,7 +260,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     for override in overrides:
         _set(raw, override)
     config = validate(TrainConfig, _resolve(raw, ""), str(path))
-    record = _keep_unresolved(config.model_dump(mode="json"), raw)
+    record = _keep_unresolved(config.model_dump(mode="json", by_alias=True), raw)
     return LoadedConfig(config, record)
 
 
@@ -255,7 +340,7 @@ def _keep_unresolved(record: Any, raw: Any) -> Any:
 
 def _problem(model: type[BaseModel], prefix: str, error: dict[str, Any]) -> str:
     path = [str(part) for part in error["loc"]]
-    dotted = prefix + ".".join(path)
+    dotted = prefix + ".".join(part for part in path if part not in STAGE_KINDS)
     if error["type"] != "extra_forbidden":
         return f"{dotted.rstrip('.')}: {error['msg'].removeprefix('Value error, ')}"
     known = _known_keys(model, path[:-1])
@@ -268,7 +353,10 @@ def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
     """The keys of the model that lies at `path` below `model`."""
     annotation: Any = model
     for key in path:
+        if key in STAGE_KINDS:
+            annotation = STAGE_KINDS[key]
+            continue
         is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
         # Below a model lies one of its fields, below a mapping what it holds.
         annotation = annotation.model_fields[key].annotation if is_model else get_args(annotation)[-1]
-    return list(annotation.model_fields)
+    return [field.alias or name for name, field in annotation.model_fields.items()]

@@ -73,7 +73,7 @@ class StageSummary:
         tokens: delivered, padding included.
         first_loss: mean over the first tenth of the steps.
         last_loss: mean over the last tenth.
-        holdout_before: loss on the held-out set at the stage's beginning; None without a held-out set.
+        holdout_before: loss on the held-out set at the end of the stage it began from; None without a held-out set.
         holdout_after: at its end.
         seconds: in steps, waiting for data included.
         moved: tensors that changed, by part of the model.
@@ -96,31 +96,30 @@ def summarise(records: Iterable[Record]) -> list[StageSummary]:
     """A finished run's records, in order → a summary of each of its stages."""
     summaries: list[StageSummary] = []
     steps: list[Record] = []
-    holdouts: list[float] = []
+    holdouts: dict[str, float] = {}
     for record in records:
         match record["event"]:
             case "step":
                 steps.append(record)
             case "evaluation":
-                holdouts.append(record["loss"])
+                holdouts[record["stage"]] = record["loss"]
             case "stage":
-                summaries.append(_summarise_stage(record, steps, holdouts[-2:]))
+                summaries.append(_summarise_stage(record, steps, holdouts))
                 steps = []
     return summaries
 
 
-def _summarise_stage(end: Record, steps: list[Record], holdouts: list[float]) -> StageSummary:
+def _summarise_stage(end: Record, steps: list[Record], holdouts: Mapping[str, float]) -> StageSummary:
     losses = [record["loss"] for record in steps]
     tenth = max(1, len(losses) // 10)
-    before, after = holdouts or (None, None)
     return StageSummary(
         name=end["stage"],
         steps=len(steps),
         tokens=sum(record["tokens"] + record["padding"] for record in steps),
         first_loss=sum(losses[:tenth]) / tenth,
         last_loss=sum(losses[-tenth:]) / tenth,
-        holdout_before=before,
-        holdout_after=after,
+        holdout_before=holdouts.get(end["parent"] or ""),
+        holdout_after=holdouts.get(end["stage"]),
         seconds=sum(record["seconds"] for record in steps),
         moved=end["moved"],
         unchanged=end["unchanged"],

@@ -1,6 +1,6 @@
 """AdamW over what a stage trains, with learning rates by parameter name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from mindvl_data.errors import UserError
 from mindvl_train.config import OptimizerConfig
+
+# AdamW's state of a parameter, besides the number of its steps.
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class GlobError(UserError):
@@ -82,22 +85,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as `<what>/<parameter name>` → tensor: no pickle, and no order of parameters."""
     return {
         f"{what}/{name}": tensor
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        for name, parameter in _named(optimizer)
         for what, tensor in optimizer.state.get(parameter, {}).items()
     }
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`, into an optimizer built over the same parameters."""
-    by_name: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        what, name = key.split("/", 1)
-        by_name.setdefault(name, {})[what] = tensor
+def prepare_state(optimizer: torch.optim.Optimizer, names: Container[str]) -> dict[str, Tensor]:
+    """Gives an optimizer without steps room for the state that `names` lists, to be filled in place.
+
+    Args:
+        optimizer: over the parameters that the names speak of, sharded in any way.
+        names: as `optimizer_tensors` gives them.
+    """
+    for name, parameter in _named(optimizer):
+        moments = {what: torch.zeros_like(parameter) for what in MOMENTS if f"{what}/{name}" in names}
+        if moments:
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            optimizer.state[parameter] = {"step": step, **moments}
+    return optimizer_tensors(optimizer)
+
+
+def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     for group in optimizer.param_groups:
-        for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            # Copied: memory mapped from a file is not aligned, and alignment decides the last bit of vector
-            # sums.
-            optimizer.state[parameter] = {
-                what: tensor.to(parameter.device, copy=True) for what, tensor in by_name.get(name, {}).items()
-            }
+        yield from zip(group["param_names"], group["params"], strict=True)

@@ -12,7 +12,10 @@ from mindvl_data.errors import UserError
 RECORD = "run.json"
 LOCK = ".lock"
 # What may change between two starts of one run, because no loss depends on it.
-FREE_KEYS = ("name", "data", "out", "weights", "loader", "checkpoint", "loggers")
+FREE_KEYS = (
+    *("name", "data", "out", "weights", "loader", "checkpoint", "loggers"),
+    *("mesh", "activation_checkpointing", "compile"),
+)
 
 
 class RunFolderError(UserError):

@@ -1,17 +1,16 @@
 """A stage of a run: its manifest, what trains in it, how fast and for how many steps."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest, read_manifest
 from mindvl_train import plugins
 from mindvl_train.config import StageConfig, TrainConfig
+from mindvl_train.fingerprints import fingerprints
 from mindvl_train.schedules import Schedule
 
 
@@ -29,6 +28,7 @@ class Stage:
 
     Attributes:
         name: its key in the run's YAML.
+        parent: the stage whose weights it begins with; None: the run's first weights.
         config: its part of the YAML.
         manifest: what it trains on.
         schedule: the learning rate's shape.
@@ -36,6 +36,7 @@ class Stage:
     """
 
     name: str
+    parent: str | None
     config: StageConfig
     manifest: Manifest
     schedule: Schedule
@@ -57,13 +58,17 @@ class Stage:
 
 
 def open_stages(config: TrainConfig) -> list[Stage]:
-    """The stages in their order.
+    """The stages that train, in their order.
 
     Raises:
         MissingManifestError, ManifestError: a manifest is not there, or damaged.
         PluginError: a schedule that nobody registers.
     """
-    return [_open_stage(name, stage, Path(config.data)) for name, stage in config.stages.items()]
+    stages: list[Stage] = []
+    for name, stage in config.trained_stages.items():
+        before = stages[-1].name if stages else None
+        stages.append(_open_stage(name, stage, stage.parent or before, Path(config.data)))
+    return stages
 
 
 def open_manifest(path: Path, key: str) -> Manifest:
@@ -80,11 +85,12 @@ def open_manifest(path: Path, key: str) -> Manifest:
     return read_manifest(path)
 
 
-def _open_stage(name: str, config: StageConfig, data: Path) -> Stage:
+def _open_stage(name: str, config: StageConfig, parent: str | None, data: Path) -> Stage:
     manifest = open_manifest(data / config.manifest, f"stages.{name}.manifest")
     packs = config.until.in_packs(manifest.num_packs, manifest.seq_len)
     return Stage(
         name=name,
+        parent=parent,
         config=config,
         manifest=manifest,
         schedule=plugins.load(plugins.SCHEDULES, config.schedule.name),
@@ -96,14 +102,6 @@ def steps_for(packs: int, packs_per_epoch: int, global_batch: int) -> int:
     """Steps that deliver `packs`; the last step of every epoch is filled up, not shared with the next."""
     epochs, rest = divmod(packs, packs_per_epoch)
     return epochs * -(-packs_per_epoch // global_batch) + -(-rest // global_batch)
-
-
-def fingerprints(model: nn.Module) -> dict[str, str]:
-    """The sha256 of every parameter's bytes."""
-    return {
-        name: hashlib.sha256(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-        for name, parameter in model.named_parameters()
-    }
 
 
 @dataclass(frozen=True)

@@ -7,34 +7,51 @@ for bit.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_data.stream import PackStream
 from mindvl_train import plugins
 from mindvl_train.assembly import Assembly, assemble
+from mindvl_train.average import average_into
 from mindvl_train.batch import Batch
-from mindvl_train.checkpoint import Checkpoint, CheckpointFolder, Progress
+from mindvl_train.checkpoint import (
+    OPTIMIZER,
+    WEIGHTS,
+    Checkpoint,
+    CheckpointFolder,
+    Progress,
+    load_tensors,
+    names_in,
+    read_progress,
+)
 from mindvl_train.config import LoadedConfig
+from mindvl_train.fingerprints import fingerprints
 from mindvl_train.loader import Loader, StepBatches
 from mindvl_train.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.optim import (
     build_optimizer,
     freeze_all_but,
-    load_optimizer_tensors,
     optimizer_tensors,
+    prepare_state,
     set_learning_rates,
 )
+from mindvl_train.parallel.context import share_of
+from mindvl_train.parallel.data import add_copies_up, clip_gradients, end_forward
+from mindvl_train.parallel.host import together, total
+from mindvl_train.parallel.mesh import Mesh, build_mesh, is_first, joined
+from mindvl_train.parallel.parallelise import parallelise
+from mindvl_train.rank_step import describe_non_finite, everyone, rank_step, step_record
 from mindvl_train.run_folder import claim, held
-from mindvl_train.stages import Stage, fingerprints, movement
+from mindvl_train.stages import Stage, movement, steps_for
 
 
 class NonFiniteError(UserError):
@@ -59,37 +76,47 @@ class Result:
 def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logger] = ()) -> Result:
     """Trains what the configuration says, from the last checkpoint in `folder` if there is one.
 
+    Every rank of the run calls it; alone, without torchrun, a process is the only rank.
+
     Args:
         loaded: the run's configuration.
         where: its file, for messages.
         folder: where checkpoints and metrics go.
-        loggers: receive the run's records, besides those that the configuration names.
+        loggers: receive the run's records on the first rank, besides those that the configuration names.
 
     Raises:
         UserError: what is wrong, where, and what to do.
     """
     parts = assemble(loaded, where)
-    with held(folder):
-        claim(folder, parts.record)
-        return _go_on(parts, folder, loggers)
+    with joined(parts.accelerator) as device, ExitStack() as stack:
+        mesh = build_mesh(parts.sizes, device)
+        with together():
+            if is_first():
+                stack.enter_context(held(folder))
+                claim(folder, parts.record)
+        checkpoints = stack.enter_context(CheckpointFolder(folder / "checkpoints", parts.config.checkpoint.keep))
+        return _go_on(parts, mesh, checkpoints, folder, loggers)
 
 
-def _go_on(parts: Assembly, folder: Path, loggers: Sequence[Logger]) -> Result:
+def _go_on(
+    parts: Assembly, mesh: Mesh, checkpoints: CheckpointFolder, folder: Path, loggers: Sequence[Logger]
+) -> Result:
     """From where the folder's last checkpoint stands to the end of the run."""
-    checkpoints = CheckpointFolder(folder / "checkpoints", parts.config.checkpoint.keep)
-    restored = checkpoints.read_latest()
-    finished = restored is not None and restored.progress.stage == len(parts.stages)
+    latest = checkpoints.latest()
+    progress = read_progress(latest) if latest else None
+    finished = progress is not None and progress.stage == parts.last_stage
     if not finished:
-        named = [plugins.load(plugins.LOGGERS, name)(folder) for name in ("jsonl", *parts.config.loggers)]
-        with _begun([*named, *loggers], parts, restored) as begun:
-            Trainer(parts, checkpoints, begun, restored).run()
+        names = ("jsonl", *parts.config.loggers)
+        named = [plugins.load(plugins.LOGGERS, name)(folder) for name in names] if is_first() else []
+        with _begun([*named, *loggers] if is_first() else [], parts, progress) as begun:
+            Trainer(parts, mesh, checkpoints, begun, latest, progress).run()
     return Result(finished, checkpoints.latest() or folder, summarise(read_records(folder / FILE_NAME)))
 
 
 @contextmanager
-def _begun(loggers: Sequence[Logger], parts: Assembly, restored: Checkpoint | None) -> Iterator[Sequence[Logger]]:
+def _begun(loggers: Sequence[Logger], parts: Assembly, restored: Progress | None) -> Iterator[Sequence[Logger]]:
     """The loggers, told where the run stands; closed however it ends."""
-    progress = restored.progress if restored else Progress()
+    progress = restored or Progress()
     done_tokens = parts.tokens_before(progress.stage, progress.stage_step)
     with ExitStack() as stack:
         for logger in loggers:
@@ -104,34 +131,44 @@ class Trainer:
     def __init__(
         self,
         parts: Assembly,
+        mesh: Mesh,
         checkpoints: CheckpointFolder,
         loggers: Sequence[Logger],
-        restored: Checkpoint | None,
+        latest: Path | None,
+        restored: Progress | None,
     ) -> None:
         self.parts = parts
+        self.mesh = mesh
         self.checkpoints = checkpoints
         self.loggers = loggers
-        self.restored = restored
-        self.progress = restored.progress if restored else Progress()
-        weights = restored.weights if restored else parts.weights
-        self.model = give_weights(parts.model, parts.config.seed, parts.device, weights)
+        self.latest = latest
+        self.progress = restored or Progress()
+        self.model = parallelise(parts.model, mesh, parts.config)
+        give_weights(self.model, parts.config.seed, mesh.device, None if latest else parts.weights)
+        if latest:
+            self._load_weights(latest)
 
     def run(self) -> None:
         """From where the run stands to its end."""
-        if self.restored is None:
+        if self.latest is None:
             self._log_run()
             self._evaluate(after="")
         for stage in self.parts.stages[self.progress.stage :]:
             self._run_stage(stage)
+        if self.parts.average:
+            self._average(*self.parts.average)
+        self.checkpoints.wait()
 
     def _run_stage(self, stage: Stage) -> None:
+        if self.progress.stage_step == 0:
+            self._begin_from(stage.parent)
         trained = freeze_all_but(self.model, stage.config.train)
         optimizer = build_optimizer(trained, stage.config.lr, self.parts.config.optimizer)
         if self.progress.stage_step == 0:
             self.progress = replace(self.progress, fingerprints=fingerprints(self.model))
-        elif self.restored:
-            load_optimizer_tensors(optimizer, self.restored.optimizer)
-        self.restored = None
+        elif self.latest:
+            load_tensors(self.latest / OPTIMIZER, prepare_state(optimizer, names_in(self.latest / OPTIMIZER)))
+        self.latest = None
         waiting_since = time.perf_counter()
         for batches in self._loader(stage).steps(stage.total_steps - self.progress.stage_step):
             self._take_step(stage, optimizer, batches, waiting_since)
@@ -143,26 +180,20 @@ class Trainer:
     def _take_step(
         self, stage: Stage, optimizer: torch.optim.Optimizer, batches: StepBatches, waiting_since: float
     ) -> None:
-        begun = time.perf_counter()
+        waited = time.perf_counter() - waiting_since
         rates = set_learning_rates(optimizer, stage.factor(self.progress.stage_step))
-        loss = self._accumulate(batches.batches)
-        norm = nn.utils.clip_grad_norm_(
-            [parameter for group in optimizer.param_groups for parameter in group["params"]],
-            self.parts.config.optimizer.clip_grad_norm,
-        ).item()
-        if not math.isfinite(loss + norm):
-            raise NonFiniteError(_describe_non_finite(stage, batches, loss, norm))
-        optimizer.step()
-        self.parts.after_step(self.model)
+        losses = self._accumulate(batches.batches)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        norm = clip_gradients(trained, self.parts.config.optimizer.clip_grad_norm)
+        rows = everyone(rank_step(batches.batches, losses, waited, self.mesh.device))
+        loss = sum(row.loss for row in rows)
+        self._advance(batches, skipped=not math.isfinite(loss + norm))
+        if math.isfinite(loss + norm):
+            optimizer.step()
+        else:
+            self._refuse_or_skip(stage, batches, losses, norm)
+        noted = self.parts.after_step(self.model)
         optimizer.zero_grad(set_to_none=True)
-        self.progress = replace(
-            self.progress,
-            step=self.progress.step + 1,
-            stage_step=self.progress.stage_step + 1,
-            manifest=batches.cursor.manifest,
-            packs=batches.cursor.packs,
-        )
-        ended = time.perf_counter()
         self._log(
             {
                 "event": "step",
@@ -173,33 +204,73 @@ class Trainer:
                 "loss": loss,
                 "grad_norm": norm,
                 "lr": rates,
-                **_counts(batches.batches, seconds=ended - waiting_since),
-                "wait_seconds": begun - waiting_since,
+                **step_record(rows, self.mesh.sizes.share, seconds=time.perf_counter() - waiting_since),
+                **noted,
+                "skipped": self.progress.skipped,
             }
         )
 
-    def _accumulate(self, batches: Sequence[Batch]) -> float:
-        """Gradients and loss of one step: weighted sums over all its micro-batches, divided once by all
-        weights.
+    def _accumulate(self, batches: Sequence[Batch]) -> list[float]:
+        """Gradients and losses of one step: weighted sums over its micro-batches, divided once by the weights of
+        all micro-batches of all ranks.
 
-        The result is the same for every split of the step into micro-batches. A process group would add the
-        weights of all ranks here, before the first forward pass, and the losses after the last.
+        Their sum over ranks is the same for every split of the step.
         """
-        divisor = sum(batch.total_weight for batch in batches)
-        total = torch.zeros((), device=self.parts.device)
-        for batch in batches:
-            loss: Tensor = self.model(batch.to(self.parts.device)) / divisor
+        batches = [share_of(batch, self.mesh) for batch in batches]
+        divisor = total(sum(batch.total_weight for batch in batches))
+        losses = []
+        for number, batch in enumerate(batches, start=1):
+            # Copies of the sharded model add their gradients up once a step.
+            add_copies_up(self.model, now=number == len(batches))
+            loss: Tensor = self.model(batch.to(self.mesh.device)) / divisor
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total.item()
+            losses.append(loss.detach())
+        return torch.stack(losses).tolist()
+
+    def _refuse_or_skip(self, stage: Stage, batches: StepBatches, losses: Sequence[float], norm: float) -> None:
+        rule = self.parts.config.non_finite
+        described = describe_non_finite(stage, batches.batches, losses, norm)
+        if rule.action == "stop" or self.progress.skipped > rule.at_most:
+            raise NonFiniteError(described)
+        self._log({"event": "skipped", "step": self.progress.step, "stage": stage.name, "why": described})
+
+    def _advance(self, batches: StepBatches, *, skipped: bool) -> None:
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            stage_step=self.progress.stage_step + 1,
+            manifest=batches.cursor.manifest,
+            packs=batches.cursor.packs,
+            skipped=self.progress.skipped + skipped,
+        )
+
+    def _begin_from(self, parent: str | None) -> None:
+        """The model holds the weights of the stage that ended last; a branch wants those of another."""
+        if self.progress.stage and parent not in (None, self.parts.stages[self.progress.stage - 1].name):
+            self._load_weights(self.checkpoints.end_of(str(parent)))
 
     def _end_stage(self, stage: Stage) -> None:
         self._evaluate(after=stage.name)
-        moved = movement(self.progress.fingerprints or {}, self.model)
-        self._log({"event": "stage", "step": self.progress.step, "stage": stage.name, **asdict(moved)})
-        self.progress = Progress(step=self.progress.step, stage=self.progress.stage + 1)
+        moved = asdict(movement(self.progress.fingerprints or {}, self.model))
+        self._log({"event": "stage", "step": self.progress.step, "stage": stage.name, "parent": stage.parent, **moved})
+        self._publish_end(stage.name)
+
+    def _average(self, name: str, shares: Mapping[str, float]) -> None:
+        """The run's last stage: the mean of the weights at other stages' ends."""
+        if self.progress.stage == self.parts.last_stage:
+            return
+        parents = {self.checkpoints.end_of(stage).name: share for stage, share in shares.items()}
+        average_into(self._weights(), {self.checkpoints.path / parent: share for parent, share in parents.items()})
+        self._evaluate(after=name)
+        self._log({"event": "average", "step": self.progress.step, "stage": name, "parents": parents})
+        self._publish_end(name, parents)
+
+    def _publish_end(self, stage: str, parents: Mapping[str, float] | None = None) -> None:
+        self.progress = Progress(self.progress.step, self.progress.stage + 1, skipped=self.progress.skipped)
         # The next stage builds its own optimizer: at a boundary only weights carry over.
-        self._save(optimizer=None, ended_stage=stage.name)
+        self.checkpoints.save(Checkpoint(self.progress, self._weights(), {}, parents or {}), stage)
+        # A branch may begin from here next.
+        self.checkpoints.wait()
 
     @torch.no_grad()
     def _evaluate(self, after: str) -> None:
@@ -208,11 +279,14 @@ class Trainer:
         if holdout is None:
             return
         loss, weight = 0.0, 0.0
-        for step in self._packs_of(holdout, global_batch=1, micro_batch=1).steps(holdout.num_packs):
-            for batch in step.batches:
-                loss += self.model(batch.to(self.parts.device)).item()
+        loader = self._packs_of(holdout, self.mesh.sizes.data, micro_batch=1)
+        for step in loader.steps(steps_for(holdout.num_packs, holdout.num_packs, self.mesh.sizes.data)):
+            for batch in (share_of(batch, self.mesh) for batch in step.batches):
+                loss += self.model(batch.to(self.mesh.device)).item()
                 weight += batch.total_weight
-        self._log({"event": "evaluation", "step": self.progress.step, "stage": after, "loss": loss / weight})
+        end_forward(self.model)
+        mean = total(loss) / total(weight)
+        self._log({"event": "evaluation", "step": self.progress.step, "stage": after, "loss": mean})
 
     def _loader(self, stage: Stage) -> Loader:
         loader = self._packs_of(stage.manifest, stage.config.global_batch, stage.config.micro_batch)
@@ -221,28 +295,32 @@ class Trainer:
         return loader
 
     def _packs_of(self, manifest: Manifest, global_batch: int, micro_batch: int) -> Loader:
-        settings = self.parts.config.loader
-        stream = PackStream(manifest, global_batch=global_batch, epochs=None)
-        return Loader(stream, global_batch, micro_batch, self.parts.layout, settings.workers, settings.ahead)
+        settings, ranks = self.parts.config.loader, self.mesh.sizes.data
+        stream = PackStream(manifest, self.mesh.data_rank, ranks, global_batch, epochs=None, deal="cost")
+        layout = self.parts.layout
+        return Loader(stream, global_batch // ranks, micro_batch, layout, settings.workers, settings.ahead)
 
     def _checkpoint_is_due(self, stage: Stage) -> bool:
         step = self.progress.stage_step
         return step % self.parts.config.checkpoint.every_steps == 0 and step < stage.total_steps
 
-    def _save(self, optimizer: torch.optim.Optimizer | None, ended_stage: str = "") -> None:
-        checkpoint = Checkpoint(
-            progress=self.progress,
-            weights=dict(self.model.named_parameters()),
-            optimizer=optimizer_tensors(optimizer) if optimizer else {},
-        )
-        self.checkpoints.save(checkpoint, ended_stage)
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer)))
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    def _load_weights(self, checkpoint: Path) -> None:
+        load_tensors(checkpoint / WEIGHTS, self._weights())
 
     def _log_run(self) -> None:
         self._log(
             {
                 "event": "run",
                 "step": 0,
-                "device": str(self.parts.device),
+                "device": str(self.mesh.device),
+                "ranks": self.mesh.sizes.ranks,
+                "mesh": str(self.mesh.sizes),
                 "kernels": self.parts.kernel_names,
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "torch": torch.__version__,
@@ -253,30 +331,3 @@ class Trainer:
     def _log(self, record: Record) -> None:
         for logger in self.loggers:
             logger.log(record)
-
-
-def _counts(batches: Sequence[Batch], seconds: float) -> dict[str, float]:
-    """What a step consumed, and how fast; `tokens` are without padding."""
-    tokens = sum(batch.num_tokens for batch in batches)
-    delivered = sum(len(batch.ids) for batch in batches)
-    loss_tokens = sum(len(batch.targets) for batch in batches)
-    return {
-        "tokens": tokens,
-        "padding": delivered - tokens,
-        "padding_share": 1.0 - tokens / delivered,
-        "loss_tokens": loss_tokens,
-        "images": sum(batch.num_images for batch in batches),
-        "patches": sum(len(batch.patches) for batch in batches),
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "loss_tokens_per_second": loss_tokens / seconds,
-    }
-
-
-def _describe_non_finite(stage: Stage, batches: StepBatches, loss: float, norm: float) -> str:
-    packs = ", ".join(str(pack) for batch in batches.batches for pack in batch.packs)
-    return (
-        f"{stage.name}: the loss is {loss} and the gradient's norm {norm} on packs {packs} of "
-        f"{stage.manifest.path}; look at them with `python -m mindvl_data show MANIFEST --pack N`, "
-        "or lower the learning rate"
-    )

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from mindvl_train.parallel.pieces import local, place_of
+
 DEVIATION = 0.02
 # What is added to the residual stream; their deviation shrinks with depth (GPT-2, Radford et al. 2019, 2.3).
 RESIDUAL_OUTPUTS = (".proj.weight", ".o_proj.weight", ".down_proj.weight", ".experts.down_proj")
@@ -22,7 +24,7 @@ def give_weights(
     """Gives a model on the meta device its memory on `device`, and its weights.
 
     Args:
-        model: without memory.
+        model: without memory; sharded or not: a rank takes its pieces.
         seed: of the draws; unused when `weights` are given.
         device: where the parameters shall lie.
         weights: one tensor a parameter name; None draws fresh ones.
@@ -33,7 +35,7 @@ def give_weights(
         for name, parameter in model.named_parameters():
             # Copied in place even from a file: memory mapped from it is not aligned, and alignment decides
             # the last bit of a product of matrices.
-            parameter.copy_(source[name])
+            local(parameter).copy_(source[name][place_of(parameter)])
         for buffer in model.buffers():
             buffer.zero_()
     return model

@@ -1,14 +1,17 @@
 """Mixture of experts: Qwen3-MoE's router and that of DeepSeek-V3 (arXiv 2412.19437, 2.1.2), dropless."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.layers import FeedForward
+from mindvl_train.parallel.pieces import local, place_of
 
 
 class MoEConfig(BaseModel):
@@ -99,6 +102,15 @@ def _tokens_of_each(experts: Tensor, num_experts: int) -> Tensor:
     )
 
 
+# Tokens sorted by expert and their counts → those of this rank's experts, and what brings their outputs back.
+Exchange = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]]
+
+
+def stay(tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """All experts are here."""
+    return tokens, counts, lambda outputs: outputs
+
+
 class Experts(nn.Module):
     """Gated feed-forward layers, their weights stacked: [E, out, in]."""
 
@@ -109,14 +121,15 @@ class Experts(nn.Module):
         self.up_proj = nn.Parameter(torch.empty(into))
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, size, out))
         self.kernels = kernels
+        # What brings tokens to the experts of this rank; all are here unless expert parallelism says otherwise.
+        self.exchange: Exchange = stay
 
     def forward(self, tokens: Tensor, counts: Tensor) -> Tensor:
         """[M, size] sorted by expert, [E] tokens of each → [M, size]."""
-        gate, up = (
-            self.kernels.grouped_gemm(tokens, weight.transpose(1, 2), counts)
-            for weight in (self.gate_proj, self.up_proj)
-        )
-        return self.kernels.grouped_gemm(self.kernels.swiglu(gate, up), self.down_proj.transpose(1, 2), counts)
+        tokens, counts, back = self.exchange(tokens, counts)
+        gate, up, down = (local(weight).transpose(1, 2) for weight in (self.gate_proj, self.up_proj, self.down_proj))
+        gated, widened = (self.kernels.grouped_gemm(tokens, weight, counts) for weight in (gate, up))
+        return back(self.kernels.grouped_gemm(self.kernels.swiglu(gated, widened), down, counts))
 
 
 class MixtureOfExperts(nn.Module):
@@ -143,7 +156,8 @@ class MixtureOfExperts(nn.Module):
         tokens = hidden.index_select(0, real)
         experts, weights = self.gate(tokens)
         counts = _tokens_of_each(experts, len(self.tokens_per_expert))
-        if torch.is_grad_enabled():
+        # Activation checkpointing computes a second time within the backward pass.
+        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self.tokens_per_expert.add_(counts)
         permuted, places = self.kernels.moe_permute(tokens, experts)
         routed = self.kernels.moe_unpermute(self.experts(permuted, counts), places, weights)
@@ -171,16 +185,27 @@ def auxiliary_loss(model: nn.Module) -> Tensor | None:
 
 
 @torch.no_grad()
-def balance(model: nn.Module) -> None:
+def balance(model: nn.Module) -> dict[str, float]:
     """Moves the bias of every router that trains, by the tokens since the last call (arXiv 2408.15664).
 
-    The moves of a router add up to zero: a bias common to all experts chooses nothing. With a process group the
-    counts of all ranks would be added first.
+    The moves of a router add up to zero: a bias common to all experts chooses nothing. The tokens of all ranks
+    count.
+
+    Returns:
+        `expert_load`, the tokens of the busiest expert over the mean, the worst of all layers, and
+        `idle_experts`, those of all layers that no token chose; nothing without experts.
     """
-    for layer in model.modules():
-        if isinstance(layer, MixtureOfExperts):
-            bias, speed = layer.gate.e_score_correction_bias, layer.gate.config.balance_speed
-            if bias is not None and speed is not None and bias.requires_grad:
-                moves = speed * torch.sign(layer.tokens_per_expert.mean() - layer.tokens_per_expert)
-                bias.add_(moves - moves.mean())
-            layer.tokens_per_expert.zero_()
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    if not layers:
+        return {}
+    counts = torch.stack([layer.tokens_per_expert for layer in layers])
+    if dist.is_initialized():
+        dist.all_reduce(counts)
+    for layer, tokens in zip(layers, counts, strict=True):
+        bias, speed = layer.gate.e_score_correction_bias, layer.gate.config.balance_speed
+        if bias is not None and speed is not None and bias.requires_grad:
+            moves = speed * torch.sign(tokens.mean() - tokens)
+            local(bias).add_((moves - moves.mean())[place_of(bias)])
+        layer.tokens_per_expert.zero_()
+    loads = counts.amax(dim=1) / counts.mean(dim=1).clamp(min=1.0)
+    return {"expert_load": float(loads.max()), "idle_experts": int((counts == 0).sum())}

@@ -1,6 +1,6 @@
 """What a model plugin is: an entry point of the group `mindvl_train.models` holds a `ModelSpec`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +38,11 @@ class ModelSpec:
         inputs: config → what it expects of a manifest.
         build: (config, kernels) → a module whose `forward(batch)` returns the sum of weighted token losses;
             called on the meta device, so that a model costs nothing before its weights are known.
-        after_step: called with the module after every optimizer step, for what does not train by gradients.
+        after_step: called with the module after every optimizer step, for what does not train by gradients;
+            returns what is to be logged of it.
     """
 
     config: type[BaseModel]
     inputs: Callable[[Any], ModelInputs]
     build: Callable[[Any, Kernels], nn.Module]
-    after_step: Callable[[nn.Module], None] = lambda model: None
+    after_step: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}

@@ -42,6 +42,8 @@ class VLM(nn.Module):
         self.projector = Projector(config.vision, config.decoder.hidden_size, kernels)
         self.decoder: Decoder = decoder(config.decoder, kernels)
         self.kernels = kernels
+        # Brings features to the rank of their tokens; all are here unless ranks share packs.
+        self.send_features: Callable[[Tensor, Batch], Tensor] = lambda features, batch: features
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
@@ -67,7 +69,7 @@ class VLM(nn.Module):
 
     def _hidden(self, batch: Batch, features: Tensor) -> Tensor:
         embeddings = self.decoder.embed_tokens(batch.ids)
-        placed = features[: len(features) - batch.num_masked_features]
+        placed = self.send_features(features[: len(features) - batch.num_masked_features], batch)
         if len(placed) != len(batch.placeholders):
             raise ValueError(
                 f"{len(placed)} image features for {len(batch.placeholders)} image placeholders: the batch's "

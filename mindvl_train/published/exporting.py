@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mindvl_train import plugins
-from mindvl_train.checkpoint import WEIGHTS, CheckpointFolder
+from mindvl_train.checkpoint import WEIGHTS, newest
 from mindvl_train.imported import DESCRIPTION, PUBLISHED, read_imported
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.published.family import Joint, Json, Language, Naming, PublishedError, plain
@@ -26,7 +26,8 @@ from mindvl_train.published.importing import KEPT_WIDE, LANGUAGE, PROJECTOR, VIS
 from mindvl_train.published.processor import write_processor
 from mindvl_train.published.qwen2_5_vl import ALONE
 from mindvl_train.run_folder import RECORD
-from mindvl_train.tensor_files import SINGLE, new_folder, open_files, write_folder
+from mindvl_train.saved_weights import open_saved
+from mindvl_train.tensor_files import SINGLE, new_folder, write_folder
 
 # What a published `config.json` may say and what we write is not: quantised, with code of its own, with a layer that
 # predicts a second token. None: the key goes.
@@ -112,7 +113,7 @@ def _open(source: Path) -> Trained:
             source / PUBLISHED,
             {},
         )
-    checkpoint = CheckpointFolder(source / "checkpoints", 1).latest() or source
+    checkpoint = newest(source / "checkpoints") or source
     record_path = (checkpoint.parent.parent / RECORD).resolve()
     if not (checkpoint / WEIGHTS).exists() or not record_path.exists():
         raise PublishedError(f"{source}: is neither a model folder nor a run's folder nor one of its checkpoints")
@@ -121,7 +122,7 @@ def _open(source: Path) -> Trained:
     return Trained(
         model=record["model"]["name"],
         config=_config(record["model"]["name"], record["model"]["config"]),
-        weights=open_files([checkpoint / WEIGHTS]),
+        weights=open_saved(checkpoint / WEIGHTS),
         special_ids=record["special_ids"],
         published=read_imported(Path(begun_from)).folder / PUBLISHED if begun_from else None,
         data={key: record[key] for key in ("tokenizer", "chat_template", "resolution")},

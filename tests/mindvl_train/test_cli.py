@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mindvl_train.cli import app
 from tests.mindvl_train.synthetic import write_run
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 QUICK = ["--set", "stages.warmup.until={packs: 2}", "--set", "stages.everything.until={packs: 3}"]
 
 
@@ -97,11 +98,11 @@ def test_a_shard_that_was_altered_is_named(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_named(run_yaml: Path, tmp_path: Path) -> None:
     arguments = ["run", str(run_yaml), "--out", str(tmp_path), *QUICK]
     CliRunner().invoke(app, arguments)
-    weights = tmp_path / "checkpoints" / "step-00000002-everything" / "weights.safetensors"
+    weights = tmp_path / "checkpoints" / "step-00000002-everything" / "weights" / SHARD
     weights.write_bytes(weights.read_bytes()[:-4])
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "weights.safetensors was altered after it was written" in result.stderr
+    assert f"weights/{SHARD} was altered after it was written" in result.stderr
 
 
 def test_the_trainer_imports_neither_polars_nor_a_step_of_the_engine() -> None:

@@ -6,16 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindvl_data.stream import next_step
+from mindvl_data.stream.course import Course, Stretch
+from mindvl_data.stream.weights import arrange
+from mindvl_train.fingerprints import fingerprints
 from mindvl_train.optim import freeze_all_but
-from mindvl_train.stages import FrozenMovedError, fingerprints, movement, steps_for
+from mindvl_train.stages import FrozenMovedError, movement, steps_for
 from tests.mindvl_train.synthetic import tiny_model
 
 
 @given(packs=st.integers(1, 60), per_epoch=st.integers(1, 20), global_batch=st.integers(1, 9))
 def test_the_steps_of_a_stage_are_those_that_the_stream_takes(packs: int, per_epoch: int, global_batch: int) -> None:
+    course = Course("", (per_epoch,), (Stretch((0,), arrange([1]), 0, None, (0,)),))
     cursor, steps = 0, 0
     while cursor < packs:
-        cursor, steps = next_step(cursor, per_epoch, global_batch, "pad").after, steps + 1
+        cursor, steps = next_step(course, cursor, global_batch, "pad").after, steps + 1
     assert steps_for(packs, per_epoch, global_batch) == steps
 
 

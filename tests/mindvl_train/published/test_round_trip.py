@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from mindvl_train import tensor_files
 from mindvl_train.batch import collate
-from mindvl_train.checkpoint import read_checkpoint
 from mindvl_train.cli import app
 from mindvl_train.config import load_config
 from mindvl_train.imported import read_imported
@@ -22,6 +21,7 @@ from mindvl_train.published.exporting import export_model
 from mindvl_train.published.family import PublishedError
 from mindvl_train.published.importing import import_model
 from mindvl_train.run_folder import RunFolderError
+from mindvl_train.saved_weights import open_saved
 from mindvl_train.tensor_files import open_folder
 from mindvl_train.tokenizer_fit import FitError
 from mindvl_train.trainer import train
@@ -95,7 +95,7 @@ def trained(folder: Path, weights: Path | None) -> tuple[Path, dict[str, Any]]:
     path = write_run(folder, model=model)
     quick = [f"stages.{stage}.until={{packs: 1}}" for stage in ("warmup", "everything")]
     result = train(load_config(path, quick), str(path), folder / "run")
-    return folder / "run", dict(read_checkpoint(result.checkpoint).weights)
+    return folder / "run", dict(open_saved(result.checkpoint / "weights"))
 
 
 def test_a_run_begins_from_imported_weights_and_its_export_answers_the_same(tmp_path: Path) -> None:

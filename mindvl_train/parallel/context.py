@@ -1,0 +1,174 @@
+"""Ranks that share packs: each holds a run of their tokens and some of their images.
+
+Attention sees whole packs: before it every rank gives the tokens of the other heads away and gets all tokens
+of its own (DeepSpeed Ulysses, arXiv 2309.14509), so segments stay as they are. The vision tower sees whole
+frames, which know nothing of each other: they are dealt to the ranks, and their features are sent to where the
+placeholders are.
+"""
+
+from dataclasses import replace
+from math import gcd
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mindvl_train.batch import Batch
+from mindvl_train.kernels.registry import Attention
+from mindvl_train.kernels.segments import Segments
+from mindvl_train.models.decoder import DecoderAttention
+from mindvl_train.models.latent_attention import LatentAttention
+from mindvl_train.models.vlm import VLM
+from mindvl_train.parallel.collectives import exchange
+from mindvl_train.parallel.mesh import Mesh
+
+
+def divide(model: nn.Module, mesh: Mesh) -> None:
+    """Lets the decoder's attention see the tokens of all context ranks, and features find their tokens."""
+    for module in model.modules():
+        if isinstance(module, DecoderAttention | LatentAttention) and mesh.sizes.context > 1:
+            attention = Ulysses(module.kernels.attention, mesh.context.get_group())
+            module.kernels = replace(module.kernels, attention=attention)
+    if isinstance(model, VLM) and mesh.sizes.share > 1:
+        model.send_features = FeatureExchange(mesh.share.get_group())
+
+
+class Ulysses:
+    """An attention kernel over all tokens and a share of the heads, for a share of the tokens and all heads."""
+
+    def __init__(self, kernel: Attention, group: dist.ProcessGroup) -> None:
+        self._kernel = kernel
+        self._group = group
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    ) -> Tensor:
+        """As the kernel, but for a rank's run of T / ranks tokens; `segments` are those of all T."""
+        ranks, kv_heads = self._group.size(), key.shape[1]
+        # With fewer key-value heads than ranks, several ranks get the same one.
+        copies = ranks // gcd(ranks, kv_heads)
+        key, value = (heads.repeat_interleave(copies, dim=1) for heads in (key, value))
+        query, key, value = (self._to_heads(each) for each in (query, key, value))
+        return self._to_tokens(self._kernel(query, key, value, segments, causal=causal, scale=scale))
+
+    def _to_heads(self, tokens: Tensor) -> Tensor:
+        """[T / ranks, heads, D] → [T, heads / ranks, D]."""
+        ranks = self._group.size()
+        by_rank = tokens.reshape(len(tokens), ranks, -1, tokens.shape[2]).transpose(0, 1)
+        even = [1] * ranks
+        return exchange(by_rank, even, even, self._group).flatten(0, 1)
+
+    def _to_tokens(self, heads: Tensor) -> Tensor:
+        """The inverse."""
+        ranks = self._group.size()
+        even = [1] * ranks
+        by_rank = exchange(heads.reshape(ranks, -1, *heads.shape[1:]), even, even, self._group)
+        return by_rank.transpose(0, 1).flatten(1, 2)
+
+
+class FeatureExchange:
+    """Sends image features to the ranks that hold their placeholders."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+
+    def __call__(self, features: Tensor, batch: Batch) -> Tensor:
+        """[features of this rank's frames, D] → [placeholders of this rank, D], in the placeholders' order."""
+        ordered = features if batch.feature_order is None else features.index_select(0, batch.feature_order)
+        return exchange(ordered, batch.features_sent, batch.features_received, self._group)
+
+
+def share_of(batch: Batch, mesh: Mesh) -> Batch:
+    """What one rank of those that share a micro-batch takes of it.
+
+    Its tokens are a run of T / (context · tensor); `positions` are those of all its tensor ranks together, because
+    attention gathers their tokens first. `segments` stay whole.
+    """
+    sizes, rank = mesh.sizes, mesh.share_rank
+    if sizes.share == 1:
+        return batch
+    run = len(batch.ids) // sizes.share
+    tokens = slice(rank * run, (rank + 1) * run)
+    chunk = rank // sizes.tensor * sizes.tensor * run
+    real = _within(batch.real, tokens)
+    learnt = _within(batch.predictors, tokens)
+    weights = batch.weights[learnt]
+    return replace(
+        _with_frames(batch, sizes.share, rank, run),
+        ids=batch.ids[tokens],
+        positions=batch.positions[..., chunk : chunk + sizes.tensor * run],
+        real=batch.real[real] - tokens.start,
+        predictors=batch.predictors[learnt] - tokens.start,
+        targets=batch.targets[learnt],
+        weights=weights,
+        total_weight=float(weights.double().sum()),
+    )
+
+
+def _within(places: Tensor, run: slice) -> Tensor:
+    return torch.nonzero((places >= run.start) & (places < run.stop)).flatten()
+
+
+def _with_frames(batch: Batch, ranks: int, rank: int, run: int) -> Batch:
+    """The same with this rank's frames alone, and where their features go."""
+    images = len(batch.placeholders) > 0
+    lengths = batch.image_segments.lengths if images else []
+    block = len(batch.patches) // max(1, len(batch.placeholders)) if images else len(batch.patches)
+    dealt = _deal(lengths, ranks)
+    sent = [_features_of(batch, frames, block) for frames in dealt]
+    # By source and destination: the places of the tokens, in order.
+    arriving = [torch.sort(tokens[tokens // run == rank]).values for tokens in sent]
+    mine = sent[rank]
+    order = torch.argsort(mine)
+    frames = dealt[rank]
+    return replace(
+        batch if not images else _only(batch, frames, block),
+        placeholders=torch.cat(arriving) - rank * run if images else batch.placeholders,
+        feature_order=order,
+        features_sent=tuple(torch.bincount(mine // run, minlength=ranks).tolist()),
+        features_received=tuple(len(tokens) for tokens in arriving),
+    )
+
+
+def _deal(lengths: list[int], ranks: int) -> list[list[int]]:
+    """Frames to ranks, the longest first, each to the rank with the fewest patches."""
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for frame in sorted(range(len(lengths)), key=lambda frame: (-lengths[frame], frame)):
+        rank = loads.index(min(loads))
+        dealt[rank].append(frame)
+        loads[rank] += lengths[frame]
+    return [sorted(frames) for frames in dealt]
+
+
+def _features_of(batch: Batch, frames: list[int], block: int) -> Tensor:
+    """The tokens whose placeholders the features of these frames replace, in the features' order."""
+    bounds = batch.image_segments.cu_seqlens
+    runs = [batch.placeholders[bounds[frame] // block : bounds[frame + 1] // block] for frame in frames]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *runs])
+
+
+def _only(batch: Batch, frames: list[int], block: int) -> Batch:
+    """The patches of these frames; of none, one merge block of zeros that belongs to no placeholder."""
+    bounds = batch.image_segments.cu_seqlens
+    runs = [slice(bounds[frame], bounds[frame + 1]) for frame in frames]
+    if not runs:
+        masked = Segments.of([block])
+        return replace(
+            batch,
+            patches=torch.zeros_like(batch.patches[:block]),
+            patch_positions=batch.patch_positions[:block],
+            image_segments=masked,
+            window_segments=masked,
+            num_masked_features=1,
+        )
+    windows = list(zip(batch.window_segments.cu_seqlens, batch.window_segments.cu_seqlens[1:], strict=False))
+    return replace(
+        batch,
+        patches=torch.cat([batch.patches[run] for run in runs]),
+        patch_positions=torch.cat([batch.patch_positions[run] for run in runs]),
+        image_segments=Segments.of(run.stop - run.start for run in runs),
+        window_segments=Segments.of(
+            stop - start for run in runs for start, stop in windows if run.start <= start < run.stop
+        ),
+    )

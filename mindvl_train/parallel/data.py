@@ -1,0 +1,113 @@
+"""Every weight sharded over the ranks that hold the same piece of it (FSDP2), gathered a block at a time."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._composable.checkpoint_activation import checkpoint
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, HSDPMeshInfo, ShardPlacementResult
+from torch.distributed.tensor import DTensor, Shard
+
+from mindvl_train.config import TrainConfig
+from mindvl_train.models.moe import Router
+from mindvl_train.parallel import host
+from mindvl_train.parallel.mesh import Mesh
+from mindvl_train.parallel.pieces import copies_of, local
+
+# [experts, out, in].
+EXPERT_DIMENSIONS = 3
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """What is gathered, checkpointed and compiled at a time: the members of every `nn.ModuleList`."""
+    return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
+
+
+def shard(model: nn.Module, mesh: Mesh, config: TrainConfig) -> None:
+    """Shards a model without memory in place; tensor and expert parallelism have divided it before.
+
+    A rank alone keeps it whole: there is nothing to gather, unless weights are used in another type.
+    Gradients are summed and never divided: the loss has been divided by the weights of all ranks. HCCL knows
+    plain sums alone.
+    """
+    alone = mesh.sizes.ranks == 1 and config.precision == "float32"
+    wide = MixedPrecisionPolicy(cast_forward_inputs=False)
+    narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    policy = narrow if config.precision == "bfloat16" else wide
+    place = _placing(mesh)
+    # A router's scores differ by less than a step of bfloat16.
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    for module in routers if policy is narrow else []:
+        fully_shard(module, mesh=mesh.whole, shard_placement_fn=place, mp_policy=wide)
+    for block in blocks_of(model):
+        if config.compile:
+            # The forward alone: what gathers weights and computes again stays around it.
+            setattr(block, "forward", torch.compile(block.forward))  # noqa: B010
+        if config.activation_checkpointing:
+            checkpoint(block)
+        if not alone:
+            fully_shard(block, mesh=mesh.whole, shard_placement_fn=place, mp_policy=policy)
+    if alone:
+        return
+    fully_shard(model, mesh=mesh.whole, shard_placement_fn=place, mp_policy=policy)
+    for sharded in model.modules():
+        if isinstance(sharded, FSDPModule):
+            sharded.set_gradient_divide_factor(1.0)
+            sharded.set_force_sum_reduction_for_comms(True)
+
+
+def end_forward(model: nn.Module) -> None:
+    """Takes back what a forward pass without a backward pass leaves gathered: the parameters are the pieces
+    again."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def add_copies_up(model: nn.Module, *, now: bool) -> None:
+    """Whether the next backward pass adds gradients up over the copies of the sharded model: once a step is
+    enough."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(now)
+
+
+def _placing(mesh: Mesh) -> Callable[[nn.Parameter], ShardPlacementResult]:
+    """Which mesh a weight is sharded over: of the ranks that hold the same piece of it."""
+    infos = {None: _info(mesh.whole), "tensor": _info(mesh.divided), "expert": _info(mesh.experts)}
+
+    def place(weight: nn.Parameter) -> ShardPlacementResult:
+        names = weight.device_mesh.mesh_dim_names if isinstance(weight, DTensor) else None
+        info = infos[names[0] if names else None]
+        return ShardPlacementResult(Shard(_dimension(weight, info.shard_mesh_size)), info)
+
+    return place
+
+
+def _info(mesh: DeviceMesh) -> FSDPMeshInfo:
+    if mesh.ndim == 1:
+        return FSDPMeshInfo(mesh, shard_mesh_dim=0)
+    return HSDPMeshInfo(mesh, shard_mesh_dim=1, replicate_mesh_dim=0)
+
+
+def _dimension(weight: nn.Parameter, ranks: int) -> int:
+    """Rows, but for few experts over many ranks: a dimension beyond the first must divide evenly."""
+    piece = local(weight)
+    few = piece.ndim == EXPERT_DIMENSIONS and piece.shape[0] % ranks
+    return 1 if few and piece.shape[1] % ranks == 0 else 0
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float) -> float:
+    """Scales all gradients down to a common norm of at most `limit`; returns the norm they had.
+
+    The squares of every piece are added over all ranks, divided by the number of ranks that hold it.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    pieces = [local(gradient) for gradient in gradients]
+    norms = torch.stack(torch._foreach_norm(pieces)).double().cpu()
+    shares = torch.tensor([1.0 / copies_of(gradient) for gradient in gradients], dtype=torch.float64)
+    norm = math.sqrt(host.total(float((norms.square() * shares).sum())))
+    if norm > limit:
+        torch._foreach_mul_(pieces, limit / norm)
+    return norm
