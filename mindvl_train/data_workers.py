@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mindvl_data.errors import UserError
 from mindvl_data.stream import PackStream, Slot
 from mindvl_train.batch import BatchLayout, collate
-from mindvl_train.bundle import Bundle, lay_flat
+from mindvl_train.bundle import Bundle, SharedPieces, lay_flat
 from mindvl_train.loader import Cursor, Loader, StepBatches, micro_batches
 
 Anything = TypeVar("Anything")
@@ -86,14 +86,20 @@ class PlannedWork:
 
 
 class PackDataset(Dataset[Bundle]):
-    """Makes the bundles; every process opens the shards for itself."""
+    """Makes the bundles; every process opens the shards for itself.
 
-    def __init__(self, stream: PackStream, layout: BatchLayout) -> None:
-        self._stream, self._layout = stream, layout
+    pieces: of shared memory that a worker keeps for bundles on their way: as many as the DataLoader prefetches.
+    """
+
+    def __init__(self, stream: PackStream, layout: BatchLayout, pieces: int = 3) -> None:
+        self._stream, self._layout, self._limit = stream, layout, pieces
+        self._pieces: SharedPieces | None = None
 
     def __getitems__(self, work: Work) -> Bundle:
+        if self._pieces is None and get_worker_info() is not None:
+            self._pieces = SharedPieces(self._limit)
         packs = [self._stream.read(slot) for slot in work.slots]
-        return lay_flat(collate(packs, self._layout, levels=True), work.packs, work.ends_step)
+        return lay_flat(collate(packs, self._layout, levels=True), work.packs, work.ends_step, self._pieces)
 
 
 def as_it_is(bundle: Anything) -> Anything:
@@ -104,13 +110,14 @@ def as_it_is(bundle: Anything) -> Anything:
 def steps_from_workers(loader: Loader, limit: int) -> Iterator[StepBatches]:
     """`Loader.steps` by worker processes. Raises WorkerDiedError at once when one of them ends by itself."""
     per_step = -(-loader.packs_per_step // loader.micro_batch)
+    # Of a worker, so that `ahead` steps wait in all.
+    waiting = -(-per_step * loader.ahead // loader.workers)
     data = DataLoader(
-        PackDataset(loader.stream, loader.layout),
+        PackDataset(loader.stream, loader.layout, waiting + 1),
         batch_sampler=StepPlan(loader.stream, loader.micro_batch, limit),
         collate_fn=as_it_is,
         num_workers=loader.workers,
-        # So many micro-batches wait in all: `ahead` steps.
-        prefetch_factor=max(1, -(-per_step * loader.ahead // loader.workers)),
+        prefetch_factor=waiting,
         multiprocessing_context="spawn",
     )
     bundles = _alive(iter(data))
