@@ -30,7 +30,10 @@ PICTURED_PACKS = 12
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")]
-Out = Annotated[Path | None, typer.Option(help="The build folder; by default build/<recipe name>.")]
+Out = Annotated[
+    str | None,
+    typer.Option(help="The build folder; by default build/<recipe name>. A URL: the finished sets are copied there."),
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the recipe.")
@@ -206,6 +209,58 @@ def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) 
 
 
 @app.command()
+def export(
+    manifest: ManifestPath,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it must not exist yet.")],
+    to: Annotated[str, typer.Option(help="webdataset, energon, datasets, mds or uids.")],
+    packs: Annotated[
+        bool, typer.Option("--packs", help="The packs themselves, not the samples drawn for them.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the drawn samples in the mixture's order, or the packs, in a format that other loaders read."""
+    with _reported(debug):
+        from mindvl_data.exports import export as write
+        from mindvl_data.manifest import read_manifest
+
+        found = read_manifest(manifest)
+        with _bar() as bar:
+            task = bar.add_task(f"export to {to}", total=found.num_packs)
+            count = write(found, to, folder, packs, lambda done, total: bar.update(task, completed=done, total=total))
+        if as_json:
+            _print_json({"folder": str(folder), "format": to, "records": count, "manifest": found.id})
+        else:
+            _console().print(f"{count:,} {'packs' if packs else 'samples'} in {folder}")
+
+
+@app.command()
+def gc(
+    build: Annotated[Path, typer.Argument(metavar="BUILD", help="A build folder.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is shown.")] = False,
+    sets: Annotated[bool, typer.Option("--sets", help="Packed sets that the recipe has no more, too.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a build folder holds that its last build did not use; with --yes remove it."""
+    with _reported(debug):
+        from mindvl_data.build import gc as collecting
+
+        found = collecting.collect(build, sets) if yes else collecting.garbage(build)
+        if as_json:
+            items = [item.__dict__ | {"path": _shown(item.path.absolute())} for item in found]
+            _print_json({"removed": yes, "bytes": sum(item.bytes for item in found), "items": items})
+            return
+        console = _console()
+        for item in found:
+            asked = "" if yes or sets or not item.on_request else " (only with --sets)"
+            place = _shown(item.path.absolute())
+            console.print(f"{decimal(item.bytes):>12}  {place}: {item.why}{asked}", soft_wrap=True)
+        total = decimal(sum(item.bytes for item in found if yes or sets or not item.on_request))
+        console.print(f"{total} {'removed' if yes else 'to remove with --yes'}" if found else "Nothing to remove.")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a recipe, for completion in an editor."""
     from mindvl_data.recipe import json_schema
@@ -214,7 +269,7 @@ def schema() -> None:
 
 
 def _build(
-    recipe: Path, out: Path | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
+    recipe: Path, out: str | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
 ) -> BuildReport:
     from mindvl_data.build import build as run
     from mindvl_data.recipe import load_recipe
@@ -228,7 +283,9 @@ def _build(
                 tasks[step] = bar.add_task(step, total=total)
             bar.update(tasks[step], completed=done, total=total)
 
-        return run(loaded, out.absolute() if out else None, workers or os.cpu_count() or 1, progress, dry_run, sample)
+        folder = Path(out).absolute() if out and "://" not in out else None
+        store = out if out and "://" in out else None
+        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample, store)
 
 
 def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
@@ -249,7 +306,8 @@ def _report(report: BuildReport, as_json: bool) -> None:
         stages = [
             {"name": s.name, "state": s.state, "manifest": _shown(s.manifest), **dict(s.data)} for s in report.stages
         ]
-        _print_json({"out": _shown(report.out), "work": dict(report.work), "estimates": estimates, "stages": stages})
+        head = {"out": _shown(report.out), "urls": report.urls, "work": dict(report.work)}
+        _print_json(head | {"estimates": estimates, "stages": stages})
         return
     from mindvl_data.inspect import stages as tables
 
@@ -270,9 +328,9 @@ def _report(report: BuildReport, as_json: bool) -> None:
         )
     if all(stage.state == "up to date" for stage in report.stages):
         console.print("Nothing has changed: no work was done.")
-    for stage in report.stages:
-        if stage.manifest:
-            console.print(f"{stage.state:>10}  {_shown(stage.manifest)}", soft_wrap=True)
+    made = [(stage.state, _shown(stage.manifest)) for stage in report.stages if stage.manifest]
+    for state, place in [*made, *(("published", url) for url in report.urls)]:
+        console.print(f"{state:>10}  {place}", soft_wrap=True)
     if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
         console.print(f"\nNext: python -m mindvl_data show {_shown(first)}", soft_wrap=True)
 

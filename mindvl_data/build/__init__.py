@@ -20,6 +20,7 @@ from mindvl_data.build.run import BuildError, Progress, Run
 from mindvl_data.build.spec import Spec, specs
 from mindvl_data.build.stage import Planned, plan_stage
 from mindvl_data.build.summary import FunnelLine
+from mindvl_data.build.upload import upload
 from mindvl_data.engine import Engine
 from mindvl_data.estimate import Estimate
 from mindvl_data.filters import rules_of
@@ -31,7 +32,7 @@ __all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "che
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made, or a plan would make. `work`: the tasks each step really did."""
+    """What a build made, or a plan would make. work: the tasks each step really did. urls: manifests in a store."""
 
     recipe: Recipe
     out: Path
@@ -39,6 +40,7 @@ class BuildReport:
     funnel: Sequence[FunnelLine]
     work: Counter[str]
     estimates: Mapping[str, Estimate]
+    urls: Sequence[str] = ()
 
 
 def build(
@@ -48,10 +50,11 @@ def build(
     progress: Progress = lambda step, done, total: None,
     dry_run: bool = False,
     sample: int | None = None,
+    store: str | None = None,
 ) -> BuildReport:
     """Build every stage of a recipe into `out` (default: build/<its name>).
 
-    dry_run: all but shards, manifests and ledger.
+    dry_run: all but shards, manifests and ledger. store: a URL that the finished sets are copied to.
     sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
@@ -72,8 +75,10 @@ def build(
             record.write_index(run, prepared)
             record.write_ledger(run, prepared)
             stages = [write_stage(run, prepared, plan) for plan in planned]
+            record.write_uses(run, [stage.name for stage in stages])
             clear_work(out)
-        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates)
+        urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
+        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls)
 
 
 def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:

@@ -40,14 +40,21 @@ def opened(out: Path) -> Iterator[None]:
 
     Raises BuildError when another build is at work there, and for whatever goes wrong with disk or memory.
     """
-    with explained(out), _lock_file(out) as lock:
+    with explained(out), held(out):
+        for path in list(out.rglob(PARTIAL)):
+            remove(path)
+        yield
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Raises BuildError when a build is at work there."""
+    with _lock_file(out) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             message = f"{out}: another build is at work there; wait for it or choose another --out"
             raise BuildError(message) from error
-        for path in leftovers(out):
-            remove(path)
         yield
 
 
@@ -59,11 +66,6 @@ def _lock_file(out: Path) -> IO[str]:
         if error.errno in TROUBLES:
             raise
         raise BuildError(f"{out}: cannot be written ({error}); choose another --out") from error
-
-
-def leftovers(out: Path) -> list[Path]:
-    """What was being written when a build was killed."""
-    return sorted(out.rglob(PARTIAL))
 
 
 def remove(path: Path) -> None:

@@ -128,6 +128,7 @@ def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[N
     """The kept samples of every partition counted, now or before: its token stores and its drops."""
     check_marks(run)
     tasks = [_count_task(run, p, mask) for p, mask in zip(partitions, kept, strict=True)]
+    run.used.update(path for task in tasks for path in (*task.stores, task.drops))
     run.step("count", count, [task for task in tasks if not task.done])
     return tasks
 

@@ -17,12 +17,14 @@ import mindvl_data
 from mindvl_data.build.folder import WORK
 from mindvl_data.build.prepare import Prepared
 from mindvl_data.build.run import BuildError, Run
+from mindvl_data.card import card
 from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
 from mindvl_data.schema import SAMPLE_ID
 from mindvl_data.shards import ShardInfo, file_sha256
 from mindvl_data.vision import Resolution
 
 NOTE = "build.json"
+CARD = "CARD.md"
 DRAWS = "draws.parquet"
 FILES = "sources.parquet"
 LISTED_FILES = 1000
@@ -160,6 +162,7 @@ def publish(
             "shards": listed,
         },
     )
+    (work / CARD).write_text(card(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
     (work / NOTE).write_text(json.dumps(dict(keys)) + "\n")
     _sync(work)
     _replace(folder, work)

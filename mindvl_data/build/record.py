@@ -19,6 +19,9 @@ from mindvl_data.filters import NO_FILTER, Rule
 from mindvl_data.media import LOCAL_FILE
 from mindvl_data.schema import SAMPLES_INDEX, Drop
 
+# Without its suffixes, a file of a step and all that lie beside it by name.
+USES = "uses.json"
+
 
 def write_note(run: Run) -> None:
     """Where the recipe lies: no part of the data set, but a reader of referenced media needs it."""
@@ -33,6 +36,12 @@ def write_index(run: Run, prepared: Prepared) -> None:
         for p, scores in zip(prepared.partitions, prepared.score_files, strict=True)
     ]
     _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
+
+
+def write_uses(run: Run, sets: Sequence[str]) -> None:
+    """Which of the folder's files and packed sets are this build's, for `gc`: the others are of no use to it."""
+    files = sorted(path.relative_to(run.out).as_posix().split(".")[0] for path in run.used)
+    _write(run.out / USES, json.dumps({"sets": list(sets), "files": files}) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -27,7 +27,9 @@ class BuildError(UserError):
 
 @dataclass
 class Run:
-    """`work` counts the tasks that each step really did: what was there already is not in it."""
+    """work: counts the tasks that each step really did, what was there already is not in it. used: what this build
+    needs of what steps leave in its folder, so that the rest can be told from it.
+    """
 
     loaded: LoadedRecipe
     out: Path
@@ -36,6 +38,7 @@ class Run:
     dry_run: bool
     sample: int | None = None
     work: Counter[str] = field(default_factory=Counter)
+    used: set[Path] = field(default_factory=set)
 
     @property
     def recipe(self) -> Recipe:

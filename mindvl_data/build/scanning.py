@@ -74,6 +74,7 @@ def _scanned(run: Run, section: str) -> list[Partition]:
     due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
     due.sort(key=lambda task: -_bytes(task))
+    run.used.update(path for task in tasks for path in (task.samples, task.media))
     run.step("scan", scan, due, [_bytes(task) for task in due])
     return [_partition(task) for task in tasks]
 

@@ -171,6 +171,7 @@ def _cached(
 ) -> dict[str, NDArray[Any]]:
     """What `look` finds, from the build folder when it was found before."""
     path = run.folder("samples") / f"{step}-{fingerprints.key(parts, fingerprints.code(*CODE))}.npz"
+    run.used.add(path)
     if not path.exists():
         run.work[step] += 1
         run.progress(step, 0, 1)

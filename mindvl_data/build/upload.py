@@ -1,0 +1,145 @@
+"""Publishing to an object store: finished sets are copied there, each manifest last, and looked at again.
+
+A build works in a local folder (memory maps, locks, renames); a store gets what is finished. An object of a store
+appears whole, large ones in parts; a set appears with its manifest, and an older one of its name is withdrawn by
+removing its manifest before anything else is touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from mindvl_data.build.run import BuildError, Run
+from mindvl_data.manifest import FILE_NAME
+from mindvl_data.shards import file_sha256
+
+NOTE = "uploads.json"
+SEAL = f"{FILE_NAME}.sha256"
+
+
+def upload(run: Run, sets: Sequence[str], url: str) -> list[str]:
+    """Copy packed sets, and the files of media/ that they may point into, to `url`; the URLs of the manifests.
+
+    What is there already, as an earlier upload noted it, is not sent again. Raises BuildError.
+    """
+    try:
+        fs, root = fsspec.core.url_to_fs(url.rstrip("/"))
+    except (ImportError, ValueError) as error:
+        raise BuildError(f"--out {url.split('://')[0]}://: {error}") from error
+    fs.invalidate_cache()
+    build, media = run.out, _media(run)
+    store = _Store(fs, root, url.rstrip("/"), build)
+    files = {name: _files(build / name) for name in sets}
+    everything = [*(build / "media" / name for name in media), *itertools.chain(*files.values())]
+    total = sum(path.stat().st_size for path in everything)
+    done = 0
+
+    def sent(path: Path) -> None:
+        nonlocal done
+        done += path.stat().st_size
+        run.progress("upload", done, total)
+
+    run.progress("upload", 0, total)
+    try:
+        for name in media:
+            store.put(build / "media" / name, f"media/{name}")
+            sent(build / "media" / name)
+        for name, paths in files.items():
+            store.withdraw(name, paths)
+            for path in paths:
+                store.put(path, f"{name}/{path.name}")
+                sent(path)
+            store.clear(name, paths)
+    except OSError as error:
+        raise BuildError(f"{url}: {error}; run the same command again: what is there is not sent again") from error
+    return [f"{store.url}/{name}/{FILE_NAME}" for name in sets]
+
+
+def _media(run: Run) -> list[str]:
+    if run.recipe.media == "embed":
+        return []
+    return sorted(path.name for path in run.used if path.parent.name == "media" and path.exists())
+
+
+def _files(folder: Path) -> list[Path]:
+    """A set's files, the manifest after all that it speaks of."""
+    last = (SEAL, FILE_NAME)
+    rest = [path for path in sorted(folder.iterdir()) if path.name not in (*last, "build.json")]
+    return [*rest, *(folder / name for name in last)]
+
+
+class _Store:
+    """The target, and the note of what was sent there: by URL, each object's SHA-256 and how the store names it."""
+
+    def __init__(self, fs: Any, root: str, url: str, build: Path) -> None:
+        self._fs, self._root, self.url = fs, root, url
+        self._note = build / NOTE
+        try:
+            self._sent: dict[str, list[str]] = json.loads(self._note.read_text())
+        except (OSError, ValueError):
+            self._sent = {}
+
+    def put(self, path: Path, name: str) -> None:
+        """Send a file and look at what arrived, unless it is there."""
+        digest = file_sha256(path)
+        if self._there(name) == [digest, self._version(name)]:
+            return
+        self._forget(name)
+        self._fs.put_file(str(path), f"{self._root}/{name}")
+        self._fs.invalidate_cache()
+        size = int(self._fs.info(f"{self._root}/{name}")["size"])
+        small = path.name in (SEAL, FILE_NAME)
+        if size != path.stat().st_size or (small and self._fs.cat_file(f"{self._root}/{name}") != path.read_bytes()):
+            self._fs.rm_file(f"{self._root}/{name}")
+            raise BuildError(f"{self.url}/{name}: arrived otherwise than it was sent; run the same command again")
+        self._sent[f"{self.url}/{name}"] = [digest, self._version(name)]
+        self._save()
+
+    def withdraw(self, name: str, paths: Sequence[Path]) -> None:
+        """Remove the manifest of another set of this name: without it nobody reads what is about to change."""
+        same = all(
+            self._there(f"{name}/{p.name}") == [file_sha256(p), self._version(f"{name}/{p.name}")] for p in paths
+        )
+        if not same:
+            for last in (FILE_NAME, SEAL):
+                self._remove(f"{name}/{last}")
+
+    def clear(self, name: str, paths: Sequence[Path]) -> None:
+        """Remove what an older set of this name had and this one has not."""
+        names = {path.name for path in paths}
+        for place in self._fs.ls(f"{self._root}/{name}", detail=False):
+            if (file := place.rsplit("/", 1)[-1]) not in names:
+                self._remove(f"{name}/{file}")
+
+    def _there(self, name: str) -> list[str] | None:
+        return self._sent.get(f"{self.url}/{name}")
+
+    def _version(self, name: str) -> str:
+        """How the store tells one content from another; empty where there is none."""
+        try:
+            info = self._fs.info(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return ""
+        keys = ("ETag", "etag", "content_md5", "md5Hash", "LastModified", "mtime", "created")
+        return f"{info['size']} {next((info[key] for key in keys if info.get(key)), '')}"
+
+    def _remove(self, name: str) -> None:
+        self._forget(name)
+        if self._fs.exists(f"{self._root}/{name}"):
+            self._fs.rm_file(f"{self._root}/{name}")
+        self._fs.invalidate_cache()
+
+    def _forget(self, name: str) -> None:
+        if self._sent.pop(f"{self.url}/{name}", None):
+            self._save()
+
+    def _save(self) -> None:
+        partial = self._note.with_suffix(".partial")
+        partial.write_text(json.dumps(self._sent))
+        partial.rename(self._note)

@@ -1,0 +1,126 @@
+"""The data card: what a manifest says, for a person to read. The same manifest gives the same card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+
+def card(data: Mapping[str, Any]) -> str:
+    """Markdown from a manifest: recipe, sources and licences, funnel, mixture, packing, hashes."""
+    sections = (_head, _sources, _funnel, _mixture, _packing, _hashes, _recipe)
+    return "\n".join(line for section in sections for line in (*section(data), ""))
+
+
+def _head(data: Mapping[str, Any]) -> Iterable[str]:
+    total, packing, tokenizer = data["mixture"]["total"], data["packing"], data["tokenizer"]
+    yield f"# {data['recipe'].get('name', 'Packed set')}: {data['stage']}, {data['seq_len']:,} tokens a pack"
+    yield ""
+    yield (
+        f"{packing['packs']:,} packs of {total['samples']:,} samples: {total['tokens']:,} tokens, of which "
+        f"{total['vision_tokens']:,} are vision tokens and {total['loss_tokens']:,} are trained on."
+    )
+    template = data["chat_template"].get("name", "")
+    yield f"Tokenizer `{tokenizer['name']}` ({tokenizer['vocab_size']:,} tokens), chat template `{template}`."
+
+
+def _sources(data: Mapping[str, Any]) -> Iterable[str]:
+    yield "## Sources"
+    yield ""
+    rows = []
+    for name, source in data["sources"].items():
+        files = source["files"]
+        listed = isinstance(files, dict)
+        count = files["count"] if listed else len(files)
+        size = files["path"] if listed else f"{sum(file['bytes'] for file in files):,}"
+        rows.append((name, source["format"], source["kind"], source["licence"] or "not stated", f"{count:,}", size))
+    yield from _table(("source", "format", "kind", "licence", "files", "bytes"), rows)
+
+
+def _funnel(data: Mapping[str, Any]) -> Iterable[str]:
+    yield "## From the sources to the draw"
+    yield ""
+    rows = []
+    for line in data["funnel"]:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in line["reasons"].items())
+        rows.append((line["step"], line["source"], f"{line['in']:,}", f"{line['out']:,}", reasons))
+    yield from _table(("step", "source", "in", "out", "dropped for"), rows)
+
+
+def _mixture(data: Mapping[str, Any]) -> Iterable[str]:
+    mixture = data["mixture"]
+    yield "## Mixture"
+    yield ""
+    # Manifests of the first version put the numbers that were achieved beside the shares.
+    budget = mixture.get("budget") or {key: mixture.get(f"asked_{key}") for key in ("tokens", "epochs")}
+    if asked := ", ".join(f"{_number(value)} {key}" for key, value in budget.items() if value is not None):
+        yield f"Asked: {asked}."
+        yield ""
+    counts = ("samples", "tokens", "loss_tokens", "vision_tokens", "repeats")
+    rows = []
+    for name, line in mixture["sources"].items():
+        nested = isinstance(line["achieved"], Mapping)
+        achieved = line["achieved"] if nested else {**line, "share": line["achieved"]}
+        wanted = line["asked"].get("share") if nested else line["asked"]
+        shares = ("" if share is None else f"{share:.2%}" for share in (wanted, achieved.get("share")))
+        rows.append((name, *shares, *(_number(achieved.get(key)) for key in counts)))
+    names = (name.replace("_", " ") for name in counts)
+    yield from _table(("source", "share asked", "achieved", *names), rows)
+
+
+def _packing(data: Mapping[str, Any]) -> Iterable[str]:
+    packing, order = data["packing"], data["order"]
+    yield "## Packing"
+    yield ""
+    yield (
+        f"{packing['packs']:,} packs, the lower bound is {packing['lower_bound']:,}; {packing['fill']:.2%} full, "
+        f"{packing['segments_per_pack']:g} samples a pack. No sample attends to another."
+    )
+    yield f"Order: {order['rule']}, steps of {order['step']:,} packs, seed {order['seed']}."
+    balance = packing["cost_balance"][order["rule"]]
+    costs = ", ".join(f"{value:g} in {name}" for name, value in balance.items())
+    yield f"The busiest pack of a step costs, relative to the step's mean: {costs}."
+
+
+def _hashes(data: Mapping[str, Any]) -> Iterable[str]:
+    yield "## Hashes"
+    yield ""
+    rows = [
+        ("content (id)", data["id"]),
+        ("recipe", data["recipe_hash"]),
+        ("tokenizer", data["tokenizer"]["sha256"]),
+        ("chat template", data["chat_template"].get("sha256", "")),
+        (data["draws"]["path"], data["draws"]["sha256"]),
+        *((shard["path"], shard["sha256"]) for shard in data["shards"]),
+    ]
+    yield from _table(("of", "SHA-256"), [(name, f"`{digest}`") for name, digest in rows])
+    yield ""
+    yield f"Made by mindvl_data {data['engine_version']}, manifest format {data['format_version']}."
+
+
+def _recipe(data: Mapping[str, Any]) -> Iterable[str]:
+    yield "## Recipe"
+    yield ""
+    yield "```yaml"
+    yield yaml.safe_dump(dict(data["recipe"]), sort_keys=False, allow_unicode=True, width=110).rstrip()
+    yield "```"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(_cell(value) for value in row)} |"
+
+
+def _cell(value: str) -> str:
+    """Names and licences are the recipe's: they must not break the table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

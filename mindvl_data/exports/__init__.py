@@ -1,0 +1,69 @@
+"""Exports: a packed set, or the samples drawn for it, in the formats that other loaders read.
+
+One writer a format, found by name through the entry points `mindvl_data.exports`: a function of an iterator of
+records, the folder to fill and what it is made of. A folder appears whole, by rename, or not at all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mindvl_data import plugins
+from mindvl_data.errors import UserError
+from mindvl_data.exports.records import Record, packs, samples
+from mindvl_data.manifest import Manifest
+
+GROUP = "mindvl_data.exports"
+Writer = Callable[[Iterator[Record], Path, Manifest], None]
+
+__all__ = ["GROUP", "ExportError", "Record", "Writer", "export"]
+
+
+class ExportError(UserError):
+    """An export that cannot be made; the message says why and what to do."""
+
+
+def export(
+    manifest: Manifest,
+    format_name: str,
+    folder: Path,
+    whole_packs: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Write the samples in the order of the mixture (or the packs) to `folder`; returns how many records.
+
+    What an export that was killed left is removed, and all is written again. progress: packs done, of how many.
+    Raises ExportError, UnknownPlugin, ManifestError, or MediaError where a referenced image changed.
+    """
+    writer: Writer = plugins.load(GROUP, format_name)
+    if whole_packs and getattr(writer, "samples_only", False):
+        raise ExportError(f"--packs: {format_name} is a list of samples, packs cannot be written to it")
+    if folder.exists():
+        raise ExportError(f"{folder}: exists already; name a folder that does not, or remove it")
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    images = not getattr(writer, "samples_only", False)
+    records = packs(manifest, progress) if whole_packs else samples(manifest, partial, progress, images)
+    counted = _Counted(records)
+    writer(counted, partial, manifest)
+    partial.rename(folder)
+    return counted.count
+
+
+class _Counted:
+    """An iterator that counts."""
+
+    def __init__(self, records: Iterator[Record]) -> None:
+        self._records = records
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Record]:
+        return self
+
+    def __next__(self) -> Record:
+        record = next(self._records)
+        self.count += 1
+        return record

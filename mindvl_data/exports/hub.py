@@ -1,0 +1,87 @@
+"""`datasets`: Parquet and a card, the layout of the hub, which `load_dataset` opens as it lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data.card import card
+from mindvl_data.exports.records import Record
+from mindvl_data.manifest import Manifest
+
+SHARD_BYTES = 256 << 20
+ROWS = 64
+IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+MESSAGES = pa.list_(
+    pa.struct([("role", pa.string()), ("content", pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())])))])
+)
+TYPES = {
+    "key": pa.string(),
+    "sample_id": pa.string(),
+    "source": pa.string(),
+    "repeat": pa.int32(),
+    "uid": pa.string(),
+    "messages": MESSAGES,
+    "num_tokens": pa.int32(),
+    "cu_seqlens": pa.list_(pa.int32()),
+    "sample_ids": pa.list_(pa.string()),
+    "sources": pa.list_(pa.string()),
+    "repeats": pa.list_(pa.int32()),
+    "image_starts": pa.list_(pa.int32()),
+    "image_grids": pa.list_(pa.list_(pa.int32())),
+    "tokens": pa.list_(pa.int32()),
+    "loss_mask": pa.list_(pa.uint8()),
+    "images": IMAGES,
+}
+
+
+def datasets(records: Iterator[Record], folder: Path, manifest: Manifest) -> None:
+    """`data/train-00000.parquet` … and the data card as README.md; images decode as the library's Image."""
+    (folder / "data").mkdir()
+    (folder / "README.md").write_text(card(manifest.data), encoding="utf-8")
+    number, writer, rows, size = 0, None, list[dict[str, Any]](), 0
+    for record in records:
+        rows.append(_row(record))
+        size += sum(len(data) for _, data in record.images)
+        if writer is None:
+            schema = _schema(list(rows[0]))
+            writer = pq.ParquetWriter(folder / "data" / f"train-{number:05d}.parquet", schema)
+        if len(rows) == ROWS or size >= SHARD_BYTES:
+            writer.write_table(pa.Table.from_pylist(rows, writer.schema))
+            rows = []
+        if size >= SHARD_BYTES:
+            writer.close()
+            number, writer, size = number + 1, None, 0
+    if writer is not None:
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, writer.schema))
+        writer.close()
+
+
+def _row(record: Record) -> dict[str, Any]:
+    images = [{"bytes": data, "path": f"{i}.{suffix}"} for i, (suffix, data) in enumerate(record.images)]
+    return {"key": record.key, **record.meta, **record.arrays, "images": images}
+
+
+def _schema(names: list[str]) -> pa.Schema:
+    """With the note by which `datasets` knows the images for images; it finds out all else."""
+    features = {name: _feature(TYPES[name]) for name in names} | {"images": _list({"_type": "Image"})}
+    note = {"info": {"features": features}}
+    return pa.schema([(name, TYPES[name]) for name in names], metadata={"huggingface": json.dumps(note)})
+
+
+def _feature(kind: pa.DataType) -> Any:
+    if pa.types.is_list(kind):
+        return _list(_feature(kind.value_type))
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": str(kind), "_type": "Value"}
+
+
+def _list(item: Any) -> dict[str, Any]:
+    return {"feature": item, "_type": "List"}

@@ -1,0 +1,93 @@
+"""What is exported, one record at a time: a pack as it is trained on, or a sample as its source has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.exports.texts import Texts
+from mindvl_data.manifest import Manifest, packs_of
+from mindvl_data.shards import Pack, PackImage
+from mindvl_data.stream import PackStream
+from mindvl_data.vision import read_header
+
+SUFFIXES = {"jpeg": "jpg", "tiff": "tif"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """meta: text, whole numbers, or lists and objects of them. arrays: [seq_len] each. images: (suffix, bytes)."""
+
+    key: str
+    meta: Mapping[str, Any]
+    images: Sequence[tuple[str, bytes]]
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def packs(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[Record]:
+    """Every pack in the manifest's order."""
+    for number, pack in enumerate(PackStream(manifest.path)):
+        yield Record(
+            key=f"{number:09d}",
+            meta={
+                "num_tokens": pack.num_tokens,
+                "cu_seqlens": pack.cu_seqlens.tolist(),
+                "sample_ids": [uid.hex() for uid in pack.sample_ids],
+                "sources": list(pack.sources),
+                "repeats": list(pack.repeats),
+                "image_starts": [image.start for image in pack.images],
+                "image_grids": [list(image.grid) for image in pack.images],
+            },
+            images=[_file(image) for image in pack.images],
+            arrays={"tokens": pack.tokens, "loss_mask": pack.loss_mask.astype(np.uint8)},
+        )
+        progress(number + 1, manifest.num_packs)
+
+
+def samples(
+    manifest: Manifest, scratch: Path, progress: Callable[[int, int], None], images: bool = True
+) -> Iterator[Record]:
+    """Every draw in the order of the packs, its text as the source has it: whole, also where the pack holds a cut.
+
+    scratch: a folder for the texts meanwhile. images: whether the records have theirs.
+    """
+    with Texts(manifest, scratch) as texts:
+        number = 0
+        for done, pack in enumerate(PackStream(manifest.path) if images else packs_of(manifest), 1):
+            for segment, mine in enumerate(_by_segment(pack)):
+                uid = pack.sample_ids[segment]
+                said = texts[uid]
+                yield Record(
+                    key=f"{number:09d}",
+                    meta={
+                        "sample_id": uid.hex(),
+                        "source": pack.sources[segment],
+                        "repeat": pack.repeats[segment],
+                        "uid": said["uid"] or "",
+                        "messages": said["messages"],
+                    },
+                    images=[_file(image) for image in mine] if images else [],
+                )
+                number += 1
+            progress(done, manifest.num_packs)
+
+
+def _by_segment(pack: Pack) -> list[list[PackImage]]:
+    """The images of each real segment."""
+    found: list[list[PackImage]] = [[] for _ in pack.sample_ids]
+    starts = np.array([image.start for image in pack.images], np.int64)
+    for image, segment in zip(pack.images, np.searchsorted(pack.cu_seqlens, starts, side="right") - 1, strict=True):
+        found[int(segment)].append(image)
+    return found
+
+
+def _file(image: PackImage) -> tuple[str, bytes]:
+    assert image.data is not None
+    data = bytes(image.data)
+    name = read_header(data).format
+    return SUFFIXES.get(name, name), data

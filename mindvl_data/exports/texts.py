@@ -1,0 +1,101 @@
+"""The texts of the drawn samples, from the build's samples tables, found by id."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data.errors import UserError
+from mindvl_data.manifest import Manifest
+from mindvl_data.schema import SAMPLES_INDEX
+
+FILE = "texts.scratch"
+COLUMNS = ["sample_id", "uid", "parts"]
+BATCH = 4096
+ID = "S16"
+
+
+class Texts:
+    """Goes through the samples tables once and keeps what is said of the drawn samples in one file of lines.
+
+    The tables lie in the order of the sources, the draws in another: to look each up would read a table a draw.
+    """
+
+    def __init__(self, manifest: Manifest, scratch: Path) -> None:
+        self._build = manifest.path.parent.parent
+        draws = pq.read_table(manifest.path.parent / manifest.data["draws"]["path"], columns=["sample_id"])
+        self._ids = np.unique(_ids(draws["sample_id"].to_pylist()))
+        self._places = np.full((len(self._ids), 2), -1, np.int64)
+        self._path = scratch / FILE
+        with self._path.open("wb") as file:
+            for place, line in self._lines():
+                self._places[place] = file.tell(), len(line)
+                file.write(line)
+        self._file = self._path.open("rb")
+
+    def __enter__(self) -> Texts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._path.unlink()
+
+    def __getitem__(self, sample_id: bytes) -> Mapping[str, Any]:
+        """`uid` (None where the data has none) and `messages` of a sample. Raises UserError where it is in no table."""
+        place = int(np.searchsorted(self._ids, np.frombuffer(sample_id, ID)[0]))
+        offset, size = self._places[place].tolist()
+        if offset < 0:
+            raise UserError(
+                f"{self._build / 'samples'}: has no sample {sample_id.hex()}; samples are exported from the folder "
+                "that they were built in, after the build that made this manifest"
+            )
+        self._file.seek(offset)
+        found: Mapping[str, Any] = json.loads(self._file.read(size))
+        return found
+
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        index = self._build / "samples" / SAMPLES_INDEX
+        try:
+            tables = json.loads(index.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{index}: cannot be read ({error}); samples are exported from their build folder"
+            ) from error
+        for table in tables:
+            for batch in pq.ParquetFile(index.with_name(table["samples"])).iter_batches(BATCH, columns=COLUMNS):
+                yield from self._drawn(batch)
+
+    def _drawn(self, batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
+        ids = _ids(batch.column("sample_id").to_pylist())
+        places = np.searchsorted(self._ids, ids)
+        rows = np.flatnonzero(self._ids[np.minimum(places, len(self._ids) - 1)] == ids)
+        lines = batch.select(COLUMNS[1:]).take(pa.array(rows)).to_pylist()
+        for row, line in zip(rows, lines, strict=True):
+            said = {"uid": line["uid"], "messages": messages(line["parts"])}
+            yield int(places[row]), json.dumps(said, ensure_ascii=False).encode()
+
+
+def _ids(values: Sequence[bytes]) -> Any:
+    return np.frombuffer(b"".join(values), ID)
+
+
+def messages(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parts of the samples table as messages whose content is a list of texts and image places."""
+    found = []
+    for _, turn in itertools.groupby(parts, key=lambda part: part["turn"]):
+        mine = list(turn)
+        content = [
+            {"type": "image"} if part["text"] is None else {"type": "text", "text": part["text"]} for part in mine
+        ]
+        found.append({"role": mine[0]["role"], "content": content})
+    return found
