@@ -16,7 +16,8 @@ CACHE = Path(os.environ.get("MINDVL_PEERS", Path.home() / ".cache" / "mindvl-pee
 
 def run(peer: str, *arguments: object) -> str:
     """Python with these arguments in a peer's folder; its output."""
-    path = os.pathsep.join([str(folder(peer)), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = str(Path(__file__).parent.parent.parent)
+    path = os.pathsep.join([str(folder(peer)), ours, *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run(
         [sys.executable, *map(str, arguments)], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
