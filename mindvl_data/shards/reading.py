@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,17 @@ class ShardReader:
         """`first_pack`: the place in the manifest of this shard's first pack."""
         self.path = path
         self._first = first_pack
-        try:
+        self._sound: set[int] = set()
+        self._costs: NDArray[np.int64] | None = None
+        with self._readable():
             self._map = pa.memory_map(str(path))
             self._file = pa.ipc.open_file(self._map)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise ShardError(f"{path}: not a readable pack shard ({error}); rebuild it or copy it again") from error
-        sizes = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._costs: NDArray[np.int64] | None = None
-        kind = self._file.schema.field("tokens").type
-        if self._file.schema != schema(kind.list_size):
+            found = self._file.schema
+        kind = found.field("tokens").type if found.names.count("tokens") == 1 else pa.null()
+        if not pa.types.is_fixed_size_list(kind) or found != schema(kind.list_size):
             raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
+        sizes = [self._batch(i).num_rows for i in range(self._file.num_record_batches)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -46,13 +47,32 @@ class ShardReader:
     def costs(self) -> NDArray[np.int64]:
         """What every pack costs, int64 [packs, 2]: Σ l² and patches."""
         if self._costs is None:
-            batches = [self._file.get_batch(number) for number in range(self._file.num_record_batches)]
+            batches = [self._batch(number) for number in range(self._file.num_record_batches)]
             columns = [
                 np.concatenate([np.asarray(batch.column(name), np.int64) for batch in batches])
                 for name in ("attention_cost", "num_patches")
             ]
             self._costs = np.stack(columns, axis=1)
         return self._costs
+
+    def _batch(self, number: int) -> pa.RecordBatch:
+        """A record batch. Its buffers are checked the first time: a wrong offset would be read wherever it leads."""
+        with self._readable():
+            batch = self._file.get_batch(number)
+            if number not in self._sound:
+                batch.validate(full=True)
+                if any(batch.column(name).null_count for name in batch.schema.names):
+                    raise pa.ArrowInvalid("a pack has no value in one of its columns")
+                self._sound.add(number)
+        return batch
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            message = f"{self.path}: not a readable pack shard ({error}); rebuild it or copy it again"
+            raise ShardError(message) from error
 
     def close(self) -> None:
         self._map.close()
@@ -62,12 +82,12 @@ class ShardReader:
         if not 0 <= place < len(self):
             raise IndexError(place)
         number = int(np.searchsorted(self._starts, place, side="right")) - 1
-        row = self._file.get_batch(number).slice(place - int(self._starts[number]), 1)
+        row = self._batch(number).slice(place - int(self._starts[number]), 1)
         return _read_pack(row, self._first + place)
 
     def __iter__(self) -> Iterator[Pack]:
         for number in range(self._file.num_record_batches):
-            batch = self._file.get_batch(number)
+            batch = self._batch(number)
             for i in range(batch.num_rows):
                 yield _read_pack(batch.slice(i, 1), self._first + int(self._starts[number]) + i)
 
