@@ -8,8 +8,13 @@ import pytest
 import webdataset
 from PIL import Image
 
+from mindvl_data.build import build
+from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.tokenise import load_tokeniser
+from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 from tests.peers.environment import run
@@ -58,14 +63,14 @@ def test_mds_as_mosaicml_streaming_writes_it(mds: Path) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_mds_as_mosaicml_streaming_compresses_it(mds: Path, codec: str) -> None:
+def test_mds_as_mosaicml_streaming_compresses_it(mds: Path, tmp_path: Path, codec: str) -> None:
     shards = files(mds, codec)
     assert {shard.path.rpartition(".")[2] for shard in shards} == {codec}
     found = [read(Path(shard.place), "captions") for shard in shards]
     assert [text for scan in found for text in captions(scan)] == [f"caption {i} ü" for i in range(5)]
     assert same_pictures(found)
-    packed = Path(shards[0].place)
-    packed.write_bytes(packed.read_bytes()[:-30])
+    packed = tmp_path / Path(shards[0].place).name
+    packed.write_bytes(Path(shards[0].place).read_bytes()[:-30])
     with pytest.raises(SourceError, match=rf"shard\.00000\.mds\.{codec}: (cannot be read as|not an MDS shard)"):
         read(packed, "captions")
 
@@ -85,7 +90,7 @@ def energon(tmp_path: Path, kind: str, fields: dict[str, str]) -> Path:
     return folder
 
 
-def test_energon_captions_as_energon_prepares_them(tmp_path: Path) -> None:
+def test_energon_captions_as_energon_prepares_them(mds: Path, tmp_path: Path) -> None:
     energon(tmp_path, "CaptioningSample", {"image": "png", "caption": "txt"})
     shards = files(tmp_path, "energon")
     assert [shard.path for shard in shards] == ["energon/shard-0.tar", "energon/shard-1.tar"]
@@ -93,6 +98,24 @@ def test_energon_captions_as_energon_prepares_them(tmp_path: Path) -> None:
     assert (captions(found), found.drops) == (["text 2", "text 3"], {})
     assert [line["uid"] for line in found.kept] == ["u2", "u3"]
     assert [found.image(0), found.image(1)] == [png(2), png(3)]
+    sources = {
+        "energon": {"format": "energon", "path": str(tmp_path / "energon"), "kind": "caption", "render": "caption"},
+        "mds": {"format": "captions", "path": str(mds / "plain"), "kind": "caption"},
+        "packed_mds": {"format": "captions", "path": str(mds / "gz"), "kind": "caption"},
+    }
+    mixture = dict(zip(sources, (0.4, 0.3, 0.3), strict=True))
+    stages = {"only": {"seq_len": 512, "budget": {"tokens": 3000}, "max_repeats": 99, "mixture": mixture}}
+    tokenizer = str(QUICKSTART / "tokenizer.json")
+    recipe = {"name": "peers", "tokenizer": tokenizer, "sources": sources, "stages": stages}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    report = build(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out")
+    packs = list(packs_of(read_manifest(report.out / "only-512")))
+    text = "".join(load_tokeniser("tokenizer.json", QUICKSTART).decode(pack.tokens.tolist()) for pack in packs)
+    assert {name for pack in packs for name in pack.sources} == set(sources)
+    assert "text 2" in text
+    assert "caption 4 ü" in text
+    shown = {Image.open(io.BytesIO(image.data or b"")).tobytes() for pack in packs for image in pack.images}
+    assert shown <= {Image.open(io.BytesIO(png(i))).tobytes() for i in range(6)}
 
 
 def test_energon_questions_and_what_only_code_can_read(tmp_path: Path) -> None:
