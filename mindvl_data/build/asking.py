@@ -48,16 +48,25 @@ def ask(
     store = Answers(run.folder("scores") / f"{name}-{fingerprints.key(model.how)}.answers", model.schema)
     rows = [np.flatnonzero(mask) for mask in alive]
     keys = [content_keys(p.samples, mine) for p, mine in zip(partitions, rows, strict=True)]
-    if not run.dry_run:
-        _ask_all(run, name, model, store, [_asked(*one, at) for one in zip(partitions, rows, keys, strict=True)])
+    ask_missing(run, name, model, store, partitions, rows, keys, at)
     return [_write(run, name, model, store, *one) for one in zip(partitions, rows, keys, alive, strict=True)]
 
 
-def _asked(partition: Partition, rows: NDArray[np.int64], keys: pl.Series, pictures: Pictures) -> Asked:
-    return Asked(partition.samples, rows, keys, pictures)
-
-
-def _ask_all(run: Run, name: str, model: Model, store: Answers, asked: Sequence[Asked]) -> None:
+def ask_missing(
+    run: Run,
+    name: str,
+    model: Model,
+    store: Answers,
+    partitions: Sequence[Partition],
+    rows: Sequence[NDArray[np.int64]],
+    keys: Sequence[pl.Series],
+    at: Pictures,
+) -> None:
+    """Ask about these lines of every partition (with the keys of their content) what the store has no answer to."""
+    if run.dry_run:
+        return
+    lines = zip(partitions, rows, keys, strict=True)
+    asked = [Asked(partition.samples, mine, mine_keys, at) for partition, mine, mine_keys in lines]
     done, total = 0, sum(len(one.rows) for one in asked)
     for answers in model.ask(_unknown(store, asked)):
         store.add(answers)

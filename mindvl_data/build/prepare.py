@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mindvl_data import estimate as estimating
 from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.boxes import CONTROL_TOKENS
+from mindvl_data.build.rewriting import Rewritten, rewrite_texts
 from mindvl_data.build.run import BuildError, Run, bounds_of
 from mindvl_data.build.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
 from mindvl_data.build.scoring import Scores
@@ -39,6 +40,7 @@ class Prepared:
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
     estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
+    `rewritten`: the samples tables that tokens were counted from.
     """
 
     corpus: Corpus
@@ -51,6 +53,7 @@ class Prepared:
     selection: Selection
     score_files: Sequence[Sequence[Path]]
     thinned: Thinned
+    rewritten: Rewritten
     count_drops: Sequence[Path]
 
     def at(self, resolution: Resolution) -> Prepared:
@@ -63,7 +66,7 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Scan, score, filter, remove duplicates, count and hold out."""
+    """Scan, score, filter, thin out, rewrite, count and hold out."""
     partitions = scan_sources(run)
     funnel = scan_funnel(run, partitions)
     scores = Scores(run, partitions)
@@ -72,17 +75,18 @@ def prepare(run: Run) -> Prepared:
     thinned = thin(run, partitions, scan_evaluations(run), selection.first, scores)
     funnel += thinned.funnel
     kept = thinned.kept
+    rewritten = rewrite_texts(run, partitions, kept, scores)
     tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
     opened: Iterable[Store]
     if run.sample is None:
-        tasks = count_partitions(run, partitions, kept)
+        tasks = count_partitions(run, rewritten.partitions, kept)
         counted = count_funnel(run, partitions, kept, [task.drops for task in tasks])
         check_boxes(run, counted, tasks)
         funnel += counted
         opened = (open_store(task.stores[0]) for task in tasks)
     else:
-        opened, estimates = estimate_sources(run, partitions, kept, run.sample)
+        opened, estimates = estimate_sources(run, rewritten.partitions, kept, run.sample)
     corpus = from_stores(tuple(run.recipe.sources), [partition.source for partition in partitions], opened)
     check_ids(partitions, corpus)
     held = hold_out(run, corpus)
@@ -99,6 +103,7 @@ def prepare(run: Run) -> Prepared:
         selection=selection,
         score_files=scores.beside(),
         thinned=thinned,
+        rewritten=rewritten,
         count_drops=[task.drops for task in tasks],
     )
 

@@ -30,10 +30,19 @@ def write_note(run: Run) -> None:
 
 
 def write_index(run: Run, prepared: Prepared) -> None:
-    """Which samples tables this build used, with the scores of each, for `explain`: the folder may hold others too."""
+    """Which samples tables this build used, with the scores of each and its texts as rewritten, for `explain`.
+
+    The folder may hold others too.
+    """
     lines = [
-        {"samples": p.samples.name, "source": p.source, "file": p.file.uri, "scores": [path.name for path in scores]}
-        for p, scores in zip(prepared.partitions, prepared.score_files, strict=True)
+        {
+            "samples": p.samples.name,
+            "rewritten": q.samples.name,
+            "source": p.source,
+            "file": p.file.uri,
+            "scores": [path.name for path in scores],
+        }
+        for p, q, scores in zip(prepared.partitions, prepared.rewritten.partitions, prepared.score_files, strict=True)
     ]
     _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
 

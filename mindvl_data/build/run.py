@@ -54,11 +54,12 @@ class Run:
 
     @cached_property
     def expressions(self) -> dict[str, Rule]:
-        """What `dedup` and `balance` name columns in, by YAML path."""
+        """What `dedup`, `balance` and `rewrite` name columns in, by YAML path."""
         found: dict[str, str | None] = {f"dedup.{i}.prefer": one.prefer for i, one in enumerate(self.recipe.dedup)}
         for i, one in enumerate(self.recipe.balance):
             found |= {f"balance.{i}.by": one.by, f"balance.{i}.prefer": one.prefer}
-        rules = {place: Rule(place, "", said, None, None, None, "keep") for place, said in found.items() if said}
+        found |= {f"rewrite.{i}.where": one.where for i, one in enumerate(self.recipe.rewrite)}
+        rules = {place: Rule(place, "", said, None, None, None, "drop") for place, said in found.items() if said}
         for rule in rules.values():
             parse(rule)
         return rules
@@ -74,7 +75,7 @@ class Run:
         recipe = self.recipe
         alike = any(rule.by == "image" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
         models = any(isinstance(score, (ClipScore, JudgeScore)) for score in recipe.scores.values())
-        return recipe.holdout is not None or recipe.media == "reference" or alike or models
+        return recipe.holdout is not None or recipe.media == "reference" or alike or models or bool(recipe.rewrite)
 
     @cached_property
     def score_columns(self) -> frozenset[str]:

@@ -135,9 +135,9 @@ class Scores:
         mine = [self._partitions[number] for number in places]
         rows = [np.ones(pq.read_metadata(p.samples).num_rows, bool) for p in mine]
         masks = rows if alive is None else [alive[number] for number in places]
-        model = model_of(self._run, name, score, self._pictures)
+        model = model_of(self._run, name, score, self.pictures)
         known = self._files.setdefault(name, [None] * len(self._partitions))
-        for number, path in zip(places, ask(self._run, name, model, mine, masks, self._pictures), strict=True):
+        for number, path in zip(places, ask(self._run, name, model, mine, masks, self.pictures), strict=True):
             known[number] = path
 
     def _due(self, name: str, how: object, due: Sequence[bool]) -> list[tuple[Partition, Path]]:
@@ -156,7 +156,7 @@ class Scores:
             column, how = self._function(name, score)
             for partition, path in self._due(name, how, [name in mine for mine in wanted]):
                 tasks.setdefault(partition.samples, {})[path] = column
-        due = [compute.ScoreTask(samples, mine, self._pictures) for samples, mine in tasks.items()]
+        due = [compute.ScoreTask(samples, mine, self.pictures) for samples, mine in tasks.items()]
         self._run.step("score", compute.score, due)
 
     def _function(self, name: str, score: FunctionScore) -> tuple[Wanted, object]:
@@ -258,7 +258,8 @@ class Scores:
         return found
 
     @cached_property
-    def _pictures(self) -> compute.Pictures:
+    def pictures(self) -> compute.Pictures:
+        """Where the images of all samples lie."""
         run = self._run
         roots = tuple(source_roots({**run.loaded.raw.get("evaluations", {}), **run.loaded.raw["sources"]}))
         return compute.Pictures(run.out, roots, run.loaded.folder, run.recipe.limits.image_pixels)

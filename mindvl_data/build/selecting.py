@@ -141,6 +141,26 @@ def groups_of(run: Run, partitions: Sequence[Partition], scores: Scores, rule: R
     return pl.concat([pl.Series([], dtype=pl.String), *found])
 
 
+def holding(
+    run: Run,
+    partitions: Sequence[Partition],
+    scores: Scores,
+    rule: Rule | None,
+    sources: Sequence[str] | None,
+    kept: Sequence[NDArray[np.bool_]],
+) -> list[NDArray[np.bool_]]:
+    """Which of the kept lines of these sources an expression holds for (all, where there is none): bool a partition."""
+    chosen = [mask & (sources is None or p.source in sources) for p, mask in zip(partitions, kept, strict=True)]
+    if rule is None:
+        return chosen
+    files = scores.files([named_by((rule,)) if mask.any() else set() for mask in chosen], chosen)
+    for number, (partition, scored) in enumerate(zip(partitions, files, strict=True)):
+        if chosen[number].any():
+            before = np.where(chosen[number], NO_FILTER, 0).astype(np.int16)
+            chosen[number] = dropped_by(_task(run, partition, scored, (rule,), 0), before) == NO_FILTER
+    return chosen
+
+
 def _pool_tasks(
     run: Run, partitions: Sequence[Partition], scores: Scores, rule: Rule, pool: Pool
 ) -> list[tuple[int, FilterTask]]:

@@ -59,9 +59,10 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
     scores = {name: told for name, told in prepared.selection.scores.items() if name in names}
     content_key = _content_key(run, prepared, spec, names, among)
+    beside = [scores, prepared.thinned.evaluations, prepared.rewritten.told]
     keys = {
         "content": content_key,
-        "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, scores, prepared.thinned.evaluations),
+        "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, beside),
     }
     publish.recover(run.out / spec.name)
     there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
@@ -76,6 +77,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
         "sources": publish.sources(run, prepared, names),
         **({"scores": scores} if scores else {}),
+        **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
         **({"evaluations": prepared.thinned.evaluations} if prepared.thinned.evaluations else {}),
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
         "mixture": mixture(made, fitted.weights, taken, corpus.source[made.draw.samples], corpus.sources, spec),

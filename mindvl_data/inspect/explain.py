@@ -88,6 +88,7 @@ def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
             file=pl.lit(table["file"]),
             samples=pl.lit(table["samples"]),
             scores=pl.lit("/".join(table["scores"])),
+            rewritten=pl.lit(table["rewritten"]),
         )
         for table in tables
     ]
@@ -116,10 +117,19 @@ def _story(build: Path, uid: bytes) -> dict[str, Any]:
             for image in (line["images"].to_list()[0] if len(line) else [])
         ],
         "scores": beside,
+        "rewritten": _rewritten(build, line) if len(line) else {},
         "dropped": drops.drop("sample_id").to_dicts(),
         "draws": {folder.name: _draws(folder, uid) for folder in sets(build)},
         "texts": {folder.name: texts for folder in sets(build) if (texts := _texts(folder, line, objects))},
     }
+
+
+def _rewritten(build: Path, line: pl.DataFrame) -> dict[str, list[str]]:
+    """A sample's texts before and after a model wrote them anew; nothing where none did."""
+    uid, table = line["sample_id"][0], build / "samples" / line["rewritten"][0]
+    rows = pl.scan_parquet(table).filter(pl.col("sample_id").cast(pl.Binary) == uid).select("parts").collect()
+    before, after = ([part["text"] for part in parts if part["text"]] for parts in (line["parts"][0], rows["parts"][0]))
+    return {} if before == after else {"from": before, "to": after}
 
 
 def _beside(build: Path, line: pl.DataFrame) -> dict[str, Any]:
@@ -177,6 +187,8 @@ def view(story: Mapping[str, Any]) -> RenderableType:
         facts.add_row(Text("image", style="bold"), Text(place))
     for name, value in story["scores"].items():
         facts.add_row(Text(name, style="bold"), Text("null" if value is None else str(value)))
+    for name, texts in story["rewritten"].items():
+        facts.add_row(Text(f"rewritten {name}", style="bold"), Text("\n".join(texts)))
     for drop in story["dropped"]:
         cut = drop["reason"] == "truncated"
         why = f"{drop['step']}: {drop['reason']} {drop['detail']} ({drop['locator']})"

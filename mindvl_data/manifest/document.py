@@ -28,6 +28,7 @@ KEYS = (
     "sources",
     "scores",
     "evaluations",
+    "rewritten",
     "funnel",
     "mixture",
     "packing",
@@ -36,7 +37,7 @@ KEYS = (
     "shards",
 )
 # What only some recipes have.
-OPTIONAL = frozenset({"scores", "evaluations"})
+OPTIONAL = frozenset({"scores", "evaluations", "rewritten"})
 
 
 class ManifestError(UserError):

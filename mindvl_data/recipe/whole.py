@@ -13,6 +13,7 @@ from mindvl_data.recipe.fields import Model, Name, nearest
 from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.forecast import Forecast
 from mindvl_data.recipe.mixture import RESERVED
+from mindvl_data.recipe.rewrite import Rewrite
 from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
@@ -44,6 +45,7 @@ class Recipe(Model):
     decontaminate: tuple[Decontaminate, ...] = ()
     dedup: tuple[Dedup, ...] = ()
     balance: tuple[Balance, ...] = ()
+    rewrite: tuple[Rewrite, ...] = ()
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
     order: Order = Order()
@@ -58,6 +60,7 @@ class Recipe(Model):
         asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
         asked += [(f"dedup.{i}.sources", name) for i, d in enumerate(self.dedup) for name in d.sources or ()]
         asked += [(f"balance.{i}.sources", name) for i, b in enumerate(self.balance) for name in b.sources or ()]
+        asked += [(f"rewrite.{i}.sources", name) for i, r in enumerate(self.rewrite) for name in r.sources or ()]
         asked += [(f"decontaminate.{i}.sources", n) for i, d in enumerate(self.decontaminate) for n in d.sources or ()]
         for place, name in asked:
             if name not in self.sources:
