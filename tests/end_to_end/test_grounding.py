@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import re
 import shutil
 import tarfile
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image, ImageDraw
@@ -211,6 +214,24 @@ def test_control_tokens_are_one_token_each_or_a_message(tmp_path: Path) -> None:
     path.write_text(json.dumps(spec))
     with pytest.raises(RecipeError, match=r"sources\.grounded\.boxes\.marks: .*tokenizer\.json has no <\|box_start\|>"):
         build(load_recipe(recipe), tmp_path / "out")
+
+
+def test_objects_of_a_table_and_a_rule_that_goes_to_other_processes(tmp_path: Path, tokeniser: Tokeniser) -> None:
+    boxes = {"from": "pixels", "write": "resized"}
+    objects = {"ref": ["the box"], "bbox": [[float(value) for value in BOX], [5.0, 6.0]], "image_id": [0, 0]}
+    rows = [asked(f"{i}: <ref-object> at <bbox>, not <bbox>", objects=objects) for i in range(6)]
+    recipe = write_recipe(tmp_path / "recipe", ROWS, boxes)
+    pq.write_table(pa.Table.from_pylist([*rows, asked("words", objects=None)]), tmp_path / "recipe" / "boxes.parquet")
+    loaded = load_recipe(recipe, ["sources.grounded.path=boxes.parquet"])
+    assert pickle.loads(pickle.dumps(loaded.recipe.sources["grounded"].boxes)).from_ == "pixels"
+    report = build(loaded, tmp_path / "out")
+    texts = [(text, size) for source, text, size in segments(report, "large", tokeniser) if source == "grounded"]
+    assert any("words" in text for text, _ in texts)
+    for text, size in texts:
+        if "words" not in text:
+            found = [int(n) for n in re.findall(r"\d+", text.split("assistant\n")[1])]
+            assert found[1:5] == expected(size)
+            assert len(found) == 7
 
 
 def test_objects_without_a_rule_are_no_silent_placeholders(tmp_path: Path) -> None:
