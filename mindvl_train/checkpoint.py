@@ -10,6 +10,7 @@ drawn by name, order comes from the manifest.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -179,8 +180,22 @@ class CheckpointFolder:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest published checkpoint of a folder."""
-    return max(folder.glob("step-*"), default=None)
+    """The newest published checkpoint of a folder.
+
+    An average takes no step, so two ends of stages may have the same one: the later stage counts.
+    """
+    found = sorted(folder.glob("step-*"))
+    last = [path for path in found if path.name.split("-")[1] == found[-1].name.split("-")[1]]
+    return max(last, key=_stage_of) if last else None
+
+
+def _stage_of(path: Path) -> float:
+    """How many stages had ended; what cannot be read counts as the newest, so that it is named and not passed
+    over."""
+    try:
+        return float(read_state(path)["progress"]["stage"])
+    except (CheckpointError, KeyError, TypeError):
+        return math.inf
 
 
 def read_progress(path: Path) -> Progress:

@@ -67,6 +67,20 @@ def plan(
     _or_exit(lambda: _plan(train_yaml, set_ or [], ranks, memory, as_json), debug)
 
 
+@app.command()
+def average(
+    folders: Annotated[list[Path], typer.Argument(metavar="CKPT...", help="Runs, checkpoints or model folders.")],
+    out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="A,B,...", help="What each counts for. [default: equal]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints what was averaged as JSON, for a program.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Averages weights, as of trainings at several sequence lengths; streamed, a tensor at a time."""
+    _or_exit(lambda: _average(folders, weights, out, as_json), debug)
+
+
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A published model, or what `export` wrote.")],
@@ -120,10 +134,12 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     loaded = load_config(train_yaml, overrides)
     folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)
     console = _console(stderr=as_json)
+    console.quiet = not _is_first()
     console.print(f"[bold]{escape(loaded.config.name)}[/bold] → {escape(str(folder))}")
     result = train(loaded, str(train_yaml), folder, [TerminalLogger(console)])
-    if as_json:
+    if as_json and _is_first():
         print(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}))
+    if as_json or not _is_first():
         return
     if result.already_finished:
         console.print("this run is finished; nothing to do. Give another --out to train again")
@@ -154,6 +170,19 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
         fits = "yes" if stage.total <= memory * GIB else "no"
         table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.3g}", fits)
     console.print(table)
+
+
+def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool) -> None:
+    from mindvl_train.average import average_folders
+
+    parents = average_folders(folders, weights.split(",") if weights else None, out)
+    if as_json:
+        print(json.dumps({"out": str(out), "parents": parents}))
+        return
+    console = _console(stderr=False)
+    for parent in parents:
+        console.print(f"{parent['share']:.4g} · {escape(parent['folder'])}", soft_wrap=True, highlight=False)
+    console.print(escape(str(out)), soft_wrap=True)
 
 
 def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str | None, as_json: bool) -> None:
@@ -191,6 +220,11 @@ def _console(*, stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
 
 
+def _is_first() -> bool:
+    """Whether this process speaks for the run: alone, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _or_exit(action: Callable[[], None], debug: bool) -> None:
     """Does it; an error that a person can act on is one message and exit code 2."""
     try:
@@ -198,7 +232,11 @@ def _or_exit(action: Callable[[], None], debug: bool) -> None:
     except (UserError, OSError) as error:
         if debug:
             raise
-        Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        # What all ranks find before they meet is said once; what one of them met later, it says itself.
+        where = " ".join(getattr(error, "__notes__", ())) if not _is_first() else ""
+        if where or _is_first():
+            words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
+            Console(stderr=True).print(words, soft_wrap=True, highlight=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")

@@ -88,7 +88,7 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
     if out.exists():
         raise PublishedError(f"{out} exists already; give another --out")
     check_dtype(dtype)
-    trained = _open(source)
+    trained = open_trained(source)
     joint = _joint(trained)
     with new_folder(out) as unfinished:
         home = unfinished if joint else unfinished / LANGUAGE
@@ -102,7 +102,12 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
     return ExportReport((".",) if joint else (LANGUAGE, VISION, PROJECTOR), has_tokenizer)
 
 
-def _open(source: Path) -> Trained:
+def open_trained(source: Path) -> Trained:
+    """A model folder, a run's last checkpoint or one of its checkpoints.
+
+    Raises:
+        PublishedError: it is none of these.
+    """
     if (source / DESCRIPTION).exists():
         imported = read_imported(source)
         return Trained(

@@ -25,6 +25,7 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OPTIONS = {
     "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
     "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
+    "average": {"folders", "--out", "--weights", "--json", "--debug"},
     "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
     "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
 }
