@@ -29,7 +29,9 @@ PIPE_WIDTH = 200
 PICTURED_PACKS = 12
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
-ManifestPath = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it.")]
+ManifestPath = Annotated[
+    str, typer.Argument(metavar="MANIFEST", help="A manifest.json, or the folder that holds it; a path or a URL.")
+]
 Out = Annotated[
     str | None,
     typer.Option(help="The build folder; by default build/<recipe name>. A URL: the finished sets are copied there."),
@@ -100,7 +102,7 @@ def show(
         else:
             from mindvl_data.inspect import stages
 
-            _console().print(stages.manifest(found.data, str(found.path)))
+            _console().print(stages.manifest(found.data, found.where))
             _show_picture(found)
 
 
@@ -197,7 +199,7 @@ def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) 
                 bar.advance(task)
     bad = [result for result in results if result["problems"]]
     if as_json:
-        _print_json({"manifest": str(found.path), "id": found.id, "sound": not bad, "files": results})
+        _print_json({"manifest": found.where, "id": found.id, "sound": not bad, "files": results})
     else:
         for result in bad:
             for problem in result["problems"]:

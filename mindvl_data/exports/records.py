@@ -31,7 +31,7 @@ class Record:
 
 def packs(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[Record]:
     """Every pack in the manifest's order."""
-    for number, pack in enumerate(PackStream(manifest.path)):
+    for number, pack in enumerate(PackStream(manifest)):
         yield Record(
             key=f"{number:09d}",
             meta={
@@ -58,7 +58,7 @@ def samples(
     """
     with Texts(manifest, scratch) as texts:
         number = 0
-        for done, pack in enumerate(PackStream(manifest.path) if images else packs_of(manifest), 1):
+        for done, pack in enumerate(PackStream(manifest) if images else packs_of(manifest), 1):
             for segment, mine in enumerate(_by_segment(pack)):
                 uid = pack.sample_ids[segment]
                 said = texts[uid]

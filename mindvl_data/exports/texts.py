@@ -30,7 +30,9 @@ class Texts:
     """
 
     def __init__(self, manifest: Manifest, scratch: Path) -> None:
-        self._build = manifest.path.parent.parent
+        if manifest.store is not None:
+            raise UserError(f"{manifest.where}: its texts are not in the store; export its packs, or from disk")
+        self._build = Path(manifest.build_folder)
         draws = pq.read_table(manifest.path.parent / manifest.data["draws"]["path"], columns=["sample_id"])
         self._ids = np.unique(_ids(draws["sample_id"].to_pylist()))
         self._places = np.full((len(self._ids), 2), -1, np.int64)

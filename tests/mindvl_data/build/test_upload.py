@@ -9,10 +9,12 @@ import pytest
 import s3fs
 
 from mindvl_data.build import BuildError, BuildReport, build
+from mindvl_data.exports import export
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import pack_digest
 from mindvl_data.stream import PackStream
+from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.s3 import s3_server
 
@@ -72,6 +74,9 @@ def test_a_published_set_streams_from_the_store_and_is_sent_once(
     assert keys(client) == set(sent)
     digests = [pack_digest(pack) for pack in PackStream(f"{URL}/warmup-2048")]
     assert digests == [pack_digest(pack) for pack in PackStream(out / "warmup-2048")]
+    assert [p for _, problems in verify(read_manifest(f"{URL}/sft-4096")) for p in problems] == []
+    packs = export(read_manifest(f"{URL}/sft-4096"), "webdataset", tmp_path / "packs", whole_packs=True)
+    assert packs == read_manifest(out / "sft-4096").num_packs
     sent.clear()
     published(out)
     assert sent == []
