@@ -17,8 +17,9 @@ class Corpus:
     """n samples of all sources, in the order of their partitions.
 
     source: int16 [n] into `sources`. partition, row: int32 [n], the store and the line in it. sample_ids:
-    uint8 [n, 16]. num_ids: int32 [n], tokens with one an image. loss_tokens: int32 [n]. image_starts: int64
-    [n + 1] into width, height (int32, pixels) and size (int64, bytes). content, content_starts: see holdout.
+    uint8 [n, 16]. num_ids: int32 [n], tokens with one an image. loss_tokens: int32 [n]. image_starts: [n + 1]
+    into width, height (int32, pixels) and size (bytes), each int32 where that holds its values, else int64.
+    content, content_starts: see holdout; empty once that is done.
     """
 
     sources: tuple[str, ...]
@@ -28,20 +29,19 @@ class Corpus:
     sample_ids: NDArray[np.uint8]
     num_ids: NDArray[np.int32]
     loss_tokens: NDArray[np.int32]
-    image_starts: NDArray[np.int64]
+    image_starts: NDArray[np.integer]
     width: NDArray[np.int32]
     height: NDArray[np.int32]
-    size: NDArray[np.int64]
+    size: NDArray[np.integer]
     content: NDArray[np.uint64]
     content_starts: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.row)
 
-    def per_sample(self, of_images: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Σ over each sample's images of a value an image, int64 [n]."""
-        total = np.concatenate([[0], np.cumsum(of_images, dtype=np.int64)])
-        return np.diff(total[self.image_starts])
+    def without_content(self) -> Corpus:
+        """The same for whoever holds nothing out any more."""
+        return replace(self, content=np.zeros(0, np.uint64), content_starts=np.zeros(1, np.int64))
 
 
 def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store]) -> Corpus:
@@ -53,7 +53,8 @@ def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable
     counts = [len(column["num_ids"]) for column in columns]
 
     def joined(name: str, empty: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([empty, *(column[name] for column in columns)]).astype(empty.dtype, copy=False)
+        # What is joined is let go: the whole is never there twice.
+        return np.concatenate([empty, *(column.pop(name) for column in columns)])
 
     return Corpus(
         sources=sources,
@@ -63,13 +64,18 @@ def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable
         sample_ids=joined("sample_ids", np.zeros((0, 16), np.uint8)),
         num_ids=joined("num_ids", np.zeros(0, np.int32)),
         loss_tokens=joined("loss_tokens", np.zeros(0, np.int32)),
-        image_starts=starts_of(joined("num_images", np.zeros(0, np.int64))),
+        image_starts=narrow(starts_of(joined("num_images", np.zeros(0, np.int16)))),
         width=joined("width", np.zeros(0, np.int32)),
         height=joined("height", np.zeros(0, np.int32)),
-        size=joined("size", np.zeros(0, np.int64)),
+        size=narrow(joined("size", np.zeros(0, np.int64))),
         content=joined("content", np.zeros(0, np.uint64)),
-        content_starts=starts_of(joined("num_content", np.zeros(0, np.int64))),
+        content_starts=starts_of(joined("num_content", np.zeros(0, np.int16))),
     )
+
+
+def narrow(values: NDArray[np.int64]) -> NDArray[np.integer]:
+    """The same as int32 where that holds every value: half the memory, of columns with a line a sample."""
+    return values.astype(np.int32) if not len(values) or values.max() < 2**31 else values
 
 
 def recounted(corpus: Corpus, stores: Mapping[int, Store]) -> Corpus:
@@ -86,14 +92,14 @@ def _columns(store: Store) -> dict[str, NDArray[Any]]:
     content, num_content = _content(store)
     return {
         "sample_ids": np.array(store.sample_ids),
-        "num_ids": np.diff(store.starts),
+        "num_ids": np.diff(store.starts).astype(np.int32),
         "loss_tokens": np.array(store.loss_tokens),
-        "num_images": np.diff(store.image_starts),
+        "num_images": np.diff(store.image_starts).astype(np.int16),
         "width": np.array(store.images["width"]),
         "height": np.array(store.images["height"]),
         "size": np.array(store.images["size"]),
         "content": content,
-        "num_content": num_content,
+        "num_content": num_content.astype(np.int16),
     }
 
 

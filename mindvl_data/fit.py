@@ -8,32 +8,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.corpus import Corpus
+from mindvl_data.corpus import Corpus, narrow
 from mindvl_data.vision import Resolution, patch_grids
 
+# Samples weighed at a time: what a step holds beside its columns does not grow with them.
+CHUNK = 1 << 20
 # Reads one sample of the corpus by its number: its ids and its loss mask.
 Tokens = Callable[[int], tuple[NDArray[np.int32], NDArray[np.bool_]]]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Columns over the n samples of a corpus, all int64, for one resolution (and, once fitted, one length).
+    """Columns over the n samples of a corpus, for one resolution (and, once fitted, one length).
 
     num_ids, num_images: how much of the sample is used, from its start. tokens = num_ids with each image's
     one placeholder expanded. vision_tokens; patches, before the merge.
     """
 
-    num_ids: NDArray[np.int64]
-    num_images: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    loss_tokens: NDArray[np.int64]
-    vision_tokens: NDArray[np.int64]
-    image_bytes: NDArray[np.int64]
-    patches: NDArray[np.int64]
-
-    def of(self, samples: NDArray[np.integer]) -> Weights:
-        """The lines of these samples, in their order."""
-        return Weights(*(getattr(self, name)[samples] for name in self.__dataclass_fields__))
+    num_ids: NDArray[np.int32]
+    num_images: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    loss_tokens: NDArray[np.int32]
+    vision_tokens: NDArray[np.int32]
+    image_bytes: NDArray[np.integer]
+    patches: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -48,25 +46,42 @@ class Fitted:
 
 def weigh(corpus: Corpus, resolution: Resolution) -> Weights:
     """Exact tokens and patches of every sample: text as counted, images by the resize rule."""
-    vision, patches = image_weights(corpus, resolution)
-    vision_tokens = corpus.per_sample(vision)
-    num_images = np.diff(corpus.image_starts)
+    n = len(corpus)
+    vision_tokens, patches = np.empty(n, np.int32), np.empty(n, np.int32)
+    image_bytes = np.empty(n, np.int64)
+    for start in range(0, n, CHUNK):
+        end = min(start + CHUNK, n)
+        of_images = image_weights(corpus, resolution, start, end)
+        vision_tokens[start:end], patches[start:end], image_bytes[start:end] = (
+            _per_sample(values, corpus.image_starts[start : end + 1]) for values in of_images
+        )
+    num_images = np.diff(corpus.image_starts).astype(np.int32)
     return Weights(
-        num_ids=corpus.num_ids.astype(np.int64),
+        num_ids=corpus.num_ids,
         num_images=num_images,
         tokens=corpus.num_ids - num_images + vision_tokens,
-        loss_tokens=corpus.loss_tokens.astype(np.int64),
+        loss_tokens=corpus.loss_tokens,
         vision_tokens=vision_tokens,
-        image_bytes=corpus.per_sample(corpus.size),
-        patches=corpus.per_sample(patches),
+        image_bytes=narrow(image_bytes),
+        patches=patches,
     )
 
 
-def image_weights(corpus: Corpus, resolution: Resolution) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Vision tokens and patches of every image, int64 [images]."""
-    grids = patch_grids(corpus.width, corpus.height, resolution).astype(np.int64)
+def image_weights(
+    corpus: Corpus, resolution: Resolution, start: int, end: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
+    """Vision tokens, patches and bytes of every image of the samples from `start` to `end`."""
+    span = slice(int(corpus.image_starts[start]), int(corpus.image_starts[end]))
+    grids = patch_grids(corpus.width[span], corpus.height[span], resolution).astype(np.int64)
     patches = grids[:, 0] * grids[:, 1]
-    return patches // resolution.merge**2, patches
+    return patches // resolution.merge**2, patches, corpus.size[span]
+
+
+def _per_sample(of_images: NDArray[np.integer], starts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Σ over each sample's images of a value an image, int64 [n]; starts: [n + 1]."""
+    total = np.concatenate([[0], np.cumsum(of_images, dtype=np.int64)])
+    sums: NDArray[np.int64] = np.diff(total[starts - starts[0]])
+    return sums
 
 
 def fit(
@@ -90,10 +105,9 @@ def fit(
     if overlong != "truncate" or not len(too_long):
         return Fitted(weights, fits, too_long[:0], lost)
     weights = replace(weights, **{name: getattr(weights, name).copy() for name in weights.__dataclass_fields__})
-    vision, patches = image_weights(corpus, resolution)
     cut = []
     for i in map(int, too_long):
-        if _cut(corpus, weights, i, seq_len, vision, patches, tokens, image_pad):
+        if _cut(corpus, weights, i, seq_len, resolution, tokens, image_pad):
             cut.append(i)
             fits[i] = True
             del lost[i]
@@ -103,26 +117,17 @@ def fit(
 
 
 def _cut(
-    corpus: Corpus,
-    weights: Weights,
-    sample: int,
-    seq_len: int,
-    vision: NDArray[np.int64],
-    patches: NDArray[np.int64],
-    tokens: Tokens,
-    image_pad: int,
+    corpus: Corpus, weights: Weights, sample: int, seq_len: int, resolution: Resolution, tokens: Tokens, image_pad: int
 ) -> bool:
     """Shorten one sample in `weights`; whether a loss token is left."""
     ids, loss = tokens(sample)
-    first = int(corpus.image_starts[sample])
-    span = slice(first, int(corpus.image_starts[sample + 1]))
-    kept, images = truncated(ids, vision[span], seq_len, image_pad)
-    used = slice(first, first + images)
+    vision, patches, size = image_weights(corpus, resolution, sample, sample + 1)
+    kept, images = truncated(ids, vision, seq_len, image_pad)
     weights.num_ids[sample], weights.num_images[sample] = kept, images
-    weights.vision_tokens[sample] = vision[used].sum()
-    weights.tokens[sample] = kept - images + vision[used].sum()
-    weights.patches[sample] = patches[used].sum()
-    weights.image_bytes[sample] = corpus.size[used].sum()
+    weights.vision_tokens[sample] = vision[:images].sum()
+    weights.tokens[sample] = kept - images + vision[:images].sum()
+    weights.patches[sample] = patches[:images].sum()
+    weights.image_bytes[sample] = size[:images].sum(dtype=np.int64)
     weights.loss_tokens[sample] = loss[:kept].sum()
     return bool(weights.loss_tokens[sample])
 

@@ -59,7 +59,7 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     weights, drawn, packs = planned.fitted.weights, planned.drawn, planned.packs
     segments = _segments(prepared.corpus, planned.names, weights, drawn, packs)
     tasks = _write_tasks(run, prepared, planned, segments, packs, work)
-    draws = _draws(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
+    draws = draws_of(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
     if (there := publish.published(folder, "content", planned.keys["content"])) is not None:
         linked = publish.link_shards(there, work)
         path = publish.publish(folder, work, planned.data, linked, draws, there.id, planned.keys)
@@ -129,27 +129,34 @@ def _write_tasks(
     return tasks
 
 
-def _draws(
+def draws_of(
     corpus: Corpus, weights: Weights, drawn: Draw, packs: Packs, first_packs: Sequence[int]
 ) -> dict[str, NDArray[Any]]:
     """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it."""
-    samples = drawn.samples[packs.index]
-    pack = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
-    ends = np.cumsum(weights.tokens[samples])
-    starts = ends - weights.tokens[samples]
-    base = starts_of(packs.sums(weights.tokens[drawn.samples]))[:-1][pack]
-    shard = np.searchsorted(first_packs, pack, side="right") - 1
-    ids = corpus.sample_ids[samples]
-    words = np.ascontiguousarray(ids).view(">u8")
-    order = np.lexsort((drawn.repeats[packs.index], words[:, 1], words[:, 0]))
-    columns: dict[str, NDArray[Any]] = {
-        "repeat": drawn.repeats[packs.index],
-        "shard": shard.astype(np.int32),
+    samples, sizes = drawn.samples[packs.index], np.diff(packs.offsets)
+    order = _by_id(corpus.sample_ids[samples], drawn.repeats[packs.index])
+    stop = _stops(weights.tokens[samples], packs)
+    pack = np.repeat(np.arange(len(packs), dtype=packs.offsets.dtype), sizes)[order]
+    return {
+        "sample_id": corpus.sample_ids[samples[order]],
+        "repeat": drawn.repeats[packs.index][order],
+        "shard": (np.searchsorted(first_packs, pack, side="right") - 1).astype(np.int32),
         "pack": pack.astype(np.int64),
-        "start": (starts - base).astype(np.int32),
-        "stop": (ends - base).astype(np.int32),
+        "start": (stop - weights.tokens[samples])[order],
+        "stop": stop[order],
     }
-    return {"sample_id": ids[order], **{name: values[order] for name, values in columns.items()}}
+
+
+def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int64]:
+    words = np.ascontiguousarray(ids).view(">u8")
+    return np.lexsort((repeats, words[:, 1], words[:, 0]))
+
+
+def _stops(tokens: NDArray[np.int32], packs: Packs) -> NDArray[np.int32]:
+    """Where each draw ends in its pack, in the order of the packs' index."""
+    ends = np.cumsum(tokens, dtype=np.int64)
+    before = starts_of(np.add.reduceat(tokens, packs.offsets[:-1], dtype=np.int64))[:-1]
+    return (ends - np.repeat(before, np.diff(packs.offsets))).astype(np.int32)
 
 
 def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:

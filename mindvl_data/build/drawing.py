@@ -13,7 +13,7 @@ from mindvl_data.build.spec import Spec
 from mindvl_data.corpus import Corpus
 from mindvl_data.fit import Fitted, Weights
 from mindvl_data.mix import Asked, Draw, Pool, ask, check_repeats, draw, pass_order
-from mindvl_data.pack import Packs, plan, plan_windows
+from mindvl_data.pack import Packs, index_type, plan, plan_windows
 from mindvl_data.recipe import Budget
 
 
@@ -47,8 +47,8 @@ def drawn(corpus: Corpus, fitted: Fitted, spec: Spec, names: Sequence[str], seed
 
 def _pool(corpus: Corpus, fitted: Fitted, by: str, name: str) -> Pool:
     rows = np.flatnonzero(fitted.fits & (corpus.source == corpus.sources.index(name)))
-    measure = None if by == "samples" else getattr(fitted.weights, by)[rows]
-    return Pool(rows, corpus.sample_ids[rows], fitted.weights.tokens[rows], measure)
+    measure = None if by == "samples" else getattr(fitted.weights, by)
+    return Pool(rows.astype(index_type(len(corpus))), corpus.sample_ids, fitted.weights.tokens, measure)
 
 
 def _draw(pools: Mapping[str, Pool], spec: Spec, seed: int) -> tuple[Asked, Draw]:
@@ -68,9 +68,8 @@ def _everything(pools: Mapping[str, Pool], spec: Spec, seed: int) -> tuple[Asked
     total = sum(pool.size for pool in pools.values())
     asked = Asked({name: pool.size / total for name, pool in pools.items() if pool.size}, total)
     rows = np.sort(np.concatenate([pool.samples for pool in pools.values()]))
-    ids = np.concatenate([pool.sample_ids for pool in pools.values()])
-    by_row = np.argsort(np.concatenate([pool.samples for pool in pools.values()]))
-    return asked, Draw(rows[pass_order(ids[by_row], seed, spec.stage)], np.zeros(len(rows), np.int16))
+    ids = next(iter(pools.values())).sample_ids[rows]
+    return asked, Draw(rows[pass_order(ids, seed, spec.stage)], np.zeros(len(rows), np.int16))
 
 
 def _within_packs(

@@ -93,7 +93,7 @@ def prepare(run: Run) -> Prepared:
     if run.recipe.holdout:
         funnel += funnel_lines("holdout", corpus.sources, corpus.source, np.ones(len(corpus), bool), ~held)
     return Prepared(
-        corpus=corpus,
+        corpus=corpus.without_content(),
         held=held,
         partitions=partitions,
         stores=[task.stores[0] for task in tasks],
@@ -119,6 +119,9 @@ def _stores_at(tasks: Sequence[CountTask]) -> dict[Resolution, dict[int, Path]]:
 def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
     """Raises BuildError when two samples have one id: everything that names a sample would mean both."""
     words = np.ascontiguousarray(corpus.sample_ids).view("<u8")
+    order = np.argsort(words[:, 0])
+    if not (words[order[1:], 0] == words[order[:-1], 0]).any():
+        return
     order = np.lexsort((words[:, 1], words[:, 0]))
     same = np.flatnonzero((words[order[1:]] == words[order[:-1]]).all(axis=1))
     if len(same):

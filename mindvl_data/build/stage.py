@@ -72,7 +72,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     fitted = _fit(run, prepared, spec, among)
     made = drawn(corpus, fitted, spec, names, recipe.seed)
     packs, costs = _ordered(fitted.weights, made, spec, recipe)
-    taken = fitted.weights.of(made.draw.samples)
+    mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
     data = {
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
         "sources": publish.sources(run, prepared, names),
@@ -80,8 +80,8 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
         **({"evaluations": prepared.thinned.evaluations} if prepared.thinned.evaluations else {}),
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
-        "mixture": mixture(made, fitted.weights, taken, corpus.source[made.draw.samples], corpus.sources, spec),
-        "packing": packing(packs, made.draw.samples, int(taken.tokens.sum()), costs, spec.seq_len, recipe.order.step),
+        "mixture": mixed,
+        "packing": packing(packs, made.draw, mixed["total"]["tokens"], costs, spec.seq_len, recipe.order.step),
         "order": {"rule": recipe.order.rule, "step": recipe.order.step, "seed": recipe.seed},
     }
     return Planned(spec, names, keys, data, None, fitted, made.draw, packs)
@@ -150,7 +150,7 @@ def _ordered(
 ) -> tuple[Packs, dict[str, dict[str, NDArray[np.int64]]]]:
     """The packs in the order they are written, and both costs of each in every order there is."""
     lengths, patches = weights.tokens[made.draw.samples], weights.patches[made.draw.samples]
-    costs = {"attention": made.packs.sums(lengths**2), "patches": made.packs.sums(patches)}
+    costs = {"attention": made.packs.sums(lengths.astype(np.int64) ** 2), "patches": made.packs.sums(patches)}
     orders = {
         rule: order_packs(
             *costs.values(), rule=rule, step=recipe.order.step, seed=recipe.seed, name=spec.name, borders=made.borders

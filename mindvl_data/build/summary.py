@@ -13,8 +13,13 @@ from numpy.typing import NDArray
 from mindvl_data.build.drawing import Drawn
 from mindvl_data.build.spec import Spec
 from mindvl_data.fit import Weights
+from mindvl_data.mix import Draw
 from mindvl_data.pack import Packs, again, step_balance
 from mindvl_data.recipe import Group
+
+COUNTED = ("samples", "tokens", "loss_tokens", "vision_tokens")
+# Draws summed at a time.
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,20 +65,19 @@ def reasons_by_source(
     return counters
 
 
-def mixture(
-    made: Drawn, weights: Weights, taken: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec
-) -> dict[str, Any]:
+def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec) -> dict[str, Any]:
     """What was asked of each source, and of each group, and what the draw gave, in every count there is.
 
-    weights: of all samples; taken and source: of each draw. `repeats` are passes over what could be drawn.
+    weights, source: of all samples. `repeats` are passes over what could be drawn.
     """
-    totals = _counts(taken, np.arange(len(source)))
+    given = _by_source(weights, source, made.draw.samples, sources)
+    totals = {column: sum(given[name][column] for name in made.asked.shares) for column in COUNTED}
     lines = {}
     for name, share in made.asked.shares.items():
         pool = made.pools[name]
         passes = made.asked.passes(name, pool)
-        holds = _counts(weights, pool.samples)
-        got = _counts(taken, np.flatnonzero(source == sources.index(name)))
+        holds = _by_source(weights, source, pool.samples, sources)[name]
+        got = given[name]
         lines[name] = {
             "pool": holds,
             "asked": {
@@ -92,9 +96,19 @@ def mixture(
     return {"by": spec.by, "budget": budget, "total": totals, "sources": lines, "groups": groups}
 
 
-def _counts(weights: Weights, lines: NDArray[np.integer]) -> dict[str, int]:
-    columns = ("tokens", "loss_tokens", "vision_tokens")
-    return {"samples": len(lines)} | {name: int(getattr(weights, name)[lines].sum()) for name in columns}
+def _by_source(
+    weights: Weights, source: NDArray[Any], samples: NDArray[np.integer], sources: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Σ over these samples, some of them perhaps several times, of every count, by source."""
+    sums = np.zeros((len(COUNTED), len(sources)), np.int64)
+    for start in range(0, len(samples), CHUNK):
+        some = samples[start : start + CHUNK]
+        of = source[some]
+        sums[0] += np.bincount(of, minlength=len(sources))
+        for line, column in enumerate(COUNTED[1:], 1):
+            # As floats: exact, a chunk's sum is far below 2^53.
+            sums[line] += np.bincount(of, getattr(weights, column)[some], len(sources)).astype(np.int64)
+    return {name: dict(zip(COUNTED, sums[:, i].tolist(), strict=True)) for i, name in enumerate(sources)}
 
 
 def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
@@ -111,7 +125,7 @@ def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[
 
 def packing(
     packs: Packs,
-    samples: NDArray[np.integer],
+    draw: Draw,
     tokens: int,
     costs: Mapping[str, Mapping[str, NDArray[np.int64]]],
     seq_len: int,
@@ -119,7 +133,7 @@ def packing(
 ) -> dict[str, Any]:
     """Packs beside their lower bound, fill, and how level the steps of either order are: 1 means that no rank waits.
 
-    samples: which sample each draw is of. costs: by order, then by name, of each pack in that order.
+    costs: by order, then by name, of each pack in that order.
     """
     slots = len(packs) * seq_len
     return {
@@ -128,7 +142,7 @@ def packing(
         "tokens": tokens,
         "padding": slots - tokens,
         "fill": round(tokens / slots, 6),
-        "repeats_together": len(again(packs, samples)),
+        "repeats_together": len(again(packs, draw.samples)) if draw.repeats.any() else 0,
         "segments_per_pack": round(len(packs.index) / len(packs), 3),
         "cost_balance": {
             rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}

@@ -55,10 +55,9 @@ def _end(pools: Mapping[str, Pool], asked: Asked, drawn: Draw) -> int:
     if asked.samples is not None:
         return asked.samples
     assert asked.tokens is not None
-    tokens = np.zeros(1 + max(int(pool.samples.max()) for pool in pools.values()), np.int64)
-    for pool in pools.values():
-        tokens[pool.samples] = pool.tokens
-    return int(np.searchsorted(np.cumsum(tokens[drawn.samples]), asked.tokens, side="left")) + 1
+    tokens = next(iter(pools.values())).tokens
+    ends = np.cumsum(tokens[drawn.samples], dtype=np.int64)
+    return int(np.searchsorted(ends, asked.tokens, side="left")) + 1
 
 
 def _merged(pools: Mapping[str, Pool], asked: Asked, amount: float, seed: int, stage: str) -> Draw:
@@ -78,22 +77,25 @@ def _draw_source(
     times, rows, repeats = [], [], []
     before = 0
     for repeat in range(math.ceil(amount * share / pool.size - 1e-12)):
-        order = pass_order(pool.sample_ids, seed, f"{stage}\0{name}\0{repeat}")
-        when = (before + _middles(pool.measure, order)) / share
+        order = pass_order(pool.sample_ids[pool.samples], seed, f"{stage}\0{name}\0{repeat}")
+        row = pool.samples[order]
+        when = (before + _middles(pool.measure, row)) / share
         taken = int(np.searchsorted(when, amount, side="left"))
         times.append(when[:taken])
-        rows.append(pool.samples[order[:taken]])
+        rows.append(row[:taken])
         repeats.append(np.full(taken, repeat, np.int16))
         before += pool.size
     return np.concatenate(times), np.concatenate(rows), np.concatenate(repeats)
 
 
-def _middles(measure: NDArray[np.integer] | None, order: NDArray[np.int64]) -> NDArray[np.float64]:
+def _middles(measure: NDArray[np.integer] | None, rows: NDArray[np.integer]) -> NDArray[np.float64]:
     """Where the middle of each sample lies in its source, in this order, float64 [n]."""
     if measure is None:
-        return np.arange(len(order), dtype=np.float64) + 0.5
-    counts = measure[order]
-    return np.cumsum(counts, dtype=np.float64) - counts / 2
+        return np.arange(len(rows), dtype=np.float64) + 0.5
+    counts = measure[rows]
+    middles: NDArray[np.float64] = np.cumsum(counts, dtype=np.float64)
+    middles -= counts * 0.5
+    return middles
 
 
 def pass_order(sample_ids: NDArray[np.uint8], seed: int, name: str) -> NDArray[np.int64]:
@@ -102,4 +104,8 @@ def pass_order(sample_ids: NDArray[np.uint8], seed: int, name: str) -> NDArray[n
     By a hash of each id rather than a generator's stream: adding a sample moves no other.
     """
     words = np.ascontiguousarray(sample_ids).view("<u8").reshape(-1, 2)
-    return np.lexsort((words[:, 1], words[:, 0], hashed(words[:, 0], seed, name))).astype(np.int64)
+    drawn = hashed(words[:, 0], seed, name)
+    order = np.argsort(drawn)
+    if (drawn[order[1:]] == drawn[order[:-1]]).any():  # two ids with one first half: then the other half decides
+        order = np.lexsort((words[:, 1], words[:, 0], drawn))
+    return order.astype(np.int64, copy=False)

@@ -32,8 +32,9 @@ class Stock(Protocol):
 class Pool:
     """One source's samples, n of them.
 
-    samples: their row numbers, integers [n]. sample_ids: uint8 [n, 16]. tokens: integers [n]. measure: what
-    shares are shares of, integers [n] (tokens, loss tokens) or None where every sample counts 1.
+    samples: their row numbers, integers [n]. The rest are columns over the rows of all sources, not copied:
+    sample_ids, uint8 [rows, 16]; tokens, integers [rows]; measure: what shares are shares of, integers [rows]
+    (tokens, loss tokens) or None where every sample counts 1.
     """
 
     samples: NDArray[np.integer]
@@ -46,9 +47,9 @@ class Pool:
 
     @cached_property
     def total_tokens(self) -> int:
-        return int(self.tokens.sum(dtype=np.int64))
+        return int(self.tokens[self.samples].sum(dtype=np.int64))
 
     @cached_property
     def size(self) -> int:
         """The whole source in what shares are shares of."""
-        return len(self) if self.measure is None else int(self.measure.sum(dtype=np.int64))
+        return len(self) if self.measure is None else int(self.measure[self.samples].sum(dtype=np.int64))

@@ -9,7 +9,7 @@ limit is repacked sample by sample (two_limits).
 from mindvl_data.pack.apart import again
 from mindvl_data.pack.limits import Limits, lower_bound
 from mindvl_data.pack.order import order_packs, step_balance
-from mindvl_data.pack.packs import PackError, Packs
+from mindvl_data.pack.packs import PackError, Packs, index_type
 from mindvl_data.pack.planning import plan
 from mindvl_data.pack.windows import plan_windows
 
@@ -18,6 +18,7 @@ __all__ = [
     "PackError",
     "Packs",
     "again",
+    "index_type",
     "lower_bound",
     "order_packs",
     "plan",

@@ -15,21 +15,19 @@ from mindvl_data.recipe import Budget, Group
 MEASURES = ("tokens", "samples", "loss_tokens")
 
 
-def make_pool(name: str, tokens: list[int], first: int = 0, by: str = "tokens") -> Pool:
-    """Samples of so many tokens, a third of which (rounded up) are loss tokens."""
-    ids = b"".join(hashlib.sha256(f"{name}{i}".encode()).digest()[:16] for i in range(len(tokens)))
-    counts = np.array(tokens, np.int64)
-    measure = {"tokens": counts, "samples": None, "loss_tokens": -(-counts // 3)}[by]
-    rows = np.arange(first, first + len(tokens))
-    return Pool(rows, np.frombuffer(ids, np.uint8).reshape(-1, 16), counts, measure)
-
-
 def make_pools(sources: Mapping[str, list[int]], by: str = "tokens") -> dict[str, Pool]:
-    pools, first = {}, 0
-    for name, tokens in sources.items():
-        pools[name] = make_pool(name, tokens, first, by)
-        first += len(tokens)
-    return pools
+    """Pools over the same columns, one source after the other."""
+    ids = b"".join(
+        hashlib.sha256(f"{name}{i}".encode()).digest()[:16]
+        for name, tokens in sources.items()
+        for i in range(len(tokens))
+    )
+    counts = np.concatenate([np.array(tokens, np.int64) for tokens in sources.values()])
+    measure = {"tokens": counts, "samples": None, "loss_tokens": -(-counts // 3)}[by]
+    ends = np.cumsum([len(tokens) for tokens in sources.values()])
+    rows = [np.arange(end - len(tokens), end) for end, tokens in zip(ends, sources.values(), strict=True)]
+    columns = (np.frombuffer(ids, np.uint8).reshape(-1, 16), counts, measure)
+    return {name: Pool(mine, *columns) for name, mine in zip(sources, rows, strict=True)}
 
 
 def group(**members: Any) -> Group:
@@ -45,13 +43,13 @@ def measured(pools: dict[str, Pool], found: Draw) -> dict[str, int]:
     """What was drawn of each source, in what its shares are shares of."""
     sums = {}
     for name, pool in pools.items():
-        rows = found.samples[np.isin(found.samples, pool.samples)] - pool.samples[0]
+        rows = found.samples[np.isin(found.samples, pool.samples)]
         sums[name] = len(rows) if pool.measure is None else int(pool.measure[rows].sum())
     return sums
 
 
 def largest(pool: Pool) -> int:
-    return 1 if pool.measure is None else int(pool.measure.max())
+    return 1 if pool.measure is None else int(pool.measure[pool.samples].max())
 
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=60)
@@ -194,7 +192,7 @@ def test_too_many_repeats_say_how_much_is_missing_and_what_would_work(by: str, w
 
 def test_an_empty_source_is_named() -> None:
     with pytest.raises(MixError, match="source a has no sample left"):
-        drawn({"a": make_pool("a", [])}, group(a=1.0), tokens=10)
+        drawn(make_pools({"a": []}), group(a=1.0), tokens=10)
 
 
 # --------------------------------------------------------------------------- shares, groups, temperature
