@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from numpy.typing import NDArray
 
 from mindvl_data.schema import LEDGER, Drop
 
@@ -43,6 +45,25 @@ def of_samples(dropped: Dropped) -> pl.DataFrame:
         pl.lit(dropped.step).alias("step"),
         "reason",
         "detail",
+    )
+
+
+def of_rows(
+    named: tuple[str, str], samples: Path, rows: NDArray[Any], step: str, reason: str, details: pl.Series
+) -> pl.DataFrame:
+    """Ledger lines of these rows of a samples table, as columns: there may be millions.
+
+    named: the source, and its file as outputs show it. details: String [rows].
+    """
+    Drop(reason)
+    table = pl.read_parquet(samples, columns=["sample_id", "key"]).select(pl.all().gather(rows))
+    return table.select(
+        pl.col("sample_id").cast(pl.Binary),
+        source=pl.lit(named[0]),
+        locator=pl.concat_str(pl.lit(f"{named[1]}#"), "key"),
+        step=pl.lit(step),
+        reason=pl.lit(reason),
+        detail=details,
     )
 
 

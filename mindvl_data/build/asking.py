@@ -68,13 +68,16 @@ def ask_missing(
     lines = zip(partitions, rows, keys, strict=True)
     asked = [Asked(partition.samples, mine, mine_keys, at) for partition, mine, mine_keys in lines]
     done, total = 0, sum(len(one.rows) for one in asked)
-    for answers in model.ask(_unknown(store, asked)):
-        store.add(answers)
-        done += len(answers)
-        run.work[f"ask {name}"] += len(answers)
-        for tokens in set(judge.TOKENS) & set(answers.columns):
-            run.work[f"{tokens} of {name}"] += int(answers[tokens].sum())
-        run.progress(f"ask {name}", done, total)
+    try:
+        for answers in model.ask(_unknown(store, asked)):
+            store.add(answers)
+            done += len(answers)
+            run.work[f"ask {name}"] += len(answers)
+            for tokens in set(judge.TOKENS) & set(answers.columns):
+                run.work[f"{tokens} of {name}"] += int(answers[tokens].sum())
+            run.progress(f"ask {name}", done, total)
+    finally:
+        store.flush()
 
 
 def _unknown(store: Answers, asked: Sequence[Asked]) -> Iterator[Asked]:
@@ -103,12 +106,11 @@ def _write(
     if not path.exists():
         count = pq.read_metadata(partition.samples).num_rows
         lines = pl.DataFrame({"row": np.arange(count)})
-        said = (
-            store.of(keys)
-            .drop(judge.SAID, *judge.TOKENS, strict=False)
-            .with_columns(row=pl.Series(rows, dtype=pl.Int64))
-        )
-        write_columns(lines.join(said, on="row", how="left", maintain_order="left").drop("row"), path)
+        columns = [column for column in model.schema if column not in (judge.SAID, *judge.TOKENS)]
+        said = store.of(keys, columns).with_columns(row=pl.Series(rows, dtype=pl.Int64))
+        spent = [column for column in judge.TOKENS if column in model.schema]
+        tokens = {column: int(store.of(keys, [column])[column].sum()) for column in spent}
+        write_columns(lines.join(said, on="row", how="left", maintain_order="left").drop("row"), path, tokens)
     return path
 
 

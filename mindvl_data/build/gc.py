@@ -16,8 +16,9 @@ from mindvl_data.build.run import BuildError
 from mindvl_data.manifest import FILE_NAME
 from mindvl_data.schema import SAMPLES_INDEX
 
-CACHES = ("samples", "tokens", "media")
-KEPT = (SAMPLES_INDEX, "fingerprints.json")  # Endings of names.
+CACHES = ("samples", "scores", "tokens", "media")
+# Endings of names. What models answered is dear, and of use to any later recipe.
+KEPT = (SAMPLES_INDEX, "fingerprints.json", ".answers")
 
 
 @dataclass(frozen=True)

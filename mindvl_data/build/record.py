@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data import ledger
@@ -17,7 +16,7 @@ from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.filters import NO_FILTER, Rule
 from mindvl_data.media import LOCAL_FILE
-from mindvl_data.schema import SAMPLES_INDEX, Drop
+from mindvl_data.schema import SAMPLES_INDEX
 
 # Without its suffixes, a file of a step and all that lie beside it by name.
 USES = "uses.json"
@@ -74,14 +73,7 @@ def write_ledger(run: Run, prepared: Prepared) -> None:
 
 def _filter_lines(rules: Sequence[Rule], partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
     rows = np.flatnonzero(first != NO_FILTER)
-    ids = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id").take(rows).to_pylist()
-    drops = [Drop("filtered", rules[i].said(partition.source)) for i in first[rows]]
-    return ledger.of_samples(
-        ledger.Dropped(
-            partition.source,
-            partition.file.uri,
-            partition.samples,
-            "filter",
-            list(zip(ids, drops, strict=True)),
-        )
-    )
+    said = [rule.said(partition.source) if rule.applies_to(partition.source) else "" for rule in rules]
+    details = pl.Series(said, dtype=pl.String).gather(first[rows].astype(np.int64))
+    named = (partition.source, partition.file.uri)
+    return ledger.of_rows(named, partition.samples, rows, "filter", "filtered", details)

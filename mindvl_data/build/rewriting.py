@@ -65,7 +65,7 @@ def _rewrite(
     digest, replaced = hashlib.sha256(), 0
     tasks = []
     for place, (partition, mine, mine_keys) in enumerate(zip(made.partitions, rows, keys, strict=True)):
-        said = store.of(mine_keys)["reply"]
+        said = store.of(mine_keys, ["reply"])["reply"]
         texts = said.drop_nulls().to_list()
         digest.update(fingerprints.key(texts).encode())
         replaced += len(texts)

@@ -38,10 +38,11 @@ from mindvl_data.scores import (
     paths_of,
     uids,
 )
-from mindvl_data.scores.columns import missing_in, values_digest
+from mindvl_data.scores.columns import missing_in, sums_in, values_digest
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 
-FRAME = ("mindvl_data.scores.compute", "mindvl_data.scores.columns")
+# All of it: one score's file uses another's. What models said is kept under versions of its own.
+FRAME = ("mindvl_data.scores",)
 
 
 class Scores:
@@ -72,7 +73,9 @@ class Scores:
             self._make(name, [name in score_names for score_names in wanted], alive)
         self._compute(wanted)
         found = [[self._files[name][number] for name in mine] for number, mine in enumerate(wanted)]
-        return [tuple(path for path in paths if path is not None) for paths in found]
+        made = [tuple(path for path in paths if path is not None) for paths in found]
+        self._run.used.update(path for paths in made for path in paths)
+        return made
 
     @property
     def costly(self) -> set[str]:
@@ -89,9 +92,10 @@ class Scores:
             for source in self._run.recipe.sources:
                 mine = [f for f, p in zip(files, self._partitions, strict=True) if f is not None and p.source == source]
                 if mine:
-                    by = self._score(name).by
-                    line = {"by": by, "sha256": values_digest(mine), "missing": missing_in(mine)}
-                    told.setdefault(source, {})[name] = line
+                    score = self._score(name)
+                    model = {"model": score.model} if isinstance(score, (ClipScore, JudgeScore)) else {}
+                    values = {"sha256": values_digest(mine), "missing": missing_in(mine), **sums_in(mine)}
+                    told.setdefault(source, {})[name] = {"by": score.by, **model, **values}
         return told
 
     def beside(self) -> list[list[Path]]:
@@ -182,10 +186,11 @@ class Scores:
         content = [(file.uri, file.fingerprint, file.size) for file in files]
         code = fingerprints.code("mindvl_data.scores.joined", "mindvl_data.scores.keys")
         how = ["joined", content, score.on, score.column, score.columns, code]
+        folder = self._run.folder("scores") / f"{name}-{fingerprints.key(how)}.index"
+        self._run.used.add(folder)
         missing = self._due(name, how, due)
         if not missing:
             return
-        folder = self._run.folder("scores") / f"{name}-{fingerprints.key(how)}.index"
         places = tuple((file.uri, file.place) for file in files)
         task = joined.IndexTask(name, places, score.column or score.on, score.columns, folder)
         self._run.step(f"index {name}", joined.index, [] if folder.exists() else [task])
@@ -220,6 +225,7 @@ class Scores:
         seed, code = self._run.recipe.seed, fingerprints.code("mindvl_data.scores.clusters")
         key = fingerprints.key([path.name for path in files], score.of, score.clusters, score.iterations, seed, code)
         centres = self._run.folder("scores") / f"{name}-{key}.npy"
+        self._run.used.add(centres)
         task = clusters.ClustersTask(files, score.of, score.clusters, score.iterations, seed, centres)
         self._run.step(f"cluster {name}", clusters.cluster, [] if centres.exists() else [task])
         self._place(name, score.of, centres, None, embeddings)

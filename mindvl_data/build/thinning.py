@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,7 +24,6 @@ from mindvl_data.dedup import kept_of, ranks
 from mindvl_data.filters import NO_FILTER
 from mindvl_data.recipe.balance import Balance
 from mindvl_data.recipe.duplicates import Decontaminate, Dedup
-from mindvl_data.schema import Drop
 
 CODE = ("mindvl_data.dedup", "mindvl_data.build.pool")
 
@@ -100,7 +100,7 @@ def _decontaminate(
             told["found"] = max(told["found"], int((theirs.source[found["found"]] == number).sum()))
             mine = theirs.source[found["other"]] == number
             lost = pool.taken(found["left"][mine])
-            details = [f"like {uid.tobytes().hex()} of {name} ({rule.said})" for uid in ids[mine]]
+            details = _with_ids("like ", ids[mine], f" of {name} ({rule.said})")
             _note(run, partitions, thinned, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
 
 
@@ -125,7 +125,7 @@ def _dedup(
     version = None if prefer is None else fingerprints.of_bytes(prefer.tobytes())
     result = _cached(run, "dedup", [rule.model_dump(), list(run.recipe.sources), found.version, version], look)
     reason = "duplicate" if rule.near is None else "near_duplicate"
-    details = [f"like {uid.tobytes().hex()}, which stays ({rule.said})" for uid in ids[result["other"]]]
+    details = _with_ids("like ", ids[result["other"]], f", which stays ({rule.said})")
     _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
 
 
@@ -156,10 +156,8 @@ def _balance(
         counts = tempered(sizes, rule.share, rule.temperature)
     prefer = _preferred(run, partitions, scores, f"balance.{number}.prefer", pool)
     lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
-    details = [
-        f"{rule.name}: {rule.by} is {name}: {counts[group]} of {sizes[group]} stay"
-        for name, group in zip(named.gather(lost).to_list(), groups[lost].tolist(), strict=True)
-    ]
+    said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]
+    details = pl.Series(said, dtype=pl.String).gather(groups[lost])
     _note(run, partitions, thinned, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
 
 
@@ -183,6 +181,13 @@ def _cached(
         return dict(file)
 
 
+def _with_ids(before: str, ids: NDArray[np.uint8], after: str) -> pl.Series:
+    """Texts around sample ids (uint8 [n, 16]) in hexadecimal: String [n]."""
+    flat = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(ids.tobytes())])
+    written = pl.Series("id", flat).cast(pl.Binary).bin.encode("hex")
+    return written.to_frame().select(pl.concat_str(pl.lit(before), "id", pl.lit(after))).to_series()
+
+
 def _note(
     run: Run,
     partitions: Sequence[Partition],
@@ -190,7 +195,7 @@ def _note(
     lost: Pool,
     step: str,
     reason: str,
-    details: Sequence[str],
+    details: pl.Series,
 ) -> None:
     """Take the lost samples out of what is kept, and write down why."""
     names = list(run.recipe.sources)
@@ -203,16 +208,11 @@ def _note(
         thinned.funnel.append(
             FunnelLine(step, name, int(before[number]), left, {reason: int(gone[number])} if gone[number] else {})
         )
-    ids = lost.ids(partitions)
     for number, partition in enumerate(partitions):
         first, end = np.searchsorted(lost.partition, [number, number + 1])
         if first < end:
-            thinned.kept[number][lost.row[first:end]] = False
-            drops = [
-                (uid.tobytes(), Drop(reason, why)) for uid, why in zip(ids[first:end], details[first:end], strict=True)
-            ]
-            thinned.drops.append(
-                ledger.of_samples(
-                    ledger.Dropped(partition.source, partition.file.uri, partition.samples, step.split(":")[0], drops)
-                )
-            )
+            rows = lost.row[first:end]
+            thinned.kept[number][rows] = False
+            named = (partition.source, partition.file.uri)
+            why = details.slice(first, end - first)
+            thinned.drops.append(ledger.of_rows(named, partition.samples, rows, step.split(":")[0], reason, why))

@@ -94,6 +94,17 @@ class Recipe(Model):
         return self
 
     @model_validator(mode="after")
+    def _rewrites_fit(self) -> Recipe:
+        for number, rule in enumerate(self.rewrite):
+            for name in rule.sources or self.sources:
+                if self.sources[name].boxes:
+                    raise ValueError(
+                        f"rewrite.{number}: the source {name} has boxes in its texts, which a new text would lose; "
+                        "name the others in its `sources`"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _columns_have_one_meaning(self) -> Recipe:
         taken = dict.fromkeys((*FILTER_COLUMNS, "source", "kind"), "the samples table")
         for name, score in self.scores.items():

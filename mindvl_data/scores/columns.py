@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -11,13 +13,15 @@ import pyarrow.parquet as pq
 
 DIGEST = b"mindvl_sha256"
 MISSING = b"mindvl_missing"
+SUMS = b"mindvl_sums"
 
 
-def write_columns(table: pl.DataFrame, path: Path) -> None:
-    """Write `path`, which appears whole, with a hash of the values in its metadata."""
+def write_columns(table: pl.DataFrame, path: Path, sums: Mapping[str, int] | None = None) -> None:
+    """Write `path`, which appears whole, with a hash of the values in its metadata, and `sums` for `sums_in`."""
     arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
     missing = sum(column.null_count() for column in table.iter_columns())
-    arrow = arrow.replace_schema_metadata({DIGEST: _digest(table).encode(), MISSING: str(missing).encode()})
+    notes = {DIGEST: _digest(table), MISSING: str(missing), SUMS: json.dumps(sums or {})}
+    arrow = arrow.replace_schema_metadata(notes)
     partial = path.with_suffix(path.suffix + ".partial")
     pq.write_table(arrow, partial, compression="zstd")
     partial.rename(path)
@@ -34,6 +38,14 @@ def values_digest(paths: Iterable[Path]) -> str:
 def missing_in(paths: Iterable[Path]) -> int:
     """How many values of these files are null."""
     return sum(int(pq.read_schema(path).metadata[MISSING]) for path in paths)
+
+
+def sums_in(paths: Iterable[Path]) -> dict[str, int]:
+    """What was noted of these files, added up: the tokens that their answers took."""
+    total: Counter[str] = Counter()
+    for path in paths:
+        total.update(json.loads(pq.read_schema(path).metadata[SUMS]))
+    return dict(sorted(total.items()))
 
 
 def _digest(table: pl.DataFrame) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.recipe.judges import PRESETS
 from mindvl_data.scores import ScoreError
@@ -84,6 +85,15 @@ def test_every_way_to_go_wrong_ends_in_a_number_or_a_reason(tmp_path: Path, addr
     # Tokens of all answers that were had, and none for those that were not.
     assert report.work["prompt_tokens of judge"] == 100 * 9
     assert report.work["completion_tokens of judge"] == 7 * 9
+    told = read_manifest(report.out / "only-256").data["scores"]["crawl"]["judge"]
+    # Eleven are missing in two columns: the score where there is none, the reason where there is one.
+    assert {key: value for key, value in told.items() if key != "sha256"} == {
+        "by": "judge",
+        "model": "a-model",
+        "missing": 11,
+        "prompt_tokens": 900,
+        "completion_tokens": 63,
+    }
     assert all(request["images"] == ["data:image/jpeg;base64,"[:22]] for request in requests(address[1]))
     assert not built(tmp_path, scores={"judge": judge(address[0])}, filters=KEEP).work
 

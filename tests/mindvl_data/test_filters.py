@@ -100,7 +100,7 @@ BASIC = [
     ({"caption": "the house", "original_width": 300, "original_height": 300}, "more than 2 words"),
     ({"caption": "i am a", "original_width": 300, "original_height": 300}, True),
     ({"caption": "i am", "original_width": 300, "original_height": 300}, "more than 2 words"),
-    ({"caption": ENGLISH, "original_width": None, "original_height": 300}, True),
+    ({"caption": ENGLISH, "original_width": None, "original_height": 300}, "smaller side at least 200"),
 ]
 LAION = [
     ({"caption": ENGLISH, "clip_b32_similarity_score": 0.28}, True),
