@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mindvl_data.build import publish, record
 from mindvl_data.build.assembly import StageResult, image_bytes, write_stage
-from mindvl_data.build.folder import clear_work, default_folder, opened
+from mindvl_data.build.folder import default_folder, opened
 from mindvl_data.build.forecasting import forecast
 from mindvl_data.build.prepare import Prepared, prepare
 from mindvl_data.build.run import BuildError, Progress, Run
@@ -76,7 +76,7 @@ def build(
             record.write_ledger(run, prepared)
             stages = [write_stage(run, prepared, plan) for plan in planned]
             record.write_uses(run, [stage.name for stage in stages])
-            clear_work(out)
+            publish.clear(out)
         urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
         return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls)
 

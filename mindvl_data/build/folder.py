@@ -75,11 +75,6 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def clear_work(out: Path) -> None:
-    """Once every set is published: what builds of other recipes, or killed ones, left of sets."""
-    shutil.rmtree(out / WORK, ignore_errors=True)
-
-
 def default_folder(loaded: LoadedRecipe) -> Path:
     """build/<recipe name>. Raises BuildError when the build of another recipe lies there."""
     out = (Path("build") / loaded.recipe.name).absolute()

@@ -49,6 +49,13 @@ def recover(folder: Path) -> None:
             aside.rename(folder)
 
 
+def clear(out: Path) -> None:
+    """Once every set is published: what builds of other recipes, or killed ones, left of sets is removed."""
+    for aside in sorted((out / WORK).glob(f"*/{_aside(out).name}")):
+        recover(out / aside.parent.name)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+
+
 def _aside(folder: Path) -> Path:
     return folder.parent / WORK / folder.name / "old"
 

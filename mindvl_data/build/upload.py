@@ -84,10 +84,11 @@ class _Store:
             self._sent: dict[str, list[str]] = json.loads(self._note.read_text())
         except (OSError, ValueError):
             self._sent = {}
+        self._digests: dict[Path, str] = {}
 
     def put(self, path: Path, name: str) -> None:
         """Send a file and look at what arrived, unless it is there."""
-        digest = file_sha256(path)
+        digest = self._digest(path)
         if self._there(name) == [digest, self._version(name)]:
             return
         self._forget(name)
@@ -104,7 +105,7 @@ class _Store:
     def withdraw(self, name: str, paths: Sequence[Path]) -> None:
         """Remove the manifest of another set of this name: without it nobody reads what is about to change."""
         same = all(
-            self._there(f"{name}/{p.name}") == [file_sha256(p), self._version(f"{name}/{p.name}")] for p in paths
+            self._there(f"{name}/{p.name}") == [self._digest(p), self._version(f"{name}/{p.name}")] for p in paths
         )
         if not same:
             for last in (FILE_NAME, SEAL):
@@ -116,6 +117,11 @@ class _Store:
         for place in self._fs.ls(f"{self._root}/{name}", detail=False):
             if (file := place.rsplit("/", 1)[-1]) not in names:
                 self._remove(f"{name}/{file}")
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = file_sha256(path)
+        return self._digests[path]
 
     def _there(self, name: str) -> list[str] | None:
         return self._sent.get(f"{self.url}/{name}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import resource
 import shutil
 import tempfile
 import time
@@ -132,11 +133,12 @@ def hashed_twice(path: Path) -> None:
             hashlib.file_digest(file, "sha256")
 
 
-def with_cpu_time(work: tuple[Callable[[Any], object], Any]) -> float:
+def measured(work: tuple[Callable[[Any], object], Any]) -> tuple[float, int]:
+    """CPU seconds, and KiB of memory that the process had at most until then."""
     function, task = work
     start = time.process_time()
     function(task)
-    return time.process_time() - start
+    return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 Steps = Sequence[tuple[Callable[[Any], object], Sequence[Any]]]
@@ -145,13 +147,14 @@ Steps = Sequence[tuple[Callable[[Any], object], Sequence[Any]]]
 def report(engine: Engine, name: str, steps: Steps, total: int, beside: float | None = None) -> float:
     """Run the steps one after the other, each over its tasks; print and return MB/s."""
     os.sync()
-    start, cpu = time.perf_counter(), 0.0
+    start, seen = time.perf_counter(), []
     for function, work in steps:
-        cpu += sum(engine.run(with_cpu_time, [(function, task) for task in work]))
+        seen += engine.run(measured, [(function, task) for task in work])
+    cpu, memory = sum(seconds for seconds, _ in seen), max(kib for _, kib in seen) / 1024
     wall = time.perf_counter() - start
     rate = total / wall / 1e6
     share = f"{rate / beside:>9.0%}" if beside else ""
-    print(f"{name:<28}{wall:>8.2f}{cpu:>8.2f}{rate:>10,.0f}{share}", flush=True)
+    print(f"{name:<28}{wall:>8.2f}{cpu:>8.2f}{memory:>10,.0f}{rate:>10,.0f}{share}", flush=True)
     return rate
 
 
@@ -179,7 +182,7 @@ def main() -> None:
         engine.run(write, made)  # Starts the processes, reads the sources, and makes what `cp` copies.
         paths = [task.path for task in made]
         total = sum(path.stat().st_size for path in paths)
-        print(f"{'':<28}{'wall s':>8}{'CPU s':>8}{'MB/s':>10}{'of copy':>9}")
+        print(f"{'':<28}{'wall s':>8}{'CPU s':>8}{'peak MiB':>10}{'MB/s':>10}{'of copy':>9}")
         with Engine(1) as alone:
             copy = report(alone, "copy", [(copied, paths)], total)
         for path in paths:

@@ -152,3 +152,13 @@ def test_a_killed_publication_is_mended(quickstart: BuildReport, tmp_path: Path)
     assert {stage.state for stage in report.stages} == {"up to date"}
     assert (out / "warmup-2048" / "manifest.json").exists()
     assert not (out / ".work" / "warmup-2048" / "old").exists()
+
+
+def test_a_killed_publication_of_a_stage_that_is_gone_is_mended(quickstart: BuildReport, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(quickstart.out, out)
+    (out / ".work" / "holdout-4096").mkdir(parents=True)
+    (out / "holdout-4096").rename(out / ".work" / "holdout-4096" / "old")
+    build(load_recipe(QUICKSTART / "recipe.yaml", ["holdout=null"]), out)
+    assert (out / "holdout-4096" / "manifest.json").exists()
+    assert not (out / ".work").exists()
