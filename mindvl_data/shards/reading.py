@@ -49,7 +49,7 @@ class ShardReader:
         if self._costs is None:
             batches = [self._batch(number) for number in range(self._file.num_record_batches)]
             columns = [
-                np.concatenate([np.asarray(batch.column(name), np.int64) for batch in batches])
+                np.concatenate([_numbers(batch.column(name)).astype(np.int64) for batch in batches])
                 for name in ("attention_cost", "num_patches")
             ]
             self._costs = np.stack(columns, axis=1)
@@ -95,8 +95,8 @@ class ShardReader:
 def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
     """`row`: a record batch of one line."""
 
-    def numbers(name: str) -> Any:
-        return row.column(name).flatten().to_numpy(zero_copy_only=False)
+    def numbers(name: str) -> NDArray[Any]:
+        return _numbers(row.column(name).flatten())
 
     return Pack(
         index=index,
@@ -112,6 +112,15 @@ def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
         attention_cost=row.column("attention_cost")[0].as_py(),
         vision_cost=row.column("vision_cost")[0].as_py(),
     )
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """A column without nulls as the array that its buffer is; Arrow's own way loads pandas first, where it is there."""
+    if pa.types.is_boolean(column.type):
+        bits = np.frombuffer(column.buffers()[1], np.uint8)
+        return np.unpackbits(bits, count=column.offset + len(column), bitorder="little")[column.offset :].astype(bool)
+    dtype = column.type.to_pandas_dtype()
+    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
 
 
 def _read_image(row: dict[str, Any]) -> PackImage:

@@ -112,16 +112,19 @@ def speed(folder: Path, readers: list[str], seconds: float, rounds: int) -> None
 def resume(folder: Path) -> None:
     manifest = read_manifest(folder / "built" / "one-4096")
     packs = manifest.num_packs
-    print(f"seconds from a saved position to the first pack, {packs} packs:")
+    size = max(shard.bytes for shard in manifest.shards) / 1e6
+    print(f"seconds (CPU) from a saved position to the first pack, {packs} packs, shards of {size:.0f} MB:")
     for n in (0, packs // 2, packs - 1, 1000 * packs + packs // 3):
-        begun = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         stream = PackStream(manifest.path, epochs=None)
         stream.load_state_dict({"manifest": manifest.id, "packs": n})
         next(iter(stream))
-        print(f"  epoch {n // packs}, place {n % packs}: {time.perf_counter() - begun:.3f}")
-    begun = time.perf_counter()
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(f"  epoch {n // packs}, place {n % packs}: {wall:.3f} ({cpu:.3f})")
+    wall, cpu = time.perf_counter(), time.process_time()
     order_of_epoch(manifest.id, 7, 10_000_000, 64)
-    print(f"  the order of a later epoch of 10 million packs, besides: {time.perf_counter() - begun:.3f}")
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(f"  the order of a later epoch of 10 million packs, besides: {wall:.3f} ({cpu:.3f})")
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.manifest import ManifestError
-from mindvl_data.stream import Last, PackStream
+from mindvl_data.manifest import ManifestError, read_manifest
+from mindvl_data.shards import pack_digest
+from mindvl_data.stream import Curriculum, Last, Mixture, PackStream, Period, epoch_order
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 
@@ -97,3 +98,54 @@ def test_a_damaged_shard_is_never_read(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused_at_once(manifest: Path, arguments: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         PackStream(manifest, **arguments)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_manifest(tmp_path_factory.mktemp("other") / "set", [make_pack(100 + i, images=False) for i in range(5)])
+
+
+def test_a_mixture_goes_on_exactly_under_another_world_and_any_naming_order(manifest: Path, other: Path) -> None:
+    whole = PackStream(Mixture([(manifest, 0.75), (other, 0.25)]), epochs=None)
+    expected = [pack_digest(pack) for pack in islice(whole, 24)]
+    found, state = [], PackStream(Mixture([(other, 1), (manifest, 3)]), epochs=None).state_dict()
+    for world, steps in [(1, 4), (2, 4), (4, 3)]:
+        streams = [PackStream(Mixture([(other, 1), (manifest, 3)]), rank, world, epochs=None) for rank in range(world)]
+        for stream in streams:
+            stream.load_state_dict(state)
+        ranks = [[pack_digest(pack) for pack in islice(stream, steps)] for stream in streams]
+        found += [ranks[rank][step] for step in range(steps) for rank in range(world)]
+        state = streams[0].state_dict()
+    assert found == expected
+    assert state == {"manifest": whole.course.name, "packs": 24}
+
+
+def test_a_position_in_a_mixture_means_nothing_under_other_weights(manifest: Path, other: Path) -> None:
+    state = PackStream(Mixture([(manifest, 3), (other, 1)])).state_dict()
+    for changed in (Mixture([(manifest, 2), (other, 1)]), manifest):
+        with pytest.raises(ManifestError, match="same weights and periods"):
+            PackStream(changed).load_state_dict(state)
+
+
+def test_a_curriculum_closes_its_batches_where_a_period_ends(manifest: Path, other: Path) -> None:
+    periods = [
+        Period(other, epochs=1),
+        Period(Mixture([(manifest, 1), (other, 1)]), packs=4),
+        Period(manifest, packs=6),
+    ]
+    packs = list(PackStream(Curriculum(periods), global_batch=3))
+    real = [pack.index for pack in packs if pack.loss_mask.any()]
+    assert (len(packs), len(real)) == (18, 15)
+    # Packs are numbered in their own manifest; what the mixture took of the second is not taken again.
+    assert real[:5] == [0, 1, 2, 3, 4]
+    second_epoch = epoch_order(read_manifest(other).id, 1, 5, 2)
+    assert sorted(real[5:9]) == sorted([0, 1, *second_epoch[:2]])
+    assert real[9:] == [2, 3, 4, 5, 6, 7]
+
+
+def test_packs_of_different_lengths_never_share_a_batch(manifest: Path, tmp_path: Path) -> None:
+    short = make_manifest(tmp_path / "short", [make_pack(7, seq_len=32, lengths=[20], images=False)])
+    curriculum = Curriculum([Period(short, epochs=1), Period(manifest, epochs=1)])
+    assert {len(pack.tokens) for pack in list(PackStream(curriculum, global_batch=4))[:4]} == {32}
+    with pytest.raises(ValueError, match="packs of different lengths"):
+        PackStream(curriculum, last="wrap")
