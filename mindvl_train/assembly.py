@@ -17,8 +17,7 @@ from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import build_optimizer, freeze_all_but
-from mindvl_train.parallel.fit import StageShape, limits_of, sizes_for
-from mindvl_train.parallel.mesh import Sizes, world_size
+from mindvl_train.parallel.fit import Limits, StageShape, limits_of
 from mindvl_train.presets import read_preset
 from mindvl_train.stages import Stage, open_manifest, open_stages
 from mindvl_train.tokenizer_fit import check_fit
@@ -38,7 +37,7 @@ class Assembly:
         layout: how packs become batches.
         stages: those that train, in their order.
         average: the last stage's name and the shares of others in it, if it is an average.
-        sizes: of the mesh.
+        limits: what a mesh can divide.
         holdout: the held-out set, if there is one.
         accelerator: where the model trains.
     """
@@ -52,7 +51,7 @@ class Assembly:
     layout: BatchLayout
     stages: list[Stage]
     average: tuple[str, Mapping[str, float]] | None
-    sizes: Sizes
+    limits: Limits
     holdout: Manifest | None
     accelerator: Accelerator
 
@@ -98,7 +97,6 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         model = spec.build(model_config, kernels)
     _check_globs(model, config)
     shapes = [StageShape(s.name, s.config.global_batch, s.config.micro_batch, s.manifest.seq_len) for s in stages]
-    sizes = sizes_for(config.mesh, world_size(), limits_of(model, shapes))
     last = config.last_average
     first = stages[0].manifest
     manifest_ids = first.tokenizer["special_ids"]
@@ -130,7 +128,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         ),
         stages=stages,
         average=(last[0], last[1].average) if last else None,
-        sizes=sizes,
+        limits=limits_of(model, shapes),
         holdout=holdout,
         accelerator=accelerator,
     )

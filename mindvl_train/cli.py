@@ -152,7 +152,7 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
     from mindvl_train.config import load_config
     from mindvl_train.plan import make_plan
 
-    made = make_plan(load_config(train_yaml, overrides), str(train_yaml), ranks)
+    made = make_plan(load_config(train_yaml, overrides), str(train_yaml), ranks, memory * GIB)
     if as_json:
         stages = [asdict(stage) | {"fits": stage.total <= memory * GIB} for stage in made.stages]
         print(json.dumps(asdict(made) | {"stages": stages}))
@@ -170,6 +170,12 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
         fits = "yes" if stage.total <= memory * GIB else "no"
         table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.3g}", fits)
     console.print(table)
+    for proposal in made.meshes:
+        held = f"{(proposal.state + proposal.activations) / GIB:,.2f} GiB a rank"
+        console.print(f"mesh: {proposal.sizes}: {held}, sends {proposal.sent / GIB:,.2f} GiB a step", highlight=False)
+    if not made.meshes:
+        advice = "more ranks, a smaller micro_batch, or less to train"
+        console.print(f"no mesh of {ranks} ranks fits {memory:g} GiB: {advice}")
 
 
 def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool) -> None:

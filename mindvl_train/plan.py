@@ -5,6 +5,7 @@ torch counts the floating-point operations, and what autograd keeps for the back
 is estimated by formula but the optimizer's state, and the share of each rank.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.moe import MixtureOfExperts
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import freeze_all_but
+from mindvl_train.parallel.propose import Load, Proposal, costliest, propose
 from mindvl_train.stages import Stage
 
 META = torch.device("meta")
@@ -59,21 +61,23 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Parameters in all, those that one token meets, and every stage."""
+    """Parameters in all, those that one token meets, every stage, and the meshes to take."""
 
     parameters: int
     active: int
     ranks: int
     stages: list[StagePlan]
+    meshes: list[Proposal]
 
 
-def make_plan(loaded: LoadedConfig, where: str, ranks: int) -> Plan:
+def make_plan(loaded: LoadedConfig, where: str, ranks: int, memory: float = math.inf) -> Plan:
     """Measures every stage on the meta device.
 
     Args:
         loaded: the run's configuration.
         where: its file, for messages.
         ranks: over which parameters, gradients and optimizer state are sharded.
+        memory: bytes of one rank.
 
     Raises:
         UserError: as a run would.
@@ -82,7 +86,9 @@ def make_plan(loaded: LoadedConfig, where: str, ranks: int) -> Plan:
     model = _on_meta(parts)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stages = [_plan_stage(model, parts, stage, ranks) for stage in parts.stages]
-    return Plan(parameters, parameters - _idle(model), ranks, stages)
+    loads = [Load(shape, plan.activations) for shape, plan in zip(parts.limits.stages, stages, strict=True)]
+    proposals = propose(lambda: _on_meta(parts), parts.config, parts.limits, costliest(loads), ranks, memory)
+    return Plan(parameters, parameters - _idle(model), ranks, stages, proposals)
 
 
 def _on_meta(parts: Assembly) -> nn.Module:

@@ -46,8 +46,9 @@ from mindvl_train.optim import (
 )
 from mindvl_train.parallel.context import share_of
 from mindvl_train.parallel.data import add_copies_up, clip_gradients, end_forward
+from mindvl_train.parallel.fit import sizes_for
 from mindvl_train.parallel.host import together, total
-from mindvl_train.parallel.mesh import Mesh, build_mesh, is_first, joined
+from mindvl_train.parallel.mesh import Mesh, build_mesh, is_first, joined, world_size
 from mindvl_train.parallel.parallelise import parallelise
 from mindvl_train.rank_step import describe_non_finite, everyone, rank_step, step_record
 from mindvl_train.run_folder import claim, held
@@ -88,8 +89,9 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
         UserError: what is wrong, where, and what to do.
     """
     parts = assemble(loaded, where)
+    sizes = sizes_for(parts.config.mesh, world_size(), parts.limits)
     with joined(parts.accelerator) as device, ExitStack() as stack:
-        mesh = build_mesh(parts.sizes, device)
+        mesh = build_mesh(sizes, device)
         with together():
             if is_first():
                 stack.enter_context(held(folder))

@@ -1,0 +1,146 @@
+"""Meshes for a number of ranks and a size of memory, those that send least between ranks first.
+
+What a rank holds is measured: the model is divided on the meta device, under a process group that only pretends
+to have so many ranks. What it sends is counted from the shapes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from mindvl_train.config import TrainConfig
+from mindvl_train.models.decoder import DecoderLayer
+from mindvl_train.models.moe import MixtureOfExperts
+from mindvl_train.parallel.fit import Limits, StageShape, meshes
+from mindvl_train.parallel.mesh import Sizes, build_mesh
+from mindvl_train.parallel.parallelise import parallelise
+from mindvl_train.parallel.pieces import local
+
+# Weights, gradients and both moments of AdamW in float32; what travels in the training's own type.
+STATE_BYTES = 16
+SENT_BYTES = {"float32": 4, "bfloat16": 2}
+TRIED = 24
+SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A mesh that fits.
+
+    Attributes:
+        sizes: of its dimensions.
+        state: bytes of weights, gradients and optimizer state on the fullest rank, everything training.
+        activations: bytes that a micro-batch keeps on a rank.
+        sent: bytes that a rank sends in one step.
+    """
+
+    sizes: Sizes
+    state: int
+    activations: int
+    sent: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """The costliest stage: its shape, and the bytes that its micro-batch keeps on one undivided rank."""
+
+    stage: StageShape
+    activations: int
+
+
+def propose(
+    build: Callable[[], nn.Module], config: TrainConfig, limits: Limits, load: Load, ranks: int, memory: float
+) -> list[Proposal]:
+    """The best meshes.
+
+    Args:
+        build: makes the model on the meta device.
+        config: of the run; its mesh counts for nothing.
+        limits: what the run can be divided by.
+        load: what has to fit.
+        ranks: in all.
+        memory: bytes of one rank.
+    """
+    model = build()
+    sent = {sizes: _sent(model, sizes, load.stage, SENT_BYTES[config.precision]) for sizes in meshes(ranks, limits)}
+    found: list[Proposal] = []
+    for sizes in sorted(sent, key=sent.__getitem__)[:TRIED]:
+        activations = load.activations // sizes.share
+        # No need to build what cannot fit: a copy's state is spread over its ranks at best.
+        if _parameters(model) * STATE_BYTES * sizes.replicate / ranks + activations > memory:
+            continue
+        state = measure_state(build(), config, sizes)
+        if state + activations <= memory:
+            found.append(Proposal(sizes, state, activations, sent[sizes]))
+        if len(found) == SHOWN:
+            break
+    return found
+
+
+def measure_state(model: nn.Module, config: TrainConfig, sizes: Sizes) -> int:
+    """Bytes of weights, gradients and optimizer state on the first rank, which is never the emptiest.
+
+    Args:
+        model: on the meta device; it is divided in place.
+        config: of the run.
+        sizes: of the mesh.
+    """
+    with _pretended(sizes.ranks):
+        parallelise(model, build_mesh(sizes, torch.device("cpu")), config)
+        return sum(local(parameter).numel() for parameter in model.parameters()) * STATE_BYTES
+
+
+@contextmanager
+def _pretended(ranks: int) -> Iterator[None]:
+    """A process group of so many ranks without any but this one; nothing is sent."""
+    # Its import registers the backend.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _sent(model: nn.Module, sizes: Sizes, stage: StageShape, width: int) -> int:
+    """Bytes that a rank sends in a step.
+
+    Weights are gathered twice and gradients scattered once a micro-batch, and added up over copies once; Ulysses
+    moves queries, keys, values and outputs, tensor parallelism gathers and scatters around two layers, experts
+    get their tokens and give them back, all forward and backward.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, DecoderLayer)]
+    sparse = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    hidden = blocks[0].input_layernorm.weight.numel() if blocks else 0
+    experts = sum(parameter.numel() for layer in sparse for parameter in layer.experts.parameters())
+    divided = sum(_parameters(block) for block in blocks) - experts
+    rest = _parameters(model) - experts - divided
+    micro_batches = stage.global_batch // (sizes.data * stage.micro_batch)
+    tokens = stage.micro_batch * stage.seq_len // sizes.share
+    gathered = rest + divided // sizes.tensor + experts // sizes.expert
+    weights = 3 * gathered * _others(sizes.shard * sizes.share) * micro_batches
+    copies = 2 * _parameters(model) / (sizes.shard * sizes.share) * _others(sizes.replicate)
+    context = 2 * 4 * len(blocks) * tokens * hidden * _others(sizes.context)
+    tensor = 2 * 4 * len(blocks) * tokens * hidden * (sizes.tensor - 1)
+    chosen = sum(layer.gate.config.num_experts_per_tok for layer in sparse)
+    expert = 2 * 2 * chosen * tokens * hidden * _others(sizes.expert)
+    return round(width * (weights + copies + micro_batches * (context + tensor + expert)))
+
+
+def _others(ranks: int) -> float:
+    """The share of what ranks exchange evenly that leaves a rank."""
+    return (ranks - 1) / ranks
+
+
+def costliest(loads: Sequence[Load]) -> Load:
+    """The one that keeps most."""
+    return max(loads, key=lambda load: load.activations)
