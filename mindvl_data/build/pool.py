@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -52,8 +53,8 @@ class Pool:
         for number, partition in enumerate(partitions):
             places = order[ends[number] : ends[number + 1]]
             if len(places):
-                column = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id").to_pylist()
-                found[places] = np.frombuffer(b"".join(column), np.uint8).reshape(-1, 16)[self.row[places]]
+                column = pq.read_table(partition.samples, columns=["sample_id"]).column("sample_id")
+                found[places] = _fixed(column.combine_chunks())[self.row[places]]
         return found
 
 
@@ -128,14 +129,21 @@ def _exact(partition: Partition, rows: NDArray[np.int32], by: str) -> tuple[NDAr
     """Which of the rows have images (a text), and the 128-bit key of each that has."""
     if by == "text":
         table = pq.read_table(partition.samples, columns=["text_hash", "text_chars"])
-        hashes = np.frombuffer(b"".join(table.column("text_hash").to_pylist()), "<u8").reshape(-1, 4)[rows]
+        hashes = np.ascontiguousarray(_fixed(table.column("text_hash").combine_chunks())[rows]).view("<u8")
         has = table.column("text_chars").to_numpy()[rows] > 0
         return has, hashes[has, :2]
     images = pq.read_table(partition.samples, columns=["images"]).column("images").combine_chunks()
-    digests = np.frombuffer(b"".join(images.flatten().field("sha256").to_pylist()), np.uint8).reshape(-1, 32)
+    digests = _fixed(images.flatten().field("sha256"))
     counts = images.value_lengths().to_numpy(zero_copy_only=False)
     has = counts[rows] > 0
     return has, image_keys(digests, starts_of(counts))[rows[has]]
+
+
+def _fixed(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
+    """Values of one size as they lie in memory, uint8 [n, size]; none may be null."""
+    size = column.type.byte_width
+    flat = np.frombuffer(column.buffers()[1], np.uint8)
+    return flat[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
 
 
 def _pictures(columns: Sequence[pl.Series], version: str) -> Features:

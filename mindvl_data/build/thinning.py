@@ -113,19 +113,22 @@ def _dedup(
     """Of samples that are alike the one of the smallest rank stays."""
     pool = _pool(run, partitions, thinned, rule.sources)
     found = features(run, pool, partitions, scores, rule)
-    ids = pool.ids(partitions)
     prefer = _preferred(run, partitions, scores, f"dedup.{number}.prefer", pool)
 
     def look() -> dict[str, NDArray[Any]]:
         left, right = pairs(rule, found)
-        stays = kept_of(len(pool), left, right, ranks(prefer, pool.source, ids))
-        lost = np.flatnonzero(stays != np.arange(len(pool)))
-        return {"left": lost, "other": stays[lost]}
+        involved = np.unique(np.concatenate([left, right]))
+        few = pool.taken(involved)
+        rank = ranks(None if prefer is None else prefer[involved], few.source, few.ids(partitions))
+        stays = kept_of(len(few), np.searchsorted(involved, left), np.searchsorted(involved, right), rank)
+        lost = np.flatnonzero(stays != np.arange(len(few)))
+        return {"left": involved[lost], "other": involved[stays[lost]]}
 
     version = None if prefer is None else fingerprints.of_bytes(prefer.tobytes())
     result = _cached(run, "dedup", [rule.model_dump(), list(run.recipe.sources), found.version, version], look)
     reason = "duplicate" if rule.near is None else "near_duplicate"
-    details = _with_ids("like ", ids[result["other"]], f", which stays ({rule.said})")
+    others = pool.taken(result["other"]).ids(partitions)
+    details = _with_ids("like ", others, f", which stays ({rule.said})")
     _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
 
 

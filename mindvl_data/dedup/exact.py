@@ -25,8 +25,14 @@ def image_keys(digests: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray
 
 def same(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of rows with equal keys, enough of them to connect all that are: two int64 columns. keys: uint64 [n, 2]."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))
-    equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    order = np.argsort(keys[:, 0])
+    first = keys[order, 0]
+    tied = first[1:] == first[:-1]
+    equal = tied & (keys[order[1:], 1] == keys[order[:-1], 1])
+    if (tied != equal).any():
+        # Keys that share a word and not the other: rare enough to sort by both only then.
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     return order[:-1][equal], order[1:][equal]
 
 

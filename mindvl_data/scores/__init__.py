@@ -14,7 +14,7 @@ Path is a file or folder relative to the recipe, and the score is computed anew 
     thumbnails  Thumbnails: every image decoded, grey, 64 by 64 levels (costs a decode of every image)
     any column of the samples table but the nested ones, as pl.Series: width, height, pixels, image_bytes, …
 
-What a function reads it decides by itself from these, a batch at a time: the batches are no part of its meaning.
+A batch is any number of samples, none too; it is no part of what a score means.
 """
 
 from __future__ import annotations

@@ -59,8 +59,10 @@ def score(task: ScoreTask) -> None:
                 raise ScoreError(f"the score {wanted.function} did not return a pl.Series of {count} values")
             found[path].append(values.rename(wanted.column))
     for path, parts in found.items():
-        column = pl.concat(parts) if parts else pl.Series(task.wanted[path].column, [], pl.Null)
-        write_columns(pl.DataFrame({task.wanted[path].column: column}), path)
+        # A batch of nulls alone may have no kind of its own.
+        kind = next((part.dtype for part in parts if part.dtype != pl.Null), pl.Null)
+        column = pl.concat([part.cast(kind) if part.dtype == pl.Null else part for part in parts])
+        write_columns(column.to_frame(), path)
 
 
 def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any], int]]:
@@ -69,7 +71,10 @@ def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any]
     columns += ["parts"] * ("text" in asked) + ["images"] * ("thumbnails" in asked)
     size = BATCH_PICTURES if "thumbnails" in asked else BATCH_SAMPLES
     with task.pictures.opened() as reader:
-        for batch in pq.ParquetFile(task.samples).iter_batches(size, columns=columns):
+        file = pq.ParquetFile(task.samples)
+        # A table without lines is a batch too: its columns have kinds all the same.
+        none = pa.RecordBatch.from_pylist([], pa.schema([file.schema_arrow.field(name) for name in columns]))
+        for batch in file.iter_batches(size, columns=columns) if file.metadata.num_rows else [none]:
             inputs: dict[str, Any] = {
                 name: pl.Series(name, batch.column(name)) for name in columns if name not in ("parts", "images")
             }

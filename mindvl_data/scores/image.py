@@ -22,7 +22,7 @@ def blankness(thumbnails: Thumbnails) -> pl.Series:
 
     The share of a 64 by 64 thumbnail's pixels in the commonest of 16 grey tones. Decodes every image.
     """
-    tones = (thumbnails.levels // (256 // LEVELS)).reshape(len(thumbnails.levels), -1)
+    tones = (thumbnails.levels // (256 // LEVELS)).reshape(-1, THUMBNAIL**2)
     place = tones + (np.arange(len(tones)) * LEVELS)[:, None]
     counts = np.bincount(place.ravel(), minlength=len(tones) * LEVELS).reshape(-1, LEVELS)
     return _largest(counts.max(axis=1) / THUMBNAIL**2, thumbnails)
@@ -51,7 +51,7 @@ def perceptual_hashes(levels: NDArray[np.uint8]) -> NDArray[np.uint64]:
     basis = np.cos(angles)
     low = basis @ levels.astype(np.float64) @ basis.T
     # Rounded, so that a frequency that a flat picture has not is zero on every machine.
-    flat = np.round(low.reshape(len(levels), -1), 6)
+    flat = np.round(low.reshape(-1, HASH_SIDE**2), 6)
     bits = flat > np.median(flat, axis=1, keepdims=True)
     return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
 

@@ -25,4 +25,6 @@ def look_up(task: UidsTask) -> None:
     """Write `task.out`: whether each sample's uid is listed; a sample without a uid is in no list."""
     uids = pl.read_parquet(task.samples, columns=["uid"])["uid"]
     times = UidSubset(task.listed).times(uids.to_list())
-    write_columns(pl.DataFrame({task.column: pl.Series(times) > 0}, schema={task.column: pl.Boolean}), task.out)
+    write_columns(
+        pl.DataFrame({task.column: pl.Series(times, dtype=pl.Int64) > 0}, schema={task.column: pl.Boolean}), task.out
+    )

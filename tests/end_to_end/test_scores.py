@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from mindvl_data.build.gc import collect
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.scores import ScoreError
@@ -167,3 +168,30 @@ def test_the_recipe_schema_knows_every_kind_of_score(tmp_path: Path) -> None:
     crawl(tmp_path / "crawl.parquet", [{}])
     path = recipe(tmp_path, scores={"lang": {"by": "function", "function": "language", "options": {"model": "m.bin"}}})
     assert json.loads(path.read_text())["scores"]["lang"]["by"] == load_recipe(path).recipe.scores["lang"].by
+
+
+def test_a_file_without_samples_has_every_column_too(tmp_path: Path) -> None:
+    crawl(tmp_path / "crawl-1.parquet", [{"caption": "a b c"}, {"caption": "a"}])
+    pl.read_parquet(tmp_path / "crawl-1.parquet").head(0).write_parquet(tmp_path / "crawl-0.parquet")
+    pl.DataFrame({"uid": [uid(0)], "score": [3]}).write_parquet(tmp_path / "scores.parquet")
+    np.save(tmp_path / "listed.npy", np.array([(int(uid(0)[:16], 16), int(uid(0)[16:], 16))], "u8,u8"))
+    scores = {"mlm": joined(), "listed": {"by": "uids", "path": "listed.npy"}}
+    columns = ("words", "word_run", "char_repetition", "language_confidence", "blankness", "bytes_per_pixel", "su")
+    rules = [rule(f"coalesce({name}, 1) >= 0") for name in columns]
+    rules += [rule("listed or words > 0"), {"name": "top", "top": 1, "of": "words + blankness"}]
+    thin = {"dedup": [{"by": by, "near": near} for by, near in (("image", 3), ("text", 0.9), ("image", None))]}
+    none = {"empty": {"format": "captions", "path": "crawl-0.parquet", "kind": "evaluation"}}
+    against = [{"by": "image", "near": 2}, {"by": "text"}, {"by": "text", "near": 0.7}]
+    report = built(tmp_path, scores=scores, filters=rules, **thin, evaluations=none, decontaminate=against)
+    assert kept(report) == {"0", "1"}
+
+
+def test_what_a_changed_recipe_no_longer_uses_can_go_and_what_it_uses_stays(tmp_path: Path) -> None:
+    crawl(tmp_path / "crawl.parquet", [{"caption": "a b c"}, {"caption": "a"}])
+    built(tmp_path, filters=[rule("words >= 1"), rule("word_run < 9"), {"name": "top", "top": 0.5, "of": "words"}])
+    filters = [rule("words >= 1"), {"name": "top", "top": 0.5, "of": "words"}]
+    built(tmp_path, filters=filters)
+    gone = {item.path.name.split("-")[0] for item in collect(tmp_path / "out", sets=False)}
+    assert "word_run" in gone
+    assert "words" not in gone
+    assert not built(tmp_path, filters=filters).work
