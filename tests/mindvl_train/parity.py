@@ -235,7 +235,9 @@ def samples() -> list[Sample]:
 
 def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
     """Builds an oracle, imports its weights and compares."""
-    oracle = _drawn(build())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        oracle = _drawn(build())
     ours, layout = _imported(oracle, folder / "weights")
     pack = pack_of(samples(), 88)
     comparisons = {"packed": [pack], "two packs": [pack, pack_of(samples()[:2])]}
