@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from mindvl_train.positions import multimodal_positions, text_positions
 CHANNELS = 3
 TEMPORAL_PATCH = 2
 AnyNumber = TypeVar("AnyNumber", bound=np.number[Any])
+# What `collate` makes of images: patches; levels, an eighth of their bytes, which `Batch.to` normalises on the
+# device; or levels of black ones, where nobody looks at them: nothing is read or decoded.
+Pixels = Literal["patches", "levels", "black"]
 
 
 class BatchError(UserError):
@@ -134,13 +137,13 @@ class BatchLayout:
     resize: str = "pillow"
 
 
-def collate(packs: Sequence[Pack], layout: BatchLayout, levels: bool = False) -> Batch:
+def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patches") -> Batch:
     """Joins packs into one batch and decodes their images.
 
     Args:
         packs: one or more.
         layout: how a batch is made.
-        levels: leave the patches as levels, an eighth of the bytes, for `Batch.to` to normalise on the device.
+        pixels: what becomes of the images.
 
     Raises:
         BatchError: an image cannot be decoded, or a pack's images and placeholders do not belong together.
@@ -150,7 +153,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, levels: bool = False) ->
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
     weights = _weights(targets, segments, layout.loss_weight)
-    images = _images(packs, layout, levels)
+    images = _images(packs, layout, pixels)
     return Batch(
         ids=torch.from_numpy(ids),
         positions=torch.from_numpy(_positions(packs, segments, layout)),
@@ -226,9 +229,9 @@ class _Images:
     num_masked_features: int
 
 
-def _images(packs: Sequence[Pack], layout: BatchLayout, levels: bool) -> _Images:
+def _images(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels) -> _Images:
     """The patches of all images; without any, zeros for one masked grid of the smallest size."""
-    decoded = [_decode(pack, image, layout, levels) for pack in packs for image in pack.images]
+    decoded = [_decode(pack, image, layout, pixels) for pack in packs for image in pack.images]
     grids = [image.grid for pack in packs for image in pack.images] or [(1, layout.merge, layout.merge)]
     values = CHANNELS * TEMPORAL_PATCH * layout.patch**2
     images = _Images(
@@ -260,9 +263,11 @@ def _in_order(stream: NDArray[AnyNumber], order: NDArray[np.int64]) -> NDArray[A
     return stream.reshape(len(order), -1, stream.shape[-1])[order].reshape(stream.shape)
 
 
-def _decode(pack: Pack, image: PackImage, layout: BatchLayout, levels: bool) -> NDArray[Any]:
+def _decode(pack: Pack, image: PackImage, layout: BatchLayout, pixels: Pixels) -> NDArray[Any]:
     frames, height, width = image.grid
-    decode = partial(decode_levels, resize=layout.resize) if levels else vision.decode
+    if pixels == "black":
+        return np.zeros((image.num_patches, layout.patch**2 * CHANNELS), np.uint8)
+    decode = partial(decode_levels, resize=layout.resize) if pixels == "levels" else vision.decode
     try:
         patches = decode(image.data or b"", height, width, layout.patch, layout.merge)
     except vision.BadImage as error:

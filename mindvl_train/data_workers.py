@@ -99,7 +99,7 @@ class PackDataset(Dataset[Bundle]):
         if self._pieces is None and get_worker_info() is not None:
             self._pieces = SharedPieces(self._limit)
         packs = [self._stream.read(slot) for slot in work.slots]
-        return lay_flat(collate(packs, self._layout, levels=True), work.packs, work.ends_step, self._pieces)
+        return lay_flat(collate(packs, self._layout, pixels="levels"), work.packs, work.ends_step, self._pieces)
 
 
 def as_it_is(bundle: Anything) -> Anything:

@@ -128,7 +128,7 @@ class _Threads:
             if not made.set_running_or_notify_cancel():
                 return
             try:
-                made.set_result(collate([stream.read(slot) for slot in slots], self._layout, levels=True))
+                made.set_result(collate([stream.read(slot) for slot in slots], self._layout, pixels="levels"))
             except BaseException as error:  # noqa: BLE001, raised where the batch is due
                 made.set_exception(error)
 

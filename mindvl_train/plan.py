@@ -1,26 +1,25 @@
 """What a run would take: parameters, memory and arithmetic, without memory or an accelerator.
 
-The model is built on torch's meta device and sent one real micro-batch of every stage, forward and backward:
-torch counts the floating-point operations, and what autograd keeps for the backward pass is added up. Nothing
-is estimated by formula but the optimizer's state, and the share of each rank.
+The model is built on torch's meta device and sent the costliest micro-batch of every stage, forward and backward
+(`measure.py`): torch counts the floating-point operations, and what autograd keeps for the backward pass is added up.
+Nothing is estimated by formula but the optimizer's state, and the share of each rank.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from mindvl_data.manifest import pack_at, pack_costs
 from mindvl_data.shards import Pack
-from mindvl_data.stream import PackStream
 from mindvl_train import plugins
 from mindvl_train.assembly import Assembly, assemble
 from mindvl_train.batch import collate
 from mindvl_train.config import LoadedConfig, validate
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.measure import measure
 from mindvl_train.models.moe import MixtureOfExperts
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import freeze_all_but
@@ -115,12 +114,8 @@ def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> 
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     held = sum(parameter.numel() for parameter in model.parameters())
     pack = _costliest(stage)
-    batch = collate([pack] * stage.config.micro_batch, parts.layout).to(META)
-    counter = FlopCounterMode(display=False)
-    with counter, _kept_for_backward(model) as kept:
-        loss: Tensor = model(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-    model.zero_grad(set_to_none=True)
+    batch = collate([pack] * stage.config.micro_batch, parts.layout, pixels="black").to(META)
+    measured = measure(model, batch)
     return StagePlan(
         name=stage.name,
         seq_len=stage.manifest.seq_len,
@@ -128,30 +123,12 @@ def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> 
         weights=-(-held // ranks) * BYTES,
         gradients=-(-trained // ranks) * BYTES,
         optimizer=-(-trained // ranks) * BYTES * MOMENTS,
-        activations=sum(kept.values()),
-        flops_per_token=counter.get_total_flops() / len(batch.ids),
+        activations=measured.kept,
+        flops_per_token=measured.flops / len(batch.ids),
     )
 
 
 def _costliest(stage: Stage) -> Pack:
-    """The pack with the most patches, then with the dearest attention."""
-    return max(PackStream(stage.manifest), key=lambda pack: (pack.num_patches, pack.attention_cost, -pack.index))
-
-
-@contextmanager
-def _kept_for_backward(model: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of every storage that autograd saves, parameters left out."""
-    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage.nbytes()
-            # A storage that is gone would give its number to another.
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield kept
+    """The pack with the most patches, then with the dearest attention; of those alike the first."""
+    attention, patches = pack_costs(stage.manifest).T
+    return pack_at(stage.manifest, int(np.lexsort((-attention, -patches))[0]))

@@ -5,7 +5,7 @@ manifest there is no data set. manifests/README.md lists every key.
 """
 
 from mindvl_data.manifest.document import FILE_NAME, FORMAT_VERSION, KEYS, Manifest, ManifestError, write_manifest
-from mindvl_data.manifest.files import beside, check_shard, open_shard, pack_at, packs_of
+from mindvl_data.manifest.files import beside, check_shard, open_shard, pack_at, pack_costs, packs_of
 from mindvl_data.manifest.reading import read_manifest
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_shard",
     "open_shard",
     "pack_at",
+    "pack_costs",
     "packs_of",
     "read_manifest",
     "write_manifest",

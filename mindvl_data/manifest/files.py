@@ -7,9 +7,21 @@ from functools import partial
 from pathlib import Path
 
 import fsspec
+import numpy as np
+from numpy.typing import NDArray
 
 from mindvl_data.manifest.document import Manifest, ManifestError
-from mindvl_data.shards import Pack, ShardCache, ShardError, ShardInfo, ShardReader, file_sha256, patiently, sha256_once
+from mindvl_data.shards import (
+    Pack,
+    ShardCache,
+    ShardError,
+    ShardInfo,
+    ShardReader,
+    file_sha256,
+    patiently,
+    read_costs,
+    sha256_once,
+)
 
 ADVICE = "copy it again or rebuild; `python -m mindvl_data verify` lists every damaged file"
 
@@ -23,6 +35,34 @@ def packs_of(manifest: Manifest) -> Iterator[Pack]:
         with open_shard(manifest, shard, first) as reader:
             yield from reader
         first += shard.packs
+
+
+def pack_costs(manifest: Manifest) -> NDArray[np.int64]:
+    """What every pack costs, int64 [packs, 2]: Σ l² and patches; a few bytes a pack are read, tokens and images not.
+
+    For estimates: the shards' hashes are not checked, and nothing is fetched from a store but those bytes.
+    Raises ManifestError, and StoreError.
+    """
+    return np.concatenate([np.empty((0, 2), np.int64), *(_shard_costs(manifest, shard) for shard in manifest.shards)])
+
+
+def _shard_costs(manifest: Manifest, shard: ShardInfo) -> NDArray[np.int64]:
+    place = str(manifest.shard_path(shard)) if manifest.store is None else f"{manifest.store}/{shard.path}"
+    try:
+        if manifest.store is None:
+            costs = _costs_at(place)
+        else:
+            costs = patiently(partial(_costs_at, place), place, (manifest.cache or ShardCache()).patience)
+    except (FileNotFoundError, ShardError) as error:
+        raise ManifestError(f"{place}: {error}; {ADVICE}") from error
+    if len(costs) != shard.packs:
+        raise ManifestError(f"{place}: holds {len(costs)} packs, the manifest says {shard.packs}; {ADVICE}")
+    return costs
+
+
+def _costs_at(place: str) -> NDArray[np.int64]:
+    with fsspec.open(place, "rb") as file:
+        return read_costs(file)
 
 
 def check_shard(manifest: Manifest, shard: ShardInfo, once: bool = False) -> Path:

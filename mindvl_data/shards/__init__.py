@@ -10,7 +10,7 @@ from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.layout import ShardError, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, vision_cost
-from mindvl_data.shards.reading import ShardReader
+from mindvl_data.shards.reading import ShardReader, read_costs
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "pack_digest",
     "pack_problems",
     "patiently",
+    "read_costs",
     "schema",
     "sha256_once",
     "shard_name",

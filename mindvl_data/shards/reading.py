@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,25 @@ from numpy.typing import NDArray
 
 from mindvl_data.shards.layout import ShardError, schema
 from mindvl_data.shards.pack import Pack, PackImage
+
+COSTS = ("attention_cost", "num_patches")
+
+
+def read_costs(file: IO[bytes]) -> NDArray[np.int64]:
+    """What every pack of an open shard costs, int64 [packs, 2]: Σ l² and patches. No other column is read.
+
+    Raises ShardError, which cannot name the file, when it is no shard.
+    """
+    try:
+        columns = pa.ipc.open_file(file).schema
+        wanted = pa.ipc.IpcReadOptions(included_fields=[columns.get_field_index(name) for name in COSTS])
+        table = pa.ipc.open_file(file, options=wanted).read_all()
+        table.validate(full=True)
+        if any(table.column(name).null_count for name in COSTS):
+            raise pa.ArrowInvalid("a pack has no value in one of its columns")
+        return np.stack([table.column(name).to_numpy().astype(np.int64) for name in COSTS], axis=1)
+    except (OSError, KeyError, IndexError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise ShardError(f"not a readable pack shard ({error}); rebuild it or copy it again") from error
 
 
 class ShardReader:
@@ -49,8 +68,7 @@ class ShardReader:
         if self._costs is None:
             batches = [self._batch(number) for number in range(self._file.num_record_batches)]
             columns = [
-                np.concatenate([_numbers(batch.column(name)).astype(np.int64) for batch in batches])
-                for name in ("attention_cost", "num_patches")
+                np.concatenate([_numbers(batch.column(name)).astype(np.int64) for batch in batches]) for name in COSTS
             ]
             self._costs = np.stack(columns, axis=1)
         return self._costs

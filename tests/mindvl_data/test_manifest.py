@@ -4,9 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mindvl_data.manifest import ManifestError, pack_at, read_manifest
+from mindvl_data.manifest import ManifestError, pack_at, pack_costs, packs_of, read_manifest
 from mindvl_data.verify import verify
 from tests.mindvl_data.packs import make_manifest, make_pack
 
@@ -27,6 +28,25 @@ def test_a_sound_set_is_sound(manifest: Path) -> None:
     assert [pack_at(found, i).index for i in (0, 5, 9)] == [0, 5, 9]
     with pytest.raises(ManifestError, match="no pack 10; its packs are 0 to 9"):
         pack_at(found, 10)
+
+
+def test_costs_are_those_of_the_packs(tmp_path: Path) -> None:
+    packs = [make_pack(i, lengths=(10 + i, 20), images=i % 3 == 0) for i in range(10)]
+    manifest = read_manifest(make_manifest(tmp_path / "set", packs))
+    expected = [(pack.attention_cost, pack.num_patches) for pack in packs_of(manifest)]
+    np.testing.assert_array_equal(pack_costs(manifest), expected)
+
+
+@pytest.mark.parametrize("damage", ["missing", "another", "no shard"])
+def test_costs_of_a_shard_that_is_none_say_where(manifest: Path, damage: str) -> None:
+    shard = manifest.parent / "shard-00002.arrow"
+    shard.unlink()
+    if damage == "another":
+        shard.write_bytes((manifest.parent / "shard-00000.arrow").read_bytes())
+    if damage == "no shard":
+        shard.write_bytes(b"x" * 400)
+    with pytest.raises(ManifestError, match=r"shard-00002\.arrow: .*copy it again or rebuild"):
+        pack_costs(read_manifest(manifest))
 
 
 @pytest.mark.parametrize("name", ["shard-00001.arrow", "draws.parquet"])

@@ -1,5 +1,6 @@
 """The pack shard: what is written is what is read, and every broken rule is found."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_data import shards
-from mindvl_data.shards import Pack, ShardError, ShardReader, layout, pack_digest, pack_problems, schema, write_shard
+from mindvl_data.shards import (
+    Pack,
+    ShardError,
+    ShardReader,
+    layout,
+    pack_digest,
+    pack_problems,
+    read_costs,
+    schema,
+    write_shard,
+)
 from tests.mindvl_data.packs import SPECIAL_IDS, VOCAB_SIZE, make_pack
 
 
@@ -30,6 +41,39 @@ def test_packs_come_back_as_they_were_written_in_any_order(tmp_path: Path, image
         assert all(same(a, b) for a, b in zip(reader, packs, strict=True))
         with pytest.raises(IndexError):
             reader[40]
+
+
+class _Counted(io.FileIO):
+    """Counts the bytes that are read from it."""
+
+    count = 0
+
+    def readinto(self, buffer: bytearray) -> int:
+        self.count += len(buffer)
+        return super().readinto(buffer)
+
+    def read(self, size: int = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_costs_are_read_without_tokens_and_images(tmp_path: Path) -> None:
+    packs = [make_pack(i, seq_len=4096, images=i % 2 == 0) for i in range(40)]
+    info = write_shard(tmp_path / "s.arrow", packs, 4096, ["a", "b"])
+    with _Counted(tmp_path / "s.arrow") as file:
+        costs = read_costs(file)
+        assert file.count < info.bytes / 20
+    np.testing.assert_array_equal(costs, [(pack.attention_cost, pack.num_patches) for pack in packs])
+
+
+@pytest.mark.parametrize("columns", [{"num_patches": [1]}, {"num_patches": [None], "attention_cost": [2]}])
+def test_costs_of_another_table_are_refused(tmp_path: Path, columns: dict[str, list[int | None]]) -> None:
+    table = pa.table({name: pa.array(values, pa.int64()) for name, values in columns.items()})
+    with pa.OSFile(str(tmp_path / "s.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    with (tmp_path / "s.arrow").open("rb") as file, pytest.raises(ShardError, match="not a readable pack shard"):
+        read_costs(file)
 
 
 def test_the_columns_are_the_contract(tmp_path: Path) -> None:

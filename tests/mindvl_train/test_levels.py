@@ -27,7 +27,7 @@ def test_levels_become_the_patches_of_decode(seed: int, width: int, height: int)
 
 def test_a_batch_of_levels_becomes_the_batch() -> None:
     packs = mixed_packs(4, 24)
-    whole, levels = collate(packs, LAYOUT), collate(packs, LAYOUT, levels=True)
+    whole, levels = collate(packs, LAYOUT), collate(packs, LAYOUT, pixels="levels")
     assert levels.patches.nbytes * 8 == whole.patches.nbytes
     moved = levels.to(torch.device("cpu"))
     torch.testing.assert_close(moved.patches, whole.patches, atol=1e-6, rtol=0)

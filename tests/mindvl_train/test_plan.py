@@ -7,7 +7,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mindvl_train import presets
+from mindvl_data import vision
+from mindvl_data.manifest import pack_at, packs_of, read_manifest
+from mindvl_train import plan, presets
 from mindvl_train.cli import app
 from mindvl_train.config import load_config
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -83,22 +85,34 @@ def test_operations_are_three_times_two_a_parameter_and_token(tmp_path: Path) ->
     assert stage.flops_per_token == pytest.approx(6 * layers, rel=0.1)
 
 
+def test_the_costliest_pack_is_found_without_reading_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most patches, then the dearest attention; shards that are not its own may be anything else."""
+    read: list[int] = []
+    monkeypatch.setattr(plan, "pack_at", lambda manifest, number: read.append(number) or pack_at(manifest, number))
+    monkeypatch.setattr(vision, "decode", None)
+    monkeypatch.setattr("mindvl_train.batch.decode_levels", None)
+    _plan(write_run(tmp_path))
+    for number, name in zip(read, ("first", "second"), strict=True):
+        packs = list(packs_of(read_manifest(tmp_path / "data" / name)))
+        assert number == max(packs, key=lambda pack: (pack.num_patches, pack.attention_cost, -pack.index)).index
+
+
 def test_a_token_meets_few_experts(tmp_path: Path) -> None:
     path = write_run(
         tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": TINY_MODEL["decoder"] | {"moe": MOE}}}
     )
-    plan = _plan(path)
+    found = _plan(path)
     expert = 3 * 24 * 8
-    assert plan.parameters - plan.active == 4 * expert
+    assert found.parameters - found.active == 4 * expert
 
 
 def test_nothing_is_written_and_nothing_allocated_by_the_command(tmp_path: Path) -> None:
     path = write_run(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     result = CliRunner().invoke(app, ["plan", str(path), "--ranks", "2", "--memory", "0.0001", "--json"])
-    plan = json.loads(result.stdout)
-    assert plan["ranks"] == 2
-    assert not any(stage["fits"] for stage in plan["stages"])
+    planned = json.loads(result.stdout)
+    assert planned["ranks"] == 2
+    assert not any(stage["fits"] for stage in planned["stages"])
     assert sorted(tmp_path.rglob("*")) == before
     text = CliRunner().invoke(app, ["plan", str(path)]).stdout
     assert "active for a token" in text

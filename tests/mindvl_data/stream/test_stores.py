@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.manifest import ManifestError, read_manifest
+from mindvl_data.manifest import ManifestError, pack_costs, read_manifest
 from mindvl_data.shards import Patience, ShardCache, StoreError, cache, pack_digest
 from mindvl_data.stream import PackStream
 from mindvl_data.verify import verify
@@ -48,6 +48,12 @@ def test_a_set_in_s3_is_the_set_on_disk(packed: Path, tmp_path: Path) -> None:
         assert [texts for _, texts in verify(manifest) if texts] == []
     # What was fetched stays, and serves another epoch without the store.
     assert len(digests(manifest, epochs=2)) == 40
+
+
+def test_costs_of_a_set_in_a_store_are_read_where_they_lie(packed: Path, store: Store, tmp_path: Path) -> None:
+    manifest = read_manifest(f"{store.url}/set", ShardCache(tmp_path, patience=QUICK))
+    assert pack_costs(manifest).tolist() == pack_costs(read_manifest(packed)).tolist()
+    assert not list(tmp_path.glob("*.file"))
 
 
 @pytest.mark.parametrize("kind", ["error", "silent", "short"])
