@@ -71,72 +71,83 @@ def pool_of(partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], 
 
 @dataclass(frozen=True)
 class Features:
-    """What samples are compared by. has: bool [n], those that can be alike to any. values: of those alone, exact
-    keys (uint64 [m, 2]), Pictures or signatures (uint32 [m, 128]).
+    """What samples are compared by. values: exact keys (uint64 [m, 2]), Pictures or signatures (uint32 [m, 128]).
 
-    version: what it all depends on.
+    owner: int64 [m], the place in the pool of the sample that each value is of. version: what it all depends on.
     """
 
-    has: NDArray[np.bool_]
+    owner: NDArray[np.int64]
     values: Any
     version: str
 
 
-def features(run: Run, pool: Pool, partitions: Sequence[Partition], scores: Scores, rule: Alike) -> Features:
-    """The keys, hashes or signatures that a rule compares, of a pool's samples."""
-    involved = [bool(len(pool.rows_of(i))) for i in range(len(partitions))]
-    rows = [fingerprints.of_bytes(pool.rows_of(i).tobytes()) for i in range(len(partitions))]
-    version = fingerprints.key([(p.samples.name, p.version, mine) for p, mine in zip(partitions, rows, strict=True)])
+def features(
+    run: Run, pool: Pool, partitions: Sequence[Partition], scores: Scores, rule: Alike, each: bool = False
+) -> Features:
+    """The keys, hashes or signatures that a rule compares, of a pool's samples.
+
+    each: by image, a value for every image, in the place of one for all images of a sample.
+    """
+    rows = [pool.rows_of(i) for i in range(len(partitions))]
+    hashes = [fingerprints.of_bytes(mine.tobytes()) for mine in rows]
+    version = fingerprints.key([(p.samples.name, p.version, mine) for p, mine in zip(partitions, hashes, strict=True)])
     if rule.near is None:
-        keys = [_exact(p, pool.rows_of(i), rule.by) for i, p in enumerate(partitions) if involved[i]]
-        has = np.concatenate([np.zeros(0, bool), *(some for some, _ in keys)])
-        return Features(has, np.concatenate([np.zeros((0, 2), np.uint64), *(some for _, some in keys)]), version)
-    files = scores.files([{SCORE[rule.by]} if some else set() for some in involved])
+        keys = [_exact(p, mine, rule.by, each) for p, mine in zip(partitions, rows, strict=True) if len(mine)]
+        starts = starts_of(np.array([len(mine) for mine in rows if len(mine)]))[:-1]
+        owner = [some + start for (some, _), start in zip(keys, starts, strict=True)]
+        values = np.concatenate([np.zeros((0, 2), np.uint64), *(some for _, some in keys)])
+        return Features(np.concatenate([np.zeros(0, np.int64), *owner]), values, version)
+    files = scores.files([{SCORE[rule.by]} if len(mine) else set() for mine in rows])
     columns = [
-        pl.read_parquet(paths[0])[SCORE[rule.by]].gather(pool.rows_of(i)) for i, paths in enumerate(files) if paths
+        pl.read_parquet(paths[0])[SCORE[rule.by]].gather(mine) for paths, mine in zip(files, rows, strict=True) if paths
     ]
     version = fingerprints.key(version, [path.name for paths in files for path in paths])
-    return _pictures(columns, version) if rule.by == "image" else _signatures(run.out, columns, version)
+    return _pictures(columns, each, version) if rule.by == "image" else _signatures(run.out, columns, version)
 
 
 def pairs(rule: Alike, found: Features) -> Pairs:
     """Pairs of a pool's samples that are alike: numbers of their places in it."""
-    places = np.flatnonzero(found.has)
     if rule.near is None:
         left, right = same(found.values)
     elif isinstance(found.values, Pictures):
         left, right = near_pictures(found.values, int(rule.near))
     else:
         left, right = near_texts(found.values, rule.near)
-    return places[left], places[right]
+    return found.owner[left], found.owner[right]
 
 
 def matches(rule: Alike, ours: Features, theirs: Features) -> Pairs:
-    """Pairs of a sample of one pool and one of another that are alike."""
-    here, there = np.flatnonzero(ours.has), np.flatnonzero(theirs.has)
+    """Pairs of a sample of one pool and one of another that are alike: enough to name every sample that is."""
     if rule.near is None:
-        found = same_as(ours.values, theirs.values)
-        left = np.flatnonzero(found >= 0)
-        right = found[left]
+        there, here = same_as(ours.values, theirs.values), same_as(theirs.values, ours.values)
+        left = np.concatenate([np.flatnonzero(there >= 0), here[here >= 0]])
+        right = np.concatenate([there[there >= 0], np.flatnonzero(here >= 0)])
     elif isinstance(ours.values, Pictures):
         left, right = near_pictures(ours.values, int(rule.near), theirs.values)
     else:
         left, right = near_texts(ours.values, rule.near, theirs.values)
-    return here[left], there[right]
+    return ours.owner[left], theirs.owner[right]
 
 
-def _exact(partition: Partition, rows: NDArray[np.int32], by: str) -> tuple[NDArray[np.bool_], NDArray[np.uint64]]:
-    """Which of the rows have images (a text), and the 128-bit key of each that has."""
+def _exact(
+    partition: Partition, rows: NDArray[np.int32], by: str, each: bool
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """128-bit keys of the texts, the images together or each, of those rows that have any; and of which row each is."""
     if by == "text":
         table = pq.read_table(partition.samples, columns=["text_hash", "text_chars"])
         hashes = np.ascontiguousarray(_fixed(table.column("text_hash").combine_chunks())[rows]).view("<u8")
-        has = table.column("text_chars").to_numpy()[rows] > 0
-        return has, hashes[has, :2]
+        owner = np.flatnonzero(table.column("text_chars").to_numpy()[rows] > 0)
+        return owner, hashes[owner, :2]
     images = pq.read_table(partition.samples, columns=["images"]).column("images").combine_chunks()
     digests = _fixed(images.flatten().field("sha256"))
     counts = images.value_lengths().to_numpy(zero_copy_only=False)
-    has = counts[rows] > 0
-    return has, image_keys(digests, starts_of(counts))[rows[has]]
+    starts, mine = starts_of(counts), counts[rows]
+    if not each:
+        owner = np.flatnonzero(mine > 0)
+        return owner, image_keys(digests, starts)[rows[owner]]
+    owner = np.repeat(np.arange(len(rows)), mine)
+    place = starts[rows][owner] + np.arange(len(owner)) - starts_of(mine)[owner]
+    return owner, image_keys(digests, np.arange(len(digests) + 1))[place]
 
 
 def _fixed(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
@@ -146,14 +157,19 @@ def _fixed(column: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
     return flat[column.offset * size : (column.offset + len(column)) * size].reshape(-1, size)
 
 
-def _pictures(columns: Sequence[pl.Series], version: str) -> Features:
+def _pictures(columns: Sequence[pl.Series], each: bool, version: str) -> Features:
     hashes = pl.concat([pl.Series([], dtype=pl.List(pl.UInt64)), *columns])
-    # One picture that does not decode, and the sample cannot be compared.
+    if each:
+        hashes = hashes.list.drop_nulls()
+    # One picture that does not decode, and all together cannot be compared.
     has = (hashes.list.len() > 0) & ~hashes.list.eval(pl.element().is_null()).list.any()
     sound = hashes.filter(has)
     counts = sound.list.len().to_numpy().astype(np.int64)
     flat = sound.explode(empty_as_null=False).to_numpy().astype(np.uint64)
-    return Features(has.to_numpy(), Pictures(flat, starts_of(counts)), version)
+    owner = np.flatnonzero(has.to_numpy())
+    if each:
+        return Features(np.repeat(owner, counts), Pictures(flat, np.arange(len(flat) + 1)), version)
+    return Features(owner, Pictures(flat, starts_of(counts)), version)
 
 
 def _signatures(folder: Path, columns: Sequence[pl.Series], version: str) -> Features:
@@ -168,4 +184,4 @@ def _signatures(folder: Path, columns: Sequence[pl.Series], version: str) -> Fea
         flat = np.frombuffer(b"".join(known.to_list()), np.uint32).reshape(-1, PERMUTATIONS)
         values[start : start + len(flat)] = flat
         start += len(flat)
-    return Features(has, values[:count], version)
+    return Features(np.flatnonzero(has), values[:count], version)

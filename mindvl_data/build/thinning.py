@@ -77,13 +77,16 @@ def _decontaminate(
     rule: Decontaminate,
     thinned: Thinned,
 ) -> None:
-    """Every sample that is alike to one of an evaluation set leaves, because of the first set that has such a one."""
+    """Every sample that is alike to one of an evaluation set leaves, because of the first set that has such a one.
+
+    By image one image is enough.
+    """
     names = list(run.recipe.evaluations)
     asked = [name for name in names if rule.against is None or name in rule.against]
     every = [np.ones(pq.read_metadata(p.samples).num_rows, bool) & (p.source in asked) for p in evaluations]
     pool, theirs = _pool(run, partitions, thinned, rule.sources), pool_of(evaluations, every, names)
-    here = features(run, pool, partitions, scores[0], rule)
-    there = features(run, theirs, evaluations, scores[1], rule)
+    here = features(run, pool, partitions, scores[0], rule, each=True)
+    there = features(run, theirs, evaluations, scores[1], rule, each=True)
 
     def look() -> dict[str, NDArray[Any]]:
         ours, others = matches(rule, here, there)

@@ -46,7 +46,7 @@ class Dedup(Alike):
 
 
 class Decontaminate(Alike):
-    """Drops every sample that is alike to one of an evaluation set."""
+    """Drops every sample that is alike to one of an evaluation set; by image, that has one image like one of theirs."""
 
     against: tuple[str, ...] | None = None
     """Names in `evaluations`; by default all."""

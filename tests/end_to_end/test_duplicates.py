@@ -94,6 +94,22 @@ def test_what_evaluation_sets_hold_is_dropped_and_reported_for_each(tmp_path: Pa
     assert not built(tmp_path, evaluations=sets, decontaminate=rules, filters=small).work
 
 
+def test_one_picture_of_an_evaluation_set_is_one_too_many(tmp_path: Path) -> None:
+    images = [[big(0), big(1)], [again(big(2)), big(3)], [big(4), big(5)]]
+    turn = [{"user": "what?", "assistant": "that"}]
+    rows = [{"texts": turn, "images": [{"bytes": data} for data in some]} for some in images]
+    pl.DataFrame(rows).write_parquet(tmp_path / "fine.parquet")
+    crawl(tmp_path / "seen.parquet", [{"image": big(1)}, {"image": big(1)}, {"image": big(2)}], 90)
+    sources = {"crawl": {"format": "finevision", "path": "fine.parquet", "kind": "instruction"}}
+    sets = {"seen": {"format": "captions", "path": "seen.parquet", "kind": "evaluation"}}
+    report = built(tmp_path, sources=sources, evaluations=sets, decontaminate=[{"by": "image"}])
+    assert kept(report) == {"1", "2"}
+    assert report.stages[0].data["evaluations"] == {"seen": {"samples": 3, "found": 2}}
+    near = built(tmp_path, sources=sources, evaluations=sets, decontaminate=[{"by": "image", "near": 6}])
+    assert kept(near) == {"2"}
+    assert near.stages[0].data["evaluations"] == {"seen": {"samples": 3, "found": 3}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
