@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from mindvl_data.build.assembly import draws_of
 from mindvl_data.build.prepare import Prepared, check_ids, hold_out
+from mindvl_data.build.rewriting import Rewritten
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
 from mindvl_data.build.scoring import Scores
@@ -158,19 +160,19 @@ def measured(folder: Path) -> list[Step]:
         timed("ids, held-out set", lambda: (check_ids(parts, corpus), hold_out(run, corpus)))
         held = np.zeros(len(corpus), bool)
         stores = [folder / f"store-{number}" for number in range(len(parts))]
-        prepared = Prepared(
-            corpus=corpus.without_content(),
-            held=held,
-            partitions=parts,
-            stores=stores,
-            stores_at={},
-            funnel=[],
-            estimates={"all": Estimate(0, len(corpus), 0.0)},  # no published set is looked for
-            selection=selection,
-            score_files=[() for _ in parts],
-            thinned=thinned,
-            count_drops=[],
-        )
+        known = {
+            "corpus": corpus.without_content(),
+            "held": held,
+            "partitions": parts,
+            "stores": stores,
+            "stores_at": {},
+            "estimates": {"all": Estimate(0, len(corpus), 0.0)},  # no published set is looked for
+            "selection": selection,
+            "thinned": thinned,
+            "rewritten": Rewritten(parts),
+        }
+        # The rest is what a ledger is written from; none is here.
+        prepared = Prepared(**({field.name: {} for field in fields(Prepared)} | known))  # type: ignore[arg-type]
         corpus = prepared.corpus
         (spec,) = specs(loaded.recipe)
         plan = timed("fit, mixture, packing, order", lambda: plan_stage(run, prepared, spec))
