@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -20,10 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mindvl_data.errors import UserError
+from mindvl_train.answers import cli as answers
 from mindvl_train.metrics import Record, StageSummary
+from mindvl_train.terminal import is_first, open_console, or_exit
 
-PIPE_WIDTH = 120
 GIB = 2**30
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def run(
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Trains through all stages, or goes on from the last checkpoint of the same run."""
-    _or_exit(lambda: _run(train_yaml, set_ or [], out, as_json), debug)
+    or_exit(lambda: _run(train_yaml, set_ or [], out, as_json), debug)
 
 
 @app.command()
@@ -64,7 +64,7 @@ def plan(
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Says what a run would take, and whether it fits; needs no accelerator and no memory for the model."""
-    _or_exit(lambda: _plan(train_yaml, set_ or [], ranks, memory, as_json), debug)
+    or_exit(lambda: _plan(train_yaml, set_ or [], ranks, memory, as_json), debug)
 
 
 @app.command()
@@ -78,7 +78,7 @@ def average(
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Averages weights, as of trainings at several sequence lengths; streamed, a tensor at a time."""
-    _or_exit(lambda: _average(folders, weights, out, as_json), debug)
+    or_exit(lambda: _average(folders, weights, out, as_json), debug)
 
 
 @app.command("import")
@@ -97,7 +97,7 @@ def import_(
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Brings published weights under our names; a run begins from them with `model: {name: vlm, weights: OUT}`."""
-    _or_exit(lambda: _import(folder, vision, out, seed, dtype, as_json), debug)
+    or_exit(lambda: _import(folder, vision, out, seed, dtype, as_json), debug)
 
 
 @app.command()
@@ -115,7 +115,12 @@ def export(
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
     """Writes published folders, which transformers opens."""
-    _or_exit(lambda: _export(folder, out, dtype, tokenizer, as_json), debug)
+    or_exit(lambda: _export(folder, out, dtype, tokenizer, as_json), debug)
+
+
+app.command()(answers.evaluate)
+app.command()(answers.generate)
+app.command()(answers.resolve)
 
 
 def main() -> None:
@@ -133,13 +138,13 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
 
     loaded = load_config(train_yaml, overrides)
     folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)
-    console = _console(stderr=as_json)
-    console.quiet = not _is_first()
+    console = open_console(stderr=as_json)
+    console.quiet = not is_first()
     console.print(f"[bold]{escape(loaded.config.name)}[/bold] → {escape(str(folder))}")
     result = train(loaded, str(train_yaml), folder, [TerminalLogger(console)])
-    if as_json and _is_first():
+    if as_json and is_first():
         print(json.dumps({**asdict(result), "checkpoint": str(result.checkpoint)}))
-    if as_json or not _is_first():
+    if as_json or not is_first():
         return
     if result.already_finished:
         console.print("this run is finished; nothing to do. Give another --out to train again")
@@ -157,7 +162,7 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
         stages = [asdict(stage) | {"fits": stage.total <= memory * GIB} for stage in made.stages]
         print(json.dumps(asdict(made) | {"stages": stages}))
         return
-    console = _console(stderr=False)
+    console = open_console(stderr=False)
     console.print(f"{made.parameters:,} parameters, {made.active:,} of them active for a token", highlight=False)
     table = Table(title=f"GiB on each of {ranks} ranks, everything sharded, in float32", title_justify="left")
     table.add_column("stage")
@@ -185,7 +190,7 @@ def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool)
     if as_json:
         print(json.dumps({"out": str(out), "parents": parents}))
         return
-    console = _console(stderr=False)
+    console = open_console(stderr=False)
     for parent in parents:
         console.print(f"{parent['share']:.4g} · {escape(parent['folder'])}", soft_wrap=True, highlight=False)
     console.print(escape(str(out)), soft_wrap=True)
@@ -199,7 +204,7 @@ def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str 
         print(json.dumps({"out": str(out), **asdict(report)}))
         return
     parts = ", ".join(f"{part} {count:,}" for part, count in report.parameters.items())
-    console = _console(stderr=False)
+    console = open_console(stderr=False)
     console.print(f"{escape(str(out))}: {sum(report.parameters.values()):,} parameters ({parts})", soft_wrap=True)
     if report.drawn:
         console.print(f"{' and '.join(report.drawn)}: nothing published fits between these; drawn with seed {seed}")
@@ -213,40 +218,11 @@ def _export(folder: Path, out: Path, dtype: str | None, tokenizer: Path | None, 
     if as_json:
         print(json.dumps({"out": str(out), **asdict(report)}))
         return
-    console = _console(stderr=False)
+    console = open_console(stderr=False)
     if not report.tokenizer:
         console.print("no tokenizer is with it: --tokenizer adds that of the run's data, its template and a processor")
     for written in report.written:
         console.print(escape(str(out / written)), soft_wrap=True)
-
-
-def _console(*, stderr: bool) -> Console:
-    """Colours and the terminal's width on a terminal; neither in a pipe, where lines stay whole."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
-
-
-def _is_first() -> bool:
-    """Whether this process speaks for the run: alone, or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _or_exit(action: Callable[[], None], debug: bool) -> None:
-    """Does it; an error that a person can act on is one message and exit code 2."""
-    try:
-        action()
-    except (UserError, OSError) as error:
-        if debug:
-            raise
-        # What all ranks find before they meet is said once; what one of them met later, it says itself.
-        where = " ".join(getattr(error, "__notes__", ())) if not _is_first() else ""
-        if where or _is_first():
-            words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
-            Console(stderr=True).print(words, soft_wrap=True, highlight=False)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
-        raise typer.Exit(130) from None
 
 
 class TerminalLogger:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mindvl_train.batch import Batch
+from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig
 from mindvl_train.models.moe import auxiliary_loss, balance
@@ -47,7 +48,7 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
-        features = self._image_features(batch)
+        features = self.image_features(batch)
         hidden = self._hidden(batch, features)
         losses = self.kernels.cross_entropy(hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets)
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
@@ -58,11 +59,28 @@ class VLM(nn.Module):
         # for the step divides by the sum of their weights.
         return loss if auxiliary is None else loss + batch.total_weight * (auxiliary - auxiliary.detach())
 
+    def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[L] float32 cross-entropies in nats and [L] int64 likeliest tokens at the places of the targets, with the
+        logits of a few targets in memory at a time."""
+        hidden = self._hidden(batch, self.image_features(batch)).index_select(0, batch.predictors)
+        losses, likeliest = [], []
+        for rows, targets in zip(torch.split(hidden, CHUNK), torch.split(batch.targets, CHUNK), strict=True):
+            logits = F.linear(rows, self.decoder.head).float()
+            losses.append(F.cross_entropy(logits, targets, reduction="none"))
+            likeliest.append(logits.argmax(-1))
+        return torch.cat(losses), torch.cat(likeliest)
+
     def logits(self, batch: Batch) -> Tensor:
         """[T, vocab_size]: the prediction of what follows each token of the stream."""
-        return F.linear(self._hidden(batch, self._image_features(batch)), self.decoder.head)
+        return F.linear(self._hidden(batch, self.image_features(batch)), self.decoder.head)
 
-    def _image_features(self, batch: Batch) -> Tensor:
+    def next_token(self, batch: Batch, features: Tensor) -> Tensor:
+        """A scalar, int64: the likeliest token after the stream's last; `features` are those of `image_features`."""
+        hidden = self._hidden(batch, features)[-1]
+        return F.linear(hidden, self.decoder.head).argmax()
+
+    def image_features(self, batch: Batch) -> Tensor:
+        """[P + masked, hidden_size of the decoder]: what takes the places of the placeholders."""
         encoded = self.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
         features: Tensor = self.projector(encoded)
         return features

@@ -42,7 +42,7 @@ def turns(conversation: Iterable[tuple[str, str]]) -> Iterator[str]:
         yield f"{role}\n{text.replace('<image>', '').strip()}"
 
 
-def train(corpus: Iterator[str]) -> Tokenizer:
+def train(corpus: Iterator[str], vocabulary: int = VOCABULARY) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,7 +53,7 @@ def train(corpus: Iterator[str]) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    size = VOCABULARY - len(CONTROL)
+    size = vocabulary - len(CONTROL)
     tokenizer.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )

@@ -1,0 +1,41 @@
+"""The terminal as every command meets it: colours that go away in a pipe, and errors that are one message."""
+
+import os
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from mindvl_data.errors import UserError
+
+PIPE_WIDTH = 120
+
+
+def open_console(*, stderr: bool) -> Console:
+    """Colours and the terminal's width on a terminal; neither in a pipe, where lines stay whole."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+
+
+def is_first() -> bool:
+    """Whether this process speaks for the run: alone, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def or_exit(action: Callable[[], None], debug: bool) -> None:
+    """Does it; an error that a person can act on is one message and exit code 2."""
+    try:
+        action()
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        # What all ranks find before they meet is said once; what one of them met later, it says itself.
+        where = " ".join(getattr(error, "__notes__", ())) if not is_first() else ""
+        if where or is_first():
+            words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
+            Console(stderr=True).print(words, soft_wrap=True, highlight=False)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        raise typer.Exit(130) from None
