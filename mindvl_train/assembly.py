@@ -83,7 +83,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     """
     config = loaded.config
     accelerator = accelerators.choose(config.accelerator)
-    kernels = resolve(config.kernels, accelerator.device_type)
+    kernels = resolve(config.kernels, accelerator.device_type, config.precision)
     spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
     imported = _imported(config.model)
     settings = imported.config if imported else _fresh(config.model)

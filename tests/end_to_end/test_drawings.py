@@ -21,6 +21,11 @@ pytestmark = pytest.mark.slow
 SEEDS = (1, 2, 3)
 NUMBER = 2000
 
+
+def _alike(use: str) -> dict[str, float]:
+    return {f"{use}-{kind}": 1 / len(drawings.KINDS) for kind in drawings.KINDS}
+
+
 RECIPE: dict[str, Any] = {
     "name": "drawings",
     "seed": 1,
@@ -41,10 +46,7 @@ RECIPE: dict[str, Any] = {
         "warmup": {"seq_len": 1024, "budget": {"tokens": 30_000}, "mixture": {"captions": 1}},
         "multitask": {"seq_len": 1024, "budget": {"epochs": 1}, "mixture": {"captions": 0.6, "questions": 0.4}},
         "sft": {"seq_len": 1024, "budget": {"epochs": 1}, "mixture": {"questions": 1}},
-        **{
-            use: {"seq_len": 1024, "budget": {"epochs": 1}, "mixture": {f"{use}-{kind}": 1 / len(drawings.KINDS) for kind in drawings.KINDS}}
-            for use in ("heldout", "exchanged")
-        },
+        **{use: {"seq_len": 1024, "budget": {"epochs": 1}, "mixture": _alike(use)} for use in ("heldout", "exchanged")},
     },
 }
 
