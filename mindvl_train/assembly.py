@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import Accelerator
-from mindvl_train.batch import BatchLayout
+from mindvl_train.batch import Batch, BatchLayout
 from mindvl_train.config import LoadedConfig, ModelSettings, TrainConfig, validate
 from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
@@ -33,6 +34,7 @@ class Assembly:
         model: on the meta device, without weights yet.
         weights: what it begins with; None: fresh draws.
         after_step: what to do with it after every optimizer step.
+        flops: (batch, times its parts' arithmetic is done, ranks that share it) → operations of one rank.
         kernel_names: the implementation of every operation.
         layout: how packs become batches.
         stages: those that train, in their order.
@@ -47,6 +49,7 @@ class Assembly:
     model: nn.Module
     weights: Mapping[str, Tensor] | None
     after_step: Callable[[nn.Module], Mapping[str, float]]
+    flops: Callable[[Batch, Mapping[str, int], int], float] | None
     kernel_names: dict[str, str]
     layout: BatchLayout
     stages: list[Stage]
@@ -116,6 +119,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         model=model,
         weights=imported.tensors if imported else None,
         after_step=spec.after_step,
+        flops=partial(spec.flops, model_config) if spec.flops else None,
         kernel_names=kernels.names,
         layout=BatchLayout(
             patch=inputs.patch,

@@ -25,6 +25,7 @@ class RankStep:
         attention_cost, vision_cost: Σ l² and Σ n² of its packs.
         wait_seconds: that it waited for its batches.
         memory_bytes: the most it has held.
+        flops: that the model asked of it.
     """
 
     loss: float
@@ -37,9 +38,12 @@ class RankStep:
     vision_cost: float
     wait_seconds: float
     memory_bytes: float
+    flops: float
 
 
-def rank_step(batches: Sequence[Batch], losses: Sequence[float], wait_seconds: float, device: torch.device) -> RankStep:
+def rank_step(
+    batches: Sequence[Batch], losses: Sequence[float], wait_seconds: float, device: torch.device, flops: float
+) -> RankStep:
     """This rank's row.
 
     Args:
@@ -47,6 +51,7 @@ def rank_step(batches: Sequence[Batch], losses: Sequence[float], wait_seconds: f
         losses: its part of the step's loss, by micro-batch.
         wait_seconds: for the batches.
         device: whose memory counts.
+        flops: that its batches ask for.
     """
     return RankStep(
         loss=sum(losses),
@@ -59,6 +64,7 @@ def rank_step(batches: Sequence[Batch], losses: Sequence[float], wait_seconds: f
         vision_cost=sum(batch.vision_cost for batch in batches),
         wait_seconds=wait_seconds,
         memory_bytes=peak_memory(device),
+        flops=flops,
     )
 
 
@@ -98,15 +104,17 @@ def _named(batches: Sequence[Batch]) -> dict[str, list[object]]:
     }
 
 
-def step_record(rows: Sequence[RankStep], share: int, seconds: float) -> dict[str, float]:
+def step_record(rows: Sequence[RankStep], share: int, seconds: float, peak_tflops: float | None) -> dict[str, float]:
     """What all ranks did in a step.
 
     Args:
         rows: of every rank.
         share: neighbouring ranks that share the same packs.
         seconds: from the end of the step before to the end of this one.
+        peak_tflops: of one rank; with it, `mfu` is the share that was reached.
     """
     dealt = rows[::share]
+    speed = sum(row.flops for row in rows) / seconds / 1e12
     tokens, delivered, loss_tokens, images, patches = (
         int(sum(getattr(row, name) for row in dealt))
         for name in ("tokens", "delivered", "loss_tokens", "images", "patches")
@@ -121,6 +129,8 @@ def step_record(rows: Sequence[RankStep], share: int, seconds: float) -> dict[st
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "loss_tokens_per_second": loss_tokens / seconds,
+        "tflops_per_second": speed,
+        **({"mfu": speed / peak_tflops / len(rows)} if peak_tflops else {}),
         "imbalance_attention": _imbalance([row.attention_cost for row in dealt]),
         "imbalance_patches": _imbalance([row.patches for row in dealt]),
         "wait_seconds": max(row.wait_seconds for row in rows),

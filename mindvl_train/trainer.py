@@ -34,6 +34,7 @@ from mindvl_train.checkpoint import (
 )
 from mindvl_train.config import LoadedConfig
 from mindvl_train.fingerprints import fingerprints
+from mindvl_train.flops import passes
 from mindvl_train.loader import Loader, StepBatches
 from mindvl_train.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
 from mindvl_train.models.initialise import give_weights
@@ -184,10 +185,11 @@ class Trainer:
     ) -> None:
         waited = time.perf_counter() - waiting_since
         rates = set_learning_rates(optimizer, stage.factor(self.progress.stage_step))
-        losses = self._accumulate(batches.batches)
+        shares = [share_of(batch, self.mesh) for batch in batches.batches]
+        losses = self._accumulate(shares)
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         norm = clip_gradients(trained, self.parts.config.optimizer.clip_grad_norm)
-        rows = everyone(rank_step(batches.batches, losses, waited, self.mesh.device))
+        rows = everyone(rank_step(shares, losses, waited, self.mesh.device, self._flops(shares)))
         loss = sum(row.loss for row in rows)
         self._advance(batches, skipped=not math.isfinite(loss + norm))
         if math.isfinite(loss + norm):
@@ -195,6 +197,7 @@ class Trainer:
         else:
             self._refuse_or_skip(stage, batches, losses, norm)
         noted = self.parts.after_step(self.model)
+        peak = self.parts.config.peak_tflops
         optimizer.zero_grad(set_to_none=True)
         self._log(
             {
@@ -206,11 +209,15 @@ class Trainer:
                 "loss": loss,
                 "grad_norm": norm,
                 "lr": rates,
-                **step_record(rows, self.mesh.sizes.share, seconds=time.perf_counter() - waiting_since),
+                **step_record(rows, self.mesh.sizes.share, time.perf_counter() - waiting_since, peak),
                 **noted,
                 "skipped": self.progress.skipped,
             }
         )
+
+    def _flops(self, batches: Sequence[Batch]) -> float:
+        count, times = self.parts.flops, passes([n for n, p in self.model.named_parameters() if p.requires_grad])
+        return sum(count(batch, times, self.mesh.sizes.share) for batch in batches) if count else 0.0
 
     def _accumulate(self, batches: Sequence[Batch]) -> list[float]:
         """Gradients and losses of one step: weighted sums over its micro-batches, divided once by the weights of
@@ -218,7 +225,6 @@ class Trainer:
 
         Their sum over ranks is the same for every split of the step.
         """
-        batches = [share_of(batch, self.mesh) for batch in batches]
         divisor = total(sum(batch.total_weight for batch in batches))
         losses = []
         for number, batch in enumerate(batches, start=1):

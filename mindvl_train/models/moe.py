@@ -165,7 +165,7 @@ class MixtureOfExperts(nn.Module):
         return output if self.shared_experts is None else output + self.shared_experts(hidden)
 
 
-def auxiliary_loss(model: nn.Module) -> Tensor | None:
+def auxiliary_loss(model: nn.Module, sum_shares: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor | None:
     """What the routers of the last forward pass add to a mean loss, times its coefficient: a float32 scalar.
 
     E · Σ_e f_e · p_e with the tokens f and the scores p of expert e over all layers and real tokens as shares of
@@ -177,6 +177,8 @@ def auxiliary_loss(model: nn.Module) -> Tensor | None:
         return None
     config = routers[0].config
     tokens, scores = (sum(column) for column in zip(*(router.load for router in routers if router.load), strict=True))
+    # Where ranks share a batch the tokens of all count, and each adds what its own scores make of them.
+    tokens = sum_shares(tokens)
     rows = (tokens.sum() / config.num_experts_per_tok).clamp(min=1)
     for router in routers:
         router.load = None

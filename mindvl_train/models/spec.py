@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
+from mindvl_train.batch import Batch
 from mindvl_train.kernels.registry import Kernels
 
 
@@ -40,9 +41,12 @@ class ModelSpec:
             called on the meta device, so that a model costs nothing before its weights are known.
         after_step: called with the module after every optimizer step, for what does not train by gradients;
             returns what is to be logged of it.
+        flops: (config, batch, times its parts' forward arithmetic is done, ranks that share the batch) → the
+            floating-point operations of one rank; None: nobody counts them.
     """
 
     config: type[BaseModel]
     inputs: Callable[[Any], ModelInputs]
     build: Callable[[Any, Kernels], nn.Module]
     after_step: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
+    flops: Callable[[Any, Batch, Mapping[str, int], int], float] | None = None

@@ -1,6 +1,7 @@
 """The vision-language model: image features take the places of the image placeholders in the text stream."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from mindvl_train.batch import Batch
+from mindvl_train.flops import batch_flops
 from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig
@@ -45,6 +47,7 @@ class VLM(nn.Module):
         self.kernels = kernels
         # Brings features to the rank of their tokens; all are here unless ranks share packs.
         self.send_features: Callable[[Tensor, Batch], Tensor] = lambda features, batch: features
+        self.sum_shares: Callable[[Tensor], Tensor] = lambda part: part
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
@@ -54,10 +57,13 @@ class VLM(nn.Module):
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
         # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
         loss = (losses * batch.weights).sum() + 0.0 * features.sum()
-        auxiliary = auxiliary_loss(self.decoder) if torch.is_grad_enabled() else None
+        auxiliary = auxiliary_loss(self.decoder, self.sum_shares) if torch.is_grad_enabled() else None
         # A gradient and no value: the loss that is logged stays a cross-entropy. It counts like the batch's targets,
         # for the step divides by the sum of their weights.
-        return loss if auxiliary is None else loss + batch.total_weight * (auxiliary - auxiliary.detach())
+        if auxiliary is None:
+            return loss
+        weight = self.sum_shares(torch.tensor(batch.total_weight, device=loss.device))
+        return loss + weight * (auxiliary - auxiliary.detach())
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[L] float32 cross-entropies in nats and [L] int64 likeliest tokens at the places of the targets, with the
@@ -123,4 +129,4 @@ def with_decoder(config: type[BaseModel], decoder: Callable[[Any, Kernels], nn.M
     )
 
 
-SPEC = with_decoder(VLMConfig, Decoder)
+SPEC = replace(with_decoder(VLMConfig, Decoder), flops=batch_flops)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from mindvl_train import trainer
 from mindvl_train.config import load_config
 from mindvl_train.metrics import Record, read_records
 from mindvl_train.run_folder import RunFolderError, held
@@ -17,7 +19,7 @@ from mindvl_train.tokenizer_fit import FitError
 from mindvl_train.trainer import NonFiniteError, Result, train
 from tests.mindvl_train.synthetic import write_run
 
-TIMINGS = ("seconds", "wait_seconds", "tokens_per_second", "loss_tokens_per_second", "memory_gib")
+TIMINGS = ("seconds", "wait_seconds", "tokens_per_second", "loss_tokens_per_second", "memory_gib", "tflops_per_second")
 
 
 class Stop(Exception):  # noqa: N818 -- no error: it stands for a process that is gone
@@ -168,6 +170,31 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_packs(run_yaml: Pa
     where = r"everything: .* on packs \d, \d, \d of .*second/manifest.json, samples [0-9a-f]{32}, "
     with pytest.raises(NonFiniteError, match=where):
         _train(run_yaml, tmp_path, "stages.everything.lr={'*': 1e30}")
+
+
+def test_such_a_step_is_left_out_and_counted_where_the_rule_says_so(
+    run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, calls = trainer.clip_gradients, iter(range(100))
+
+    def no_number_at_the_third(parameters: Sequence[torch.Tensor], limit: float) -> float:
+        norm = clip(parameters, limit)
+        return math.nan if next(calls) == 2 else norm
+
+    monkeypatch.setattr(trainer, "clip_gradients", no_number_at_the_third)
+    _train(run_yaml, tmp_path, "non_finite.action=skip")
+    records = _records(tmp_path)
+    (skipped,) = [record for record in records if record["event"] == "skipped"]
+    assert skipped["step"] == 3
+    assert "the gradient's norm is nan on packs" in skipped["why"]
+    assert [record["skipped"] for record in records if record["event"] == "step"] == [0, 0, *[1] * (STEPS - 2)]
+
+
+def test_a_run_leaves_out_no_more_steps_than_it_may(run_yaml: Path, tmp_path: Path) -> None:
+    rule = ["non_finite={action: skip, at_most: 1}", "stages.warmup.until={packs: 1}"]
+    with pytest.raises(NonFiniteError):
+        _train(run_yaml, tmp_path, *rule, "stages.everything.lr={'*': 1e30}", "stages.everything.until={packs: 12}")
+    assert [record["event"] for record in _records(tmp_path)].count("skipped") == 1
 
 
 def test_a_run_without_a_held_out_set(run_yaml: Path, tmp_path: Path) -> None:

@@ -86,9 +86,11 @@ MOE = {
     "balance_speed": 1e-3,
 }
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+AUXILIARY = {**MOE, "scoring": "softmax", "balance_speed": None, "num_shared_experts": 0, "aux_loss_coef": 0.1}
 DECODERS: dict[str, dict[str, Any]] = {
     "dense": {},
     "experts": {"moe": MOE},
+    "auxiliary loss": {"moe": AUXILIARY},
     "experts, latent attention": {"moe": MOE, "latent": LATENT, "qkv_bias": False, "qk_norm": False},
 }
 DIVIDED = [
@@ -106,6 +108,7 @@ DIVIDED = [
     ("experts", Sizes(replicate=2, shard=2, expert=2)),
     ("experts", Sizes(context=2, expert=2)),
     ("experts", Sizes(tensor=2, expert=2)),
+    ("auxiliary loss", Sizes(context=2, tensor=2, expert=2)),
     ("experts, latent attention", Sizes(context=2, tensor=2, expert=4)),
     ("experts, latent attention", Sizes(shard=2, context=2, tensor=2, expert=4)),
 ]
@@ -113,7 +116,19 @@ DIVIDED = [
 
 @pytest.mark.parametrize(("decoder", "sizes"), DIVIDED, ids=str)
 def test_every_dimension_and_the_pairs(pool: Pool, decoder: str, sizes: Sizes) -> None:
-    assert_same_step(pool, Case(mixed_packs(4, 24), decoder=DECODERS[decoder]), sizes)
+    # An auxiliary loss is one of a micro-batch: the reference has one of all packs.
+    case = Case(mixed_packs(4, 24), decoder=DECODERS[decoder], micro_batch=4 if decoder == "auxiliary loss" else 1)
+    assert_same_step(pool, case, sizes)
+
+
+def test_weights_used_in_bfloat16_are_close(pool: Pool) -> None:
+    """Kept and summed in float32; a step of bfloat16 is 2⁻⁸."""
+    case = Case(mixed_packs(4, 24), decoder=DECODERS["experts"], settings={"precision": "bfloat16"})
+    loss, gradients = pool.run(2, on_a_mesh, case, Sizes(shard=2))
+    expected_loss, expected = in_one_process(case)
+    assert loss == pytest.approx(expected_loss, rel=2e-2)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients.values())
+    assert gradients.keys() == expected.keys()
 
 
 @pytest.mark.parametrize("packs", ["text-only ranks", "equal lengths"])
