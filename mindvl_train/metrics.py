@@ -5,11 +5,14 @@ A logger is an entry point of the group `mindvl_train.loggers`: a function of th
 `step`, the optimizer steps taken so far.
 """
 
+import importlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from mindvl_data.errors import UserError
 
 FILE_NAME = "metrics.jsonl"
 Record = Mapping[str, Any]
@@ -35,6 +38,10 @@ class Logger(Protocol):
         """The run ended or failed."""
 
 
+class LoggerError(UserError):
+    """A logger that was asked for and cannot work here."""
+
+
 class JsonlLogger:
     """`metrics.jsonl`: one record a line, in the order of the run, as if it had never been interrupted."""
 
@@ -54,6 +61,31 @@ class JsonlLogger:
 
     def close(self) -> None:
         self._file.close()
+
+
+class TensorBoardLogger:
+    """Every number of a record as a curve over steps, under `tensorboard/` in the run's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "tensorboard"
+
+    def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
+        try:
+            module: Any = importlib.import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise LoggerError("loggers: tensorboard needs `pip install 'mindvl[tensorboard]'`") from error
+        # What was logged after the checkpoint is hidden.
+        self._writer = module.SummaryWriter(str(self._path), purge_step=step + 1)
+
+    def log(self, record: Record) -> None:
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        numbers |= {f"lr/{glob}": rate for glob, rate in record.get("lr", {}).items()}
+        for name, value in numbers.items():
+            if name != "step":
+                self._writer.add_scalar(f"{record['event']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
