@@ -215,6 +215,7 @@ class TrainConfig(Frozen):
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     loggers: tuple[str, ...] = ()
+    callbacks: tuple[str, ...] = ()
 
     @property
     def trained_stages(self) -> dict[str, StageConfig]:

@@ -15,6 +15,7 @@ ACCELERATORS = "mindvl_train.accelerators"
 KERNELS = "mindvl_train.kernels"
 SCHEDULES = "mindvl_train.schedules"
 LOGGERS = "mindvl_train.loggers"
+CALLBACKS = "mindvl_train.callbacks"
 PUBLISHED = "mindvl_train.published"
 
 

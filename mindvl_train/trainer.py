@@ -22,6 +22,7 @@ from mindvl_train import plugins
 from mindvl_train.assembly import Assembly, assemble
 from mindvl_train.average import average_into
 from mindvl_train.batch import Batch
+from mindvl_train.callbacks import Callback
 from mindvl_train.checkpoint import (
     OPTIMIZER,
     WEIGHTS,
@@ -111,8 +112,9 @@ def _go_on(
     if not finished:
         names = ("jsonl", *parts.config.loggers)
         named = [plugins.load(plugins.LOGGERS, name)(folder) for name in names] if is_first() else []
+        callbacks = [plugins.load(plugins.CALLBACKS, name)(folder) for name in parts.config.callbacks]
         with _begun([*named, *loggers] if is_first() else [], parts, progress) as begun:
-            Trainer(parts, mesh, checkpoints, begun, latest, progress).run()
+            Trainer(parts, mesh, checkpoints, begun, callbacks, latest, progress).run()
     return Result(finished, checkpoints.latest() or folder, summarise(read_records(folder / FILE_NAME)))
 
 
@@ -137,6 +139,7 @@ class Trainer:
         mesh: Mesh,
         checkpoints: CheckpointFolder,
         loggers: Sequence[Logger],
+        callbacks: Sequence[Callback],
         latest: Path | None,
         restored: Progress | None,
     ) -> None:
@@ -144,6 +147,7 @@ class Trainer:
         self.mesh = mesh
         self.checkpoints = checkpoints
         self.loggers = loggers
+        self.callbacks = callbacks
         self.latest = latest
         self.progress = restored or Progress()
         self.model = parallelise(parts.model, mesh, parts.config)
@@ -176,7 +180,7 @@ class Trainer:
         for batches in self._loader(stage).steps(stage.total_steps - self.progress.stage_step):
             self._take_step(stage, optimizer, batches, waiting_since)
             if self._checkpoint_is_due(stage):
-                self._save(optimizer)
+                self._save(stage, optimizer)
             waiting_since = time.perf_counter()
         self._end_stage(stage)
 
@@ -279,6 +283,7 @@ class Trainer:
         self.checkpoints.save(Checkpoint(self.progress, self._weights(), {}, parents or {}), stage)
         # A branch may begin from here next.
         self.checkpoints.wait()
+        self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage})
 
     @torch.no_grad()
     def _evaluate(self, after: str) -> None:
@@ -312,8 +317,9 @@ class Trainer:
         step = self.progress.stage_step
         return step % self.parts.config.checkpoint.every_steps == 0 and step < stage.total_steps
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
         self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer)))
+        self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage.name})
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
@@ -339,3 +345,8 @@ class Trainer:
     def _log(self, record: Record) -> None:
         for logger in self.loggers:
             logger.log(record)
+        self._call(record)
+
+    def _call(self, record: Record) -> None:
+        for callback in self.callbacks:
+            callback(record, self.model)

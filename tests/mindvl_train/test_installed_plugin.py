@@ -60,6 +60,15 @@ class Lines:
         self.file.close()
 
 
+class Heard:
+    def __init__(self, folder):
+        self.path = Path(folder) / "heard.txt"
+
+    def __call__(self, record, model):
+        with self.path.open("a") as file:
+            file.write(f"{record['event']} {record['step']} {model.head.weight.norm().item()}\\n")
+
+
 def half(step, total, config):
     return 0.5
 
@@ -88,6 +97,9 @@ half = acme_mindvl:half
 
 [mindvl_train.loggers]
 acme = acme_mindvl:Lines
+
+[mindvl_train.callbacks]
+acme = acme_mindvl:Heard
 """
 WHEEL = {
     "acme_mindvl.py": MODULE,
@@ -127,6 +139,7 @@ def _their_run(folder: Path) -> Path:
         accelerator="acme",
         kernels={"swiglu": "acme"},
         loggers=["acme"],
+        callbacks=["acme"],
         stages={"only": stage | {"schedule": {"name": "half"}}},
     )
 
@@ -140,6 +153,14 @@ def test_a_package_adds_a_model_an_accelerator_and_more(installed: Path, tmp_pat
     assert [step["lr"] for step in steps] == [{"*": 0.05}] * 4
     assert all(step["acme_norm"] > 0 for step in steps)
     assert steps[-1]["loss"] < steps[0]["loss"]
+    heard = [line.split() for line in (tmp_path / "run" / "heard.txt").read_text().splitlines()]
+    happened = [f"{event} {step}" for event, step, _ in heard]
+    assert [each for each in happened if "checkpoint" not in each] == [f"{r['event']} {r['step']}" for r in records]
+    assert happened[-2:] == ["stage 4", "checkpoint 4"]
+    assert happened.index("checkpoint 2") == happened.index("step 2") + 1
+    # It saw the model as the step left it.
+    norms = {step: float(norm) for event, step, norm in heard if event == "step"}
+    assert norms == {str(step["step"]): step["acme_norm"] for step in steps}
     assert (tmp_path / "run" / "acme.txt").read_text().split() == [record["event"] for record in records]
 
 
