@@ -27,6 +27,7 @@ app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_hel
 errors = Console(stderr=True)
 PIPE_WIDTH = 200
 PICTURED_PACKS = 12
+IN_BYTES = ("split", "scan")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[
@@ -375,10 +376,10 @@ def _console() -> Console:
 
 
 class _Done(ProgressColumn):
-    """How much is done of how much: bytes and their rate in the scan, tasks elsewhere."""
+    """How much is done of how much: bytes and their rate where files are read through, tasks elsewhere."""
 
     def render(self, task: Task) -> Text:
-        if task.description != "scan":
+        if task.description not in IN_BYTES:
             return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
         done, total = decimal(int(task.completed)), decimal(int(task.total or 0))
         return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -10,41 +12,49 @@ import pyarrow.parquet as pq
 
 from mindvl_data.sources import Asked, Piece, Row, SourceError
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.mapped import Mapped
 
-# Rows with images hold megabytes, rows of metadata hundreds of bytes.
-BATCH_ROWS = {True: 64, False: 4096}
-BATCH_BYTES = 16 << 20
+# So much is decoded at a time, by what a row group says of its rows; no more rows than that, since a value that stands
+# in a dictionary once may come in each of them.
+BATCH_BYTES = 4 << 20
+BATCH_ROWS = 64
 READ_BYTES = 1 << 20
 
 
 def parquet_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """(row number, row) for every row, with those of `columns` and of what filters name that the file has."""
-    with file.open() as handle:
+    with _opened(file) as (source, mapped):
         try:
             # By default a whole row group is read ahead, which may hold gigabytes of images.
-            table = pq.ParquetFile(handle, pre_buffer=False, buffer_size=READ_BYTES)
-            schema = table.schema_arrow
-            found = wanted(schema.names, columns, asked, file)
+            table = pq.ParquetFile(source, pre_buffer=False, buffer_size=0 if mapped else READ_BYTES)
+            found = wanted(table.schema_arrow.names, columns, asked, file)
             piece = file.piece or Piece(0, table.num_row_groups, 0, file.size)
-            groups = range(piece.start, piece.stop)
-            batches = table.iter_batches(_parquet_batch_rows(table.metadata), row_groups=groups, columns=found)
-            yield from _rows(batches, found, asked, piece.first_row)
+            batches = _parquet_batches(table, range(piece.start, piece.stop), found)
+            yield from _rows(batches, found, asked, mapped, piece.first_row)
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{file.uri}: not a readable Parquet file ({error})") from error
 
 
 def arrow_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """The same for an Arrow stream."""
-    with file.open() as handle:
+    with _opened(file) as (source, mapped):
         try:
-            stream = pa.ipc.open_stream(handle)
+            stream = pa.ipc.open_stream(source)
             found = wanted(stream.schema.names, columns, asked, file)
-            size = _batch_rows(stream.schema, found)
-            yield from _rows(
-                (batch.slice(i, size) for batch in stream for i in range(0, batch.num_rows, size)), found, asked
-            )
+            yield from _rows(iter(stream), found, asked, mapped)
         except (pa.ArrowException, OSError) as error:
             raise SourceError(f"{file.uri}: not a readable Arrow file ({error})") from error
+
+
+@contextmanager
+def _opened(file: SourceFile) -> Iterator[tuple[Any, Mapped | None]]:
+    """What pyarrow reads: a local file by a map, where only what is being decoded takes memory; a stream of others."""
+    if "://" in file.place:
+        with file.open() as handle:
+            yield handle, None
+    else:
+        mapped = Mapped(file.place)
+        yield pa.BufferReader(mapped.view), mapped
 
 
 def wanted(names: Sequence[str], columns: Sequence[str], asked: Asked, file: SourceFile) -> list[str]:
@@ -59,28 +69,38 @@ def wanted(names: Sequence[str], columns: Sequence[str], asked: Asked, file: Sou
     return [name for name in names if name in known]
 
 
-def _parquet_batch_rows(metadata: pq.FileMetaData) -> int:
-    """As many rows of a Parquet file as are read at a time: some megabytes of them."""
-    size = sum(int(metadata.row_group(number).total_byte_size) for number in range(metadata.num_row_groups))
-    return max(1, min(BATCH_ROWS[False], BATCH_BYTES * int(metadata.num_rows) // max(1, size)))
+def _parquet_batches(table: pq.ParquetFile, groups: range, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The rows of some row groups, in batches of at most BATCH_ROWS and of about BATCH_BYTES or a row."""
 
+    def batch_rows(number: int) -> int:
+        group = table.metadata.row_group(number)
+        rows = max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+        return 1 << (int(rows).bit_length() - 1)  # rounded, so that row groups that differ a little go together
 
-def _batch_rows(schema: pa.Schema, columns: Sequence[str]) -> int:
-    return BATCH_ROWS[any(_may_be_large(schema.field(name).type) for name in columns)]
-
-
-def _may_be_large(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    for rows, alike in itertools.groupby(groups, batch_rows):
+        yield from table.iter_batches(rows, row_groups=list(alike), columns=columns, use_threads=False)
 
 
 def _rows(
-    batches: Iterator[pa.RecordBatch], names: Sequence[str], asked: Asked, number: int = 0
+    batches: Iterator[pa.RecordBatch], names: Sequence[str], asked: Asked, mapped: Mapped | None, number: int = 0
 ) -> Iterator[tuple[str, Row]]:
+    seen = 0
     for batch in batches:
-        columns = [_values(batch.column(name)) for name in names]
-        for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
-            yield str(number), asked.renamed(dict(zip(names, values, strict=True)))
-            number += 1
+        size = max(1, BATCH_BYTES * batch.num_rows // max(1, batch.nbytes))
+        for start in range(0, batch.num_rows, size):
+            part = batch.slice(start, size)
+            for values in _lines(part, names):
+                yield str(number), asked.renamed(dict(zip(names, values, strict=True)))
+                number += 1
+            seen += part.nbytes
+            if mapped is not None and seen >= BATCH_BYTES:
+                mapped.forget(0, len(mapped.view))
+                seen = 0
+
+
+def _lines(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    columns = [_values(batch.column(name)) for name in names]
+    return zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
 
 
 def _values(column: pa.Array) -> list[Any]:

@@ -54,13 +54,16 @@ def _row_groups(handle: IO[bytes], file: SourceFile) -> Iterator[Piece]:
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{file.uri}: not a readable Parquet file ({error})") from error
     start = row = rows = size = 0
+    left = file.size
     for number in range(table.num_row_groups):
         group = table.row_group(number)
         rows += group.num_rows
         size += sum(group.column(i).total_compressed_size for i in range(group.num_columns))
-        if size >= PIECE_BYTES or number == table.num_row_groups - 1:
-            yield Piece(start, number + 1, row, size)
-            start, row, rows, size = number + 1, row + rows, 0, 0
+        last = number == table.num_row_groups - 1
+        if size >= PIECE_BYTES or last:
+            # The last has the footer and what else lies between: the sizes add up to the file's.
+            yield Piece(start, number + 1, row, left if last else size)
+            start, row, rows, left, size = number + 1, row + rows, 0, left - size, 0
 
 
 def _lines(handle: IO[bytes], end: int) -> Iterator[Piece]:

@@ -39,7 +39,7 @@ IMAGES = frozenset(
 UNSUPPORTED = frozenset({"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"})
 # As many samples are put together at a time, and so many bytes of the archive stay mapped.
 CHUNK_GROUPS = 8192
-MAPPED_BYTES = 256 << 20
+MAPPED_BYTES = 32 << 20
 
 
 PLACE = Part(0, "caption", None, None)

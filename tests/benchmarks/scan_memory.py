@@ -105,6 +105,14 @@ def write_rows(path: Path, count: int, size: int) -> None:
         writer.write_table(pa.concat_tables([table] * -(-count // rows)).slice(0, count), row_group_size=count)
 
 
+def write_one_picture(path: Path, count: int) -> None:
+    """A Parquet file that holds one picture of 900 kB and names it in `count` rows: a dictionary makes it small."""
+    picture = np.random.default_rng(0).bytes(900_000)
+    image = pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([picture], pa.binary()))
+    table = pa.table({"image": image, "caption": ["a caption"] * count})
+    pq.write_table(table, path, row_group_size=count, store_schema=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path)
@@ -117,6 +125,7 @@ def main() -> None:
         ("array.json", "sharegpt", lambda path: write_array(path, 1_000_000_000)),
         ("rows.parquet", "captions", lambda path: write_rows(path, 1_000_000, 1_000)),
         ("large-rows.parquet", "captions", lambda path: write_rows(path, 2_000, 1_000_000)),
+        ("one-picture.parquet", "captions", lambda path: write_one_picture(path, 20_000)),
     ]
     print(f"{'file':<22}{'GB':>8}{'seconds':>10}{'MiB grown':>12}{'MiB in all':>12}", flush=True)
     for name, form, write in files:

@@ -13,7 +13,7 @@ from PIL import Image
 from mindvl_data.build import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.scan import Rules, image_files_changed
-from tests.benchmarks.scan_memory import megabytes, write_array, write_large_pictures
+from tests.benchmarks.scan_memory import megabytes, write_array, write_large_pictures, write_one_picture, write_rows
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 
@@ -151,14 +151,16 @@ def test_a_build_heals_when_an_image_changes(recipe_folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "form", "write", "most"),
     [
-        ("data.json", "sharegpt", lambda path: write_array(path, 120_000_000), 220),
-        ("pictures.tar", "webdataset", lambda path: write_large_pictures(path, 12_000, 80_000), 500),
+        ("data.json", "sharegpt", lambda path: write_array(path, 90_000_000), 220),
+        ("pictures.tar", "webdataset", lambda path: write_large_pictures(path, 4000, 160_000), 125),
+        ("rows.parquet", "captions", lambda path: write_rows(path, 160, 1_000_000), 150),
+        ("picture.parquet", "captions", lambda path: write_one_picture(path, 400), 350),
     ],
-    ids=["array", "tar"],
+    ids=["array", "tar", "rows", "one picture"],
 )
 def test_a_large_file_is_scanned_in_a_part_of_its_size(
     tmp_path: Path, name: str, form: str, write: Callable[[Path], None], most: int
 ) -> None:
-    """Full size: tests/benchmarks/scan_memory.py."""
+    """MiB by which the scan's process grows. Full size: tests/benchmarks/scan_memory.py."""
     write(tmp_path / name)
     assert megabytes(tmp_path / name, form)[0] < most

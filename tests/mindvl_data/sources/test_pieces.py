@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindvl_data.build import build
+from mindvl_data.inspect.explain import stories
+from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import Asked, Record, pieces, webdataset
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
@@ -35,7 +37,9 @@ def described(path: Path) -> SourceFile:
 def in_pieces(file: SourceFile, monkeypatch: pytest.MonkeyPatch, size: int, chunk: int = 5) -> list[list[Record]]:
     monkeypatch.setattr(pieces, "PIECE_BYTES", size)
     monkeypatch.setattr(pieces, "CHUNK_BYTES", chunk)
-    return [list(read(replace(file, piece=piece), Asked())) for piece in pieces.row_pieces(file)]
+    cuts = pieces.row_pieces(file)
+    assert sum(piece.size for piece in cuts) == (file.size if cuts else 0)
+    return [list(read(replace(file, piece=piece), Asked())) for piece in cuts]
 
 
 @given(lines=LINES, bom=st.booleans(), size=st.integers(1, 60), chunk=st.integers(1, 40))
@@ -94,6 +98,7 @@ def test_a_tar_in_pieces_has_the_samples_of_the_tar(
         cuts = pieces.tar_pieces(file)
     found = [record for cut in cuts for record in webdataset.read(replace(file, piece=cut), Asked())]
     assert len(cuts) == min(8, file.size // 1200) or not cuts
+    assert sum(piece.size for piece in cuts) == (file.size if cuts else 0)
     assert found == (list(webdataset.read(file, Asked())) if cuts else [])
 
 
@@ -104,18 +109,34 @@ def test_what_cannot_be_cut_is_read_in_one_go(tmp_path: Path, monkeypatch: pytes
         assert in_pieces(described(tmp_path / name), monkeypatch, 100) == []
 
 
+# First and last keys of the quickstart's files.
+SPREAD = ("000000000", "000010074", "0", "39", "60", "99")
+
+
+def placed(story: dict[str, Any]) -> dict[str, Any]:
+    """What does not depend on pieces: all but the names of the build's own files."""
+    images = [image for image in story["images"] if not image["uri"].startswith("build:")]
+    return {**story["facts"], "images": images, "dropped": story["dropped"], "draws": story["draws"]}
+
+
 def test_a_build_in_pieces_is_the_same_and_adds_up(
     recipe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_recipe(recipe_folder / "recipe.yaml")
-    manifests = []
+    manifests, told, totals = [], [], dict[str, set[int]]()
     for size in (pieces.PIECE_BYTES, 2000):
         monkeypatch.setattr(pieces, "PIECE_BYTES", size)
         out = tmp_path / str(size)
-        report = build(loaded, out)
+        report = build(loaded, out, progress=lambda step, _, total: totals.setdefault(step, set()).add(total))
         manifests.append({p.relative_to(out): p.read_bytes() for p in sorted(out.glob("**/manifest.json"))})
+        told.append([placed(story) for key in SPREAD for story in stories(read_manifest(out / "sft-4096"), key)])
         assert not build(loaded, out).work
     assert report.work["split"]
     assert report.work["scan"] > len(yaml.safe_load((recipe_folder / "recipe.yaml").read_text())["sources"])
     assert manifests[0] == manifests[1]
     assert manifests[0]
+    assert told[0] == told[1]
+    assert {story["source"] for story in told[0]} == {"captions", "vqa", "documents", "text"}
+    data = recipe_folder / "data"
+    read_through = [*data.glob("*.tar"), *data.glob("*.parquet"), *data.glob("*.jsonl"), *data.glob("*/*.json")]
+    assert totals["scan"] == {sum(path.stat().st_size for path in read_through)}

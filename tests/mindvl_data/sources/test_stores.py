@@ -1,8 +1,11 @@
 """Sources in an object store: the same data set as from the local disk, against a real S3 server."""
 
+import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import fsspec
 import pytest
@@ -11,7 +14,8 @@ from mindvl_data import vision
 from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import load_recipe
-from mindvl_data.sources import SourceError
+from mindvl_data.sources import Asked, SourceError, finevision, messages, pieces
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.stream import PackStream
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import png
@@ -87,6 +91,30 @@ def test_an_image_that_changes_in_the_store_is_noticed(
     assert not planned().work
     fs.pipe_file(f"{root}/images/1.png", png(1))
     assert [line.reasons for line in planned().funnel if line.step == "scan"] == [{}]
+
+
+def in_bucket(bucket: str, name: str) -> SourceFile:
+    place = f"{bucket}/data/{name}"
+    return source_files((place,), (place,), None, QUICKSTART, FingerprintCache())[0]
+
+
+@pytest.mark.parametrize(("name", "form"), [("text.jsonl", messages), ("vqa.parquet", finevision)])
+def test_large_files_of_rows_in_a_store_are_read_in_pieces(
+    bucket: str, name: str, form: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 5000)
+    file = in_bucket(bucket, name)
+    parts = [list(form.read(replace(file, piece=piece), Asked())) for piece in form.read.pieces(file)]
+    assert len(parts) > 1
+    assert list(itertools.chain(*parts)) == list(form.read(file, Asked()))
+
+
+def test_a_tar_in_a_store_is_read_in_one_go(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece would copy the whole of it."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 5000)
+    file = in_bucket(bucket, "captions-000.tar")
+    assert pieces.tar_pieces(file) == []
+    assert len(pieces.tar_pieces(replace(file, place=str(QUICKSTART / "data" / "captions-000.tar")))) == 8
 
 
 def test_what_is_not_in_the_bucket_is_named(bucket: str, tmp_path: Path) -> None:
