@@ -58,12 +58,14 @@ class Stores:
 
 def tokens(stores: Stores, segments: Segments, name: str) -> NDArray[Any]:
     """The first `num_ids` items of every segment from its store's `ids` or `loss`, in a row."""
-    slices = []
-    for (partition, row), length in zip(segments.places(), segments.num_ids.tolist(), strict=True):
+    stops = starts_of(segments.num_ids)[1:].tolist()
+    # Filled in place: a list of views would keep the files of all stores open at once.
+    found = np.empty(stops[-1] if stops else 0, np.int32 if name == "ids" else np.bool_)
+    for (partition, row), length, stop in zip(segments.places(), segments.num_ids.tolist(), stops, strict=True):
         store = stores[partition]
         begin = int(store.starts[row])
-        slices.append(getattr(store, name)[begin : begin + length])
-    return np.concatenate(slices)
+        found[stop - length : stop] = getattr(store, name)[begin : begin + length]
+    return found
 
 
 def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]:
