@@ -207,7 +207,6 @@ class TrainConfig(Frozen):
     mesh: MeshConfig = MeshConfig()
     # Blocks keep their inputs alone and compute the rest again in the backward pass.
     activation_checkpointing: bool = False
-    compile: bool = False
     # Of one rank, as its vendor states it for this precision; the log then has the share that is reached (MFU).
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]

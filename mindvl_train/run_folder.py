@@ -14,7 +14,7 @@ LOCK = ".lock"
 # What may change between two starts of one run, because no loss depends on it.
 FREE_KEYS = (
     *("name", "data", "out", "weights", "loader", "checkpoint", "loggers"),
-    *("mesh", "activation_checkpointing", "compile", "peak_tflops"),
+    *("mesh", "activation_checkpointing", "peak_tflops"),
 )
 
 

@@ -22,7 +22,7 @@ EXPERT_DIMENSIONS = 3
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """What is gathered, checkpointed and compiled at a time: the members of every `nn.ModuleList`."""
+    """What is gathered and checkpointed at a time: the members of every `nn.ModuleList`."""
     return [block for module in model.modules() if isinstance(module, nn.ModuleList) for block in module]
 
 
@@ -43,9 +43,6 @@ def shard(model: nn.Module, mesh: Mesh, config: TrainConfig) -> None:
     for module in routers if policy is narrow else []:
         fully_shard(module, mesh=mesh.whole, shard_placement_fn=place, mp_policy=wide)
     for block in blocks_of(model):
-        if config.compile:
-            # The forward alone: what gathers weights and computes again stays around it.
-            setattr(block, "forward", torch.compile(block.forward))  # noqa: B010
         if config.activation_checkpointing:
             checkpoint(block)
         if not alone:

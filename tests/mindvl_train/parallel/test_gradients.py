@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mindvl_data.shards import Pack
+from mindvl_train.parallel.data import EXPERT_DIMENSIONS
 from mindvl_train.parallel.mesh import Sizes
 from tests.mindvl_train.parallel.one_step import Case, in_one_process, on_a_mesh
 from tests.mindvl_train.parallel.pool import Pool
@@ -118,6 +119,18 @@ DIVIDED = [
 def test_every_dimension_and_the_pairs(pool: Pool, decoder: str, sizes: Sizes) -> None:
     # An auxiliary loss is one of a micro-batch: the reference has one of all packs.
     case = Case(mixed_packs(4, 24), decoder=DECODERS[decoder], micro_batch=4 if decoder == "auxiliary loss" else 1)
+    assert_same_step(pool, case, sizes)
+
+
+@pytest.mark.parametrize("sizes", [Sizes(shard=2, expert=2), Sizes(tensor=2, expert=2)], ids=str)
+def test_experts_without_tokens(pool: Pool, sizes: Sizes) -> None:
+    """Five real tokens a pack go to two experts each: of 32, some are chosen by none."""
+    rng = np.random.default_rng(7)
+    packs = [pack_of([text_sample(rng, 5)], 24, index) for index in range(2)]
+    case = Case(packs, decoder={"moe": {**MOE, "num_experts": 32}})
+    _, expected = in_one_process(case)
+    stacked = [gradient for gradient in expected.values() if gradient.ndim == EXPERT_DIMENSIONS]
+    assert any(bool((gradient.flatten(1) == 0).all(1).any()) for gradient in stacked)
     assert_same_step(pool, case, sizes)
 
 
