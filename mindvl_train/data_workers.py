@@ -129,10 +129,12 @@ def steps_from_workers(loader: Loader, limit: int) -> Iterator[StepBatches]:
 def _alive(bundles: Iterator[Bundle]) -> Iterator[Bundle]:
     try:
         yield from bundles
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # A connection breaks where a worker dies while a bundle is on its way.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
+        cause = error if isinstance(error, RuntimeError) else f"A worker ended with a batch on its way ({error})."
         raise WorkerDiedError(
-            f"{error} Its memory may have run out: fewer `workers`, or fewer steps `ahead`, take less; the run goes on "
+            f"{cause} Its memory may have run out: fewer `workers`, or fewer steps `ahead`, take less; the run goes on "
             "from its last checkpoint"
         ) from error

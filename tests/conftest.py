@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from mindvl_data.recipe import load_recipe
 # Tests run in a process a core: torch with a thread a core in each of them waits ten times longer than it computes.
 # Read when torch is first imported, which no test module does before this file.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# open_clip brings torchvision, and transformers takes another way through pictures where it finds it: one that does not
+# import beside a torch for the CPU, and is not the published one. `torchvision_fits` shows it to the tests of CLIP.
+sys.modules.setdefault("torchvision", None)  # type: ignore[arg-type]
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart"
 

@@ -4,6 +4,7 @@ An index serves torchvision built beside a torch for CUDA; beside one for the CP
 fails at its import because two of them are unknown. CLIP needs none: told of, they are enough to import it.
 """
 
+import sys
 from functools import cache
 
 import torch
@@ -12,6 +13,8 @@ import torch
 @cache
 def told() -> torch.library.Library | None:
     """Tell torch of the operators, once a process, if torchvision needs it to import; what is told must be kept."""
+    if sys.modules.get("torchvision") is None:
+        sys.modules.pop("torchvision", None)
     try:
         import torchvision  # noqa: F401
     except RuntimeError:

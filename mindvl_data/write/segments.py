@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mindvl_data.store import IMAGE, Store, open_store, starts_of
 from mindvl_data.write.reads import Ranges
 
-# Each holds a handful of files open, and a process may have a thousand.
-OPEN_STORES = 64
+# Each holds a dozen files open, and a process may have a thousand.
+OPEN_STORES = 32
 
 
 @dataclass(frozen=True)

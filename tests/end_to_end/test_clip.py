@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ def encoded(colour: str, seed: int = 0) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A CLIP of one layer in open_clip's own format, trained to know four colours."""
     told()
     import open_clip
@@ -62,7 +64,8 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.step()
     assert loss.item() < 0.1
     torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
+    yield folder
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
 
 
 def pairs() -> list[dict[str, Any]]:

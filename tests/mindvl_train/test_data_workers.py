@@ -193,7 +193,8 @@ def test_a_dead_worker_ends_the_run_at_once_with_the_cause(manifest: Path, tmp_p
     os.kill(int(worker), signal.SIGKILL)
     _, errors = run.communicate(timeout=20)
     assert run.returncode != 0
-    assert f"DataLoader worker (pid {worker}) is killed by signal: Killed" in errors
+    # Which of the two torch meets first, the signal or the broken connection, is a race.
+    assert "fewer `workers`, or fewer steps `ahead`" in errors
     ended(run.pid)
 
 
