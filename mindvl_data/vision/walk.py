@@ -89,7 +89,7 @@ class _Layout:
 
     def __init__(self, head: bytes, segments: list[tuple[int, int]]) -> None:
         self.segments = segments
-        form, position, marker, self._end = ">", 2, 0, 2
+        form, position, marker, self._end = ">", 2, 0, 0
         while marker != _SOS:
             marker, length = _segment(head, position)
             # Marker, length and what `_plain` looks at: an application's name, the numbers of tables.

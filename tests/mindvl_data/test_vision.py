@@ -504,6 +504,16 @@ def test_the_walk_answers_for_plain_images_as_pillow_does() -> None:
     assert answered == 4 + 8 + 157
 
 
+def test_a_header_like_the_last_one_is_looked_at_as_closely() -> None:
+    """A table of one byte, which Pillow refuses, in a file that is otherwise one just walked."""
+    for data in (data for data in plain_images() if data.startswith(b"\xff\xd8")):
+        assert _walk(data) is not None
+        place = data.index(b"\xff\xdb\x00C")
+        altered = data[: place + 3] + b"\x03" + data[place + 4 :]
+        assert by_pillow(altered) is None
+        assert _walk(altered) is None
+
+
 @st.composite
 def altered_headers(draw: st.DrawFn) -> bytes:
     """A plain image with a few bytes changed, most of them of a marker or a chunk's head, perhaps cut short."""
