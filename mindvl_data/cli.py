@@ -1,33 +1,25 @@
-"""The command line: the only module that prints. A path and few flags; a test freezes the set."""
+"""The command line: with `terminal`, the only one that prints. A path and few flags; a test freezes the set."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from mindvl_data.errors import UserError
+from mindvl_data.terminal import open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
     from mindvl_data.build import BuildReport
     from mindvl_data.manifest import Manifest
 
 app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
-errors = Console(stderr=True)
-PIPE_WIDTH = 200
 PICTURED_PACKS = 12
-IN_BYTES = ("split", "scan")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[
@@ -55,7 +47,7 @@ def build(
     debug: Debug = False,
 ) -> None:
     """Build every stage of a recipe: scan, filter, count, mix, pack, write."""
-    with _reported(debug):
+    with reported(debug):
         _report(_build(recipe, out, workers, set_ or [], dry_run=False), as_json)
 
 
@@ -75,7 +67,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """Show what a build would make, without writing a data set; fills the build's cache."""
-    with _reported(debug):
+    with reported(debug):
         if forecast:
             _forecast(recipe, set_ or [], as_json)
             return
@@ -92,18 +84,18 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Show a manifest, or one pack of it."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.manifest import read_manifest
 
         found = read_manifest(manifest)
         if pack is not None:
             _show_pack(found, pack, as_json)
         elif as_json:
-            _print_json(found.data)
+            print_json(found.data)
         else:
             from mindvl_data.inspect import stages
 
-            _console().print(stages.manifest(found.data, found.where))
+            open_console().print(stages.manifest(found.data, found.where))
             _show_picture(found)
 
 
@@ -115,14 +107,14 @@ def peek(
     debug: Debug = False,
 ) -> None:
     """Guess a file's format, show what the engine makes of its first samples, print the YAML to paste."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.inspect import peek as looking
         from mindvl_data.vision import Resolution
 
         look = looking.peek(path)
         if as_json:
             shown = [looking.described(sample, Resolution()) for sample in look.samples[:samples]]
-            _print_json(
+            print_json(
                 {
                     "format": look.format,
                     "render": look.render,
@@ -132,7 +124,7 @@ def peek(
                 }
             )
         else:
-            _console().print(looking.view(look, samples, Resolution()))
+            open_console().print(looking.view(look, samples, Resolution()))
 
 
 @app.command()
@@ -147,7 +139,7 @@ def explain(
     debug: Debug = False,
 ) -> None:
     """Tell a sample's story: its file and range, what kept or dropped it, where each draw went."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.inspect import explain as stories
         from mindvl_data.manifest import read_manifest
 
@@ -158,10 +150,10 @@ def explain(
             sample = stories.sample_at(found, pack, token).hex()
         told = stories.stories(found, sample)
         if as_json:
-            _print_json(told)
+            print_json(told)
         else:
             for story in told:
-                _console().print(stories.view(story), "")
+                open_console().print(stories.view(story), "")
 
 
 @app.command()
@@ -172,27 +164,27 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """Show what changed between two manifests: recipe, sources, funnel, mixture, packing."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.inspect import changes
         from mindvl_data.manifest import read_manifest
 
         a, b = read_manifest(before).data, read_manifest(after).data
         if as_json:
-            _print_json({"same_data": a["id"] == b["id"], "changes": changes.changes(a, b)})
+            print_json({"same_data": a["id"] == b["id"], "changes": changes.changes(a, b)})
         else:
-            _console().print(changes.view(a, b))
+            open_console().print(changes.view(a, b))
 
 
 @app.command()
 def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) -> None:
     """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
-    with _reported(debug, failure=1):
+    with reported(debug, failure=1):
         from mindvl_data.manifest import read_manifest
         from mindvl_data.verify import files
         from mindvl_data.verify import verify as checks
 
         found = read_manifest(manifest)
-        with _bar() as bar:
+        with open_bar() as bar:
             task = bar.add_task("verify", total=files(found))
             results = []
             for name, problems in checks(found):
@@ -200,7 +192,7 @@ def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) 
                 bar.advance(task)
     bad = [result for result in results if result["problems"]]
     if as_json:
-        _print_json({"manifest": found.where, "id": found.id, "sound": not bad, "files": results})
+        print_json({"manifest": found.where, "id": found.id, "sound": not bad, "files": results})
     else:
         for result in bad:
             for problem in result["problems"]:
@@ -223,18 +215,18 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write the drawn samples in the mixture's order, or the packs, in a format that other loaders read."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.exports import export as write
         from mindvl_data.manifest import read_manifest
 
         found = read_manifest(manifest)
-        with _bar() as bar:
+        with open_bar() as bar:
             task = bar.add_task(f"export to {to}", total=found.num_packs)
             count = write(found, to, folder, packs, lambda done, total: bar.update(task, completed=done, total=total))
         if as_json:
-            _print_json({"folder": str(folder), "format": to, "records": count, "manifest": found.id})
+            print_json({"folder": str(folder), "format": to, "records": count, "manifest": found.id})
         else:
-            _console().print(f"{count:,} {'packs' if packs else 'samples'} in {folder}")
+            open_console().print(f"{count:,} {'packs' if packs else 'samples'} in {folder}")
 
 
 @app.command()
@@ -246,18 +238,18 @@ def gc(
     debug: Debug = False,
 ) -> None:
     """Show what a build folder holds that its last build did not use; with --yes remove it."""
-    with _reported(debug):
+    with reported(debug):
         from mindvl_data.build import gc as collecting
 
         found = collecting.collect(build, sets) if yes else collecting.garbage(build)
         if as_json:
-            items = [item.__dict__ | {"path": _shown(item.path.absolute())} for item in found]
-            _print_json({"removed": yes, "bytes": sum(item.bytes for item in found), "items": items})
+            items = [item.__dict__ | {"path": shown(item.path.absolute())} for item in found]
+            print_json({"removed": yes, "bytes": sum(item.bytes for item in found), "items": items})
             return
-        console = _console()
+        console = open_console()
         for item in found:
             asked = "" if yes or sets or not item.on_request else " (only with --sets)"
-            place = _shown(item.path.absolute())
+            place = shown(item.path.absolute())
             console.print(f"{decimal(item.bytes):>12}  {place}: {item.why}{asked}", soft_wrap=True)
         total = decimal(sum(item.bytes for item in found if yes or sets or not item.on_request))
         console.print(f"{total} {'removed' if yes else 'to remove with --yes'}" if found else "Nothing to remove.")
@@ -268,7 +260,7 @@ def schema() -> None:
     """Print the JSON Schema of a recipe, for completion in an editor."""
     from mindvl_data.recipe import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def _build(
@@ -278,7 +270,7 @@ def _build(
     from mindvl_data.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    with _bar() as bar:
+    with open_bar() as bar:
         tasks: dict[str, Any] = {}
 
         def progress(step: str, done: int, total: int) -> None:
@@ -298,23 +290,23 @@ def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
 
     made = forecast(load_recipe(recipe, overrides).recipe)
     if as_json:
-        _print_json({"sets": made})
+        print_json({"sets": made})
     else:
-        _console().print(forecasts.view(made))
+        open_console().print(forecasts.view(made))
 
 
 def _report(report: BuildReport, as_json: bool) -> None:
     if as_json:
         estimates = {name: estimate.__dict__ for name, estimate in report.estimates.items()}
         stages = [
-            {"name": s.name, "state": s.state, "manifest": _shown(s.manifest), **dict(s.data)} for s in report.stages
+            {"name": s.name, "state": s.state, "manifest": shown(s.manifest), **dict(s.data)} for s in report.stages
         ]
-        head = {"out": _shown(report.out), "urls": report.urls, "work": dict(report.work)}
-        _print_json(head | {"estimates": estimates, "stages": stages})
+        head = {"out": shown(report.out), "urls": report.urls, "work": dict(report.work)}
+        print_json(head | {"estimates": estimates, "stages": stages})
         return
     from mindvl_data.inspect import stages as tables
 
-    console = _console()
+    console = open_console()
     sets = [(stage.name, stage.data) for stage in report.stages]
     console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
     console.print(tables.mixtures(sets), "")
@@ -331,11 +323,11 @@ def _report(report: BuildReport, as_json: bool) -> None:
         )
     if all(stage.state == "up to date" for stage in report.stages):
         console.print("Nothing has changed: no work was done.")
-    made = [(stage.state, _shown(stage.manifest)) for stage in report.stages if stage.manifest]
+    made = [(stage.state, shown(stage.manifest)) for stage in report.stages if stage.manifest]
     for state, place in [*made, *(("published", url) for url in report.urls)]:
         console.print(f"{state:>10}  {place}", soft_wrap=True)
     if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
-        console.print(f"\nNext: python -m mindvl_data show {_shown(first)}", soft_wrap=True)
+        console.print(f"\nNext: python -m mindvl_data show {shown(first)}", soft_wrap=True)
 
 
 def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
@@ -345,9 +337,9 @@ def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
     pack, image_pad = pack_at(manifest, number), manifest.tokenizer["special_ids"]["image_pad"]
     decode, note = packs.decoder_of(manifest)
     if as_json:
-        _print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
+        print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
     else:
-        _console().print(packs.view(pack, image_pad, decode), note)
+        open_console().print(packs.view(pack, image_pad, decode), note)
 
 
 def _show_picture(manifest: Manifest) -> None:
@@ -357,71 +349,8 @@ def _show_picture(manifest: Manifest) -> None:
 
     packs = list(itertools.islice(packs_of(manifest), PICTURED_PACKS))
     if packs:
-        console = _console()
+        console = open_console()
         console.print("", picture(packs, min(96, console.width - 8)))
-
-
-def _shown(path: Path | None) -> str | None:
-    """A path as one would type it here."""
-    if path is None:
-        return None
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _console() -> Console:
-    """Standard output; in a pipe nothing is folded or cut to a terminal's width."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    # No markup: names of samples, filters and files may hold brackets.
-    return Console(width=width, markup=False, highlight=False)
-
-
-class _Done(ProgressColumn):
-    """How much is done of how much: bytes and their rate where files are read through, tasks elsewhere."""
-
-    def render(self, task: Task) -> Text:
-        if task.description not in IN_BYTES:
-            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
-        done, total = decimal(int(task.completed)), decimal(int(task.total or 0))
-        return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")
-
-
-def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        _Done(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=errors)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-@contextmanager
-def _reported(debug: bool, failure: int = 2) -> Iterator[None]:
-    """Errors as one message on standard error, and the exit code; the traceback only with --debug."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except BrokenPipeError:
-        # The reader has left (head, grep -q): what is done is done.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        errors.print("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(130) from None
-    except Exception as error:
-        if debug:
-            raise
-        expected = isinstance(error, (UserError, OSError))
-        what = (
-            str(error) if expected else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
-        )
-        errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(failure if expected else 2) from None
 
 
 def main() -> None:

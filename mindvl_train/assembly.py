@@ -13,7 +13,8 @@ from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import Accelerator
 from mindvl_train.batch import Batch, BatchLayout
-from mindvl_train.config import LoadedConfig, ModelSettings, TrainConfig, validate
+from mindvl_train.config import ModelSettings, TrainConfig
+from mindvl_train.config_file import LoadedConfig, validate
 from mindvl_train.imported import Imported, ImportedError, read_imported
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.models.spec import ModelSpec

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mindvl_data.errors import UserError
 from mindvl_train.checkpoint import STATE, WEIGHTS, load_tensors, newest
+from mindvl_train.durable import new_folder
 from mindvl_train.imported import DESCRIPTION, PUBLISHED, read_imported, write_description
 from mindvl_train.parallel.pieces import local
-from mindvl_train.published.exporting import Trained, open_trained
-from mindvl_train.tensor_files import new_folder, write_folder
+from mindvl_train.tensor_files import write_folder
+from mindvl_train.trained import Trained, open_trained
 
 PARENTS = "parents.json"
 

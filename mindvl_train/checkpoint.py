@@ -8,7 +8,6 @@ ones as they were. There is no state of a random generator in it, because traini
 drawn by name, order comes from the manifest.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -27,6 +26,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindvl_data.errors import UserError
+from mindvl_data.shards import file_sha256
+from mindvl_train.durable import sync
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import is_first
 
@@ -146,9 +147,9 @@ class CheckpointFolder:
                 save(dict(tensors), storage_writer=writer, process_group=self._group)
         # Every rank hashes and flushes a part of what all have written.
         files = sorted(unfinished.glob("*/*.safetensors"))[dist.get_rank() :: dist.get_world_size()]
-        hashes = {str(file.relative_to(unfinished)): _sha256(file) for file in files}
+        hashes = {str(file.relative_to(unfinished)): file_sha256(file) for file in files}
         for file in files:
-            _sync(file)
+            sync(file)
         heard = host.gather_words(json.dumps(hashes), self._group)
         if is_first():
             written = {file: digest for words in heard for file, digest in json.loads(words).items()}
@@ -158,9 +159,9 @@ class CheckpointFolder:
     def _publish(self, unfinished: Path, name: str, state: dict[str, Any]) -> None:
         (unfinished / STATE).write_text(json.dumps({"format_version": FORMAT_VERSION} | state, indent=1) + "\n")
         for part in (WEIGHTS, OPTIMIZER, STATE, "."):
-            _sync(unfinished / part)
+            sync(unfinished / part)
         os.rename(unfinished, self.path / name)
-        _sync(self.path)
+        sync(self.path)
         self._prune()
 
     def _set_aside(self, name: str) -> Path:
@@ -211,7 +212,7 @@ def read_progress(path: Path) -> Progress:
     try:
         state = read_state(path)
         for name in sorted(state["files"])[dist.get_rank() :: dist.get_world_size()]:
-            if _sha256(path / name) != state["files"][name]:
+            if file_sha256(path / name) != state["files"][name]:
                 raise _unusable(path, f"{name} was altered after it was written")
     except CheckpointError as error:
         problem = error
@@ -259,16 +260,3 @@ def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unusable(path: Path, why: str) -> CheckpointError:
     return CheckpointError(f"{path}: {why}; remove this folder to go on from the checkpoint before it")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

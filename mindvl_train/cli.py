@@ -133,7 +133,7 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     # where other processes share the cores a step takes up to three times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Torch takes seconds to import: not before there is something to train.
-    from mindvl_train.config import load_config
+    from mindvl_train.config_file import load_config
     from mindvl_train.trainer import train
 
     loaded = load_config(train_yaml, overrides)
@@ -154,7 +154,7 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
 
 
 def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_json: bool) -> None:
-    from mindvl_train.config import load_config
+    from mindvl_train.config_file import load_config
     from mindvl_train.plan import make_plan
 
     made = make_plan(load_config(train_yaml, overrides), str(train_yaml), ranks, memory * GIB)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
+from mindvl_data.shards import file_sha256
 from mindvl_train.tensor_files import TensorFiles, open_folder
 
 DESCRIPTION = "mindvl.json"
@@ -78,7 +79,7 @@ def write_description(
     folder: Path, model: dict[str, Any], special_ids: dict[str, int], tokenizer_sha256: str | None, files: list[Path]
 ) -> None:
     """Writes `mindvl.json`, last: without it the folder is none; `model` has a plugin's `name` and its `config`."""
-    weights = {path.name: _sha256(path) for path in files}
+    weights = {path.name: file_sha256(path) for path in files}
     description = {
         "format_version": FORMAT_VERSION,
         "model": model,
@@ -87,8 +88,3 @@ def write_description(
         "weights": weights,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

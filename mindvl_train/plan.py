@@ -17,7 +17,7 @@ from mindvl_data.shards import Pack
 from mindvl_train import plugins
 from mindvl_train.assembly import Assembly, assemble
 from mindvl_train.batch import collate
-from mindvl_train.config import LoadedConfig, validate
+from mindvl_train.config_file import LoadedConfig, validate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.measure import measure
 from mindvl_train.models.moe import MixtureOfExperts

@@ -4,10 +4,7 @@ No process ever holds the whole of a large model: a tensor is mapped from its fi
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,34 +91,6 @@ def open_files(paths: Iterable[Path]) -> TensorFiles:
         except (OSError, SafetensorError) as error:
             raise TensorFileError(f"{path}: cannot be read ({error}); fetch the folder again") from error
     return TensorFiles(files, shapes, dtypes)
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill; it appears as `out`, whole and on the disk, when the block ends, and not if that raises.
-
-    What an earlier process left half-written beside it is removed.
-    """
-    unfinished = out.with_name(f".unfinished-{out.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        for path in (*unfinished.rglob("*"), unfinished):
-            _sync(path)
-        unfinished.rename(out)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]], file_bytes: int = FILE_BYTES) -> list[Path]:

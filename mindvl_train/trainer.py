@@ -33,7 +33,7 @@ from mindvl_train.checkpoint import (
     names_in,
     read_progress,
 )
-from mindvl_train.config import LoadedConfig
+from mindvl_train.config_file import LoadedConfig
 from mindvl_train.fingerprints import fingerprints
 from mindvl_train.flops import passes
 from mindvl_train.loader import Loader, StepBatches

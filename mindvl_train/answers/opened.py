@@ -16,9 +16,9 @@ from mindvl_train.imported import DESCRIPTION
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.spec import ModelSpec
-from mindvl_train.published.exporting import Trained, open_trained
 from mindvl_train.published.folder import CONFIG
 from mindvl_train.published.importing import LANGUAGE, import_model
+from mindvl_train.trained import Trained, open_trained
 
 
 class OpenError(UserError):

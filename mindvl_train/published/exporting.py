@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from mindvl_train import plugins
-from mindvl_train.checkpoint import WEIGHTS, newest
-from mindvl_train.imported import DESCRIPTION, PUBLISHED, read_imported
-from mindvl_train.models.spec import ModelSpec
+from mindvl_train.durable import new_folder
 from mindvl_train.published.family import Joint, Json, Language, Naming, PublishedError, plain
 from mindvl_train.published.folder import (
     CONFIG,
@@ -25,9 +23,8 @@ from mindvl_train.published.folder import (
 from mindvl_train.published.importing import KEPT_WIDE, LANGUAGE, PROJECTOR, VISION, check_dtype
 from mindvl_train.published.processor import write_processor
 from mindvl_train.published.qwen2_5_vl import ALONE
-from mindvl_train.run_folder import RECORD
-from mindvl_train.saved_weights import open_saved
-from mindvl_train.tensor_files import SINGLE, new_folder, write_folder
+from mindvl_train.tensor_files import SINGLE, write_folder
+from mindvl_train.trained import Trained, open_trained
 
 # What a published `config.json` may say and what we write is not: quantised, with code of its own, with a layer that
 # predicts a second token. None: the key goes.
@@ -40,27 +37,6 @@ TOKEN_IDS = {
     "im_end": "eos_token_id",
     "end_of_text": "pad_token_id",
 }
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What to export.
-
-    Attributes:
-        model: its name among the model plugins.
-        config: of the model: has `vision` and `decoder`.
-        weights: one tensor a parameter, read when asked for.
-        special_ids: the tokens that the weights know.
-        published: the small files of the folders the model was imported from, if it was.
-        data: what its manifests say of `tokenizer`, `chat_template` and `resolution`; empty for a model folder.
-    """
-
-    model: str
-    config: Any
-    weights: Mapping[str, Tensor]
-    special_ids: dict[str, int]
-    published: Path | None
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -100,43 +76,6 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
             write_processor(tokenizer, trained.data, trained.config.vision, home)
         has_tokenizer = (home / TOKENIZER).exists()
     return ExportReport((".",) if joint else (LANGUAGE, VISION, PROJECTOR), has_tokenizer)
-
-
-def open_trained(source: Path) -> Trained:
-    """A model folder, a run's last checkpoint or one of its checkpoints.
-
-    Raises:
-        PublishedError: it is none of these.
-    """
-    if (source / DESCRIPTION).exists():
-        imported = read_imported(source)
-        return Trained(
-            imported.model,
-            _config(imported.model, imported.config),
-            imported.tensors,
-            imported.special_ids,
-            source / PUBLISHED,
-            {},
-        )
-    checkpoint = newest(source / "checkpoints") or source
-    record_path = (checkpoint.parent.parent / RECORD).resolve()
-    if not (checkpoint / WEIGHTS).exists() or not record_path.exists():
-        raise PublishedError(f"{source}: is neither a model folder nor a run's folder nor one of its checkpoints")
-    record = json.loads(record_path.read_text())
-    begun_from = record["weights"]
-    return Trained(
-        model=record["model"]["name"],
-        config=_config(record["model"]["name"], record["model"]["config"]),
-        weights=open_saved(checkpoint / WEIGHTS),
-        special_ids=record["special_ids"],
-        published=read_imported(Path(begun_from)).folder / PUBLISHED if begun_from else None,
-        data={key: record[key] for key in ("tokenizer", "chat_template", "resolution")},
-    )
-
-
-def _config(model: str, settings: Json) -> Any:
-    spec: ModelSpec = plugins.load(plugins.MODELS, model)
-    return spec.config(**settings)
 
 
 def _families() -> Iterator[object]:

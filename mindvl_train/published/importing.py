@@ -10,13 +10,14 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from mindvl_train import plugins
+from mindvl_train.durable import new_folder
 from mindvl_train.imported import PUBLISHED, write_description
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import Draws
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
 from mindvl_train.published.folder import DTYPES, PublishedFolder, copy_small_files, open_published
-from mindvl_train.tensor_files import TensorFiles, new_folder, open_files, write_folder
+from mindvl_train.tensor_files import TensorFiles, open_files, write_folder
 
 # What an export of a combination without a class of its own consists of.
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector.safetensors"

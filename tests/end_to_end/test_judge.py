@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,9 @@ from mindvl_data.recipe.judges import PRESETS
 from mindvl_data.scores import ScoreError
 from mindvl_data.scores.judge import Unreadable, read_number, read_object
 from tests.mindvl_data.crawl import built, crawl, kept, recipe
-from tests.mindvl_data.endpoint import KEY, requests, running
+from tests.mindvl_data.endpoint import KEY, requests
 
 KEEP = [{"name": "good", "where": "quality >= 3", "missing": "drop"}]
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("endpoint")
-    with running(folder) as url:
-        yield url, folder
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", KEY)
 
 
 def judge(url: str, **more: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Captions and answers rewritten by a real local endpoint; what they were stays in the sample's story."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,7 @@ from mindvl_data.stream import PackStream
 from mindvl_data.tokenise import load_tokeniser
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.crawl import built, crawl, picture
-from tests.mindvl_data.endpoint import KEY, requests, running
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    folder = tmp_path_factory.mktemp("endpoint")
-    with running(folder) as url:
-        yield url, folder
-
-
-@pytest.fixture(autouse=True)
-def _key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", KEY)
+from tests.mindvl_data.endpoint import requests
 
 
 def rewrite(url: str, **more: Any) -> dict[str, Any]:

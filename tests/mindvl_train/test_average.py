@@ -10,7 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from mindvl_train.cli import app
-from mindvl_train.config import ConfigError, load_config
+from mindvl_train.config import ConfigError
+from mindvl_train.config_file import load_config
 from mindvl_train.imported import read_imported
 from mindvl_train.metrics import read_records
 from mindvl_train.saved_weights import SavedWeights, open_saved

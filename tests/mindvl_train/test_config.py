@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mindvl_train.config import ConfigError, Until, load_config
+from mindvl_train.config import ConfigError, Until
+from mindvl_train.config_file import load_config
 from tests.mindvl_train.synthetic import TINY_MODEL
 
 STAGE: dict[str, Any] = {"manifest": "m.json", "lr": {"*": "1e-3"}, "until": {"epochs": 1}}

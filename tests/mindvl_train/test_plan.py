@@ -11,7 +11,7 @@ from mindvl_data import vision
 from mindvl_data.manifest import pack_at, packs_of, read_manifest
 from mindvl_train import plan, presets
 from mindvl_train.cli import app
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.plan import Plan, make_plan

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from mindvl_train import trainer
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.metrics import Record, read_records
 from mindvl_train.run_folder import RunFolderError, held
 from mindvl_train.saved_weights import open_saved

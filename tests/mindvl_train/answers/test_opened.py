@@ -18,7 +18,7 @@ from mindvl_data.stream import PackStream
 from mindvl_train.answers import asking
 from mindvl_train.answers.opened import Opened, OpenError, open_model
 from mindvl_train.cli import app
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.published.exporting import export_model
 from mindvl_train.trainer import train
 from tests.conftest import QUICKSTART

@@ -10,7 +10,7 @@ import torch
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindvl_train.batch import collate
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
 from mindvl_train.saved_weights import open_saved
 from mindvl_train.trainer import train

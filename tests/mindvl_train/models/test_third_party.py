@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 from mindvl_train import plugins
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.published.exporting import export_model
 from mindvl_train.trainer import train
 from tests.mindvl_train.models import olmo2

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.metrics import Record, read_records
 from mindvl_train.trainer import Trainer, train
 from tests.mindvl_train.parallel.pool import Pool

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from mindvl_train import tensor_files
 from mindvl_train.batch import collate
 from mindvl_train.cli import app
-from mindvl_train.config import load_config
+from mindvl_train.config_file import load_config
 from mindvl_train.imported import read_imported
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.published.exporting import export_model

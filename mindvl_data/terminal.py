@@ -1,0 +1,87 @@
+"""The terminal as every command meets it: colours and bars that go away in a pipe, errors that are one message."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from mindvl_data.errors import UserError
+
+errors = Console(stderr=True)
+PIPE_WIDTH = 200
+# Steps whose progress is counted in bytes.
+IN_BYTES = ("split", "scan")
+
+
+def shown(path: Path | None) -> str | None:
+    """A path as one would type it here."""
+    if path is None:
+        return None
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def open_console() -> Console:
+    """Standard output; in a pipe nothing is folded or cut to a terminal's width."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    # No markup: names of samples, filters and files may hold brackets.
+    return Console(width=width, markup=False, highlight=False)
+
+
+class _Done(ProgressColumn):
+    """How much is done of how much: bytes and their rate where files are read through, tasks elsewhere."""
+
+    def render(self, task: Task) -> Text:
+        if task.description not in IN_BYTES:
+            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
+        done, total = decimal(int(task.completed)), decimal(int(task.total or 0))
+        return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")
+
+
+def open_bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        _Done(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=errors)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def reported(debug: bool, failure: int = 2) -> Iterator[None]:
+    """Errors as one message on standard error, and the exit code; the traceback only with --debug."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except BrokenPipeError:
+        # The reader has left (head, grep -q): what is done is done.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        errors.print("Stopped. What was finished is kept: run the same command again to go on.")
+        raise typer.Exit(130) from None
+    except Exception as error:
+        if debug:
+            raise
+        expected = isinstance(error, (UserError, OSError))
+        what = (
+            str(error) if expected else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
+        )
+        errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(failure if expected else 2) from None
