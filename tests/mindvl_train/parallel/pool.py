@@ -1,9 +1,10 @@
-"""Processes that wait for work: one pool serves every parallel test, so that torch is imported once a process.
+"""Processes that wait for work: one pool serves every parallel test, forked from one process that has torch imported.
 
 A job is a module-level function `job(folder, *arguments)`, run on the first n processes as n gloo ranks of a
 process group of their own; what rank 0 returns is the result.
 """
 
+import gc
 import multiprocessing as mp
 import os
 import tempfile
@@ -14,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 120
+# Imported once, by the process that the others are forked from. It is none that has Polars or threads.
+PRELOADED = ["mindvl_train.run", "tests.mindvl_train.parallel.one_step"]
 
 
 class Pool:
     """Grows to the largest number of ranks that a test asks for."""
 
     def __init__(self) -> None:
-        self._context = mp.get_context("spawn")
+        self._context = mp.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
         self._workers: list[tuple[mp.process.BaseProcess, Connection]] = []
-        self._jobs = 0
 
     def run(self, ranks: int, job: Callable[..., Any], *arguments: Any) -> Any:
         """What `job` returns on rank 0; a failure on any rank is raised with its traceback."""
@@ -31,7 +34,6 @@ class Pool:
             worker = self._context.Process(target=_work, args=(theirs,), daemon=True)
             worker.start()
             self._workers.append((worker, ours))
-        self._jobs += 1
         with tempfile.TemporaryDirectory() as folder:
             for rank, (_, connection) in enumerate(self._workers[:ranks]):
                 connection.send((rank, ranks, folder, job, arguments))
@@ -77,6 +79,8 @@ def _work(connection: Connection) -> None:
             result = job(Path(folder), *arguments)
             dist.barrier()
             dist.destroy_process_group()
+            # Meshes lie in cycles, and with each of their groups threads that wake a hundred times a second.
+            gc.collect()
             connection.send((None, result if rank == 0 else None))
         except BaseException:  # noqa: BLE001 -- whatever it is, the test wants to see it
             connection.send((traceback.format_exc(), None))
