@@ -134,7 +134,7 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Torch takes seconds to import: not before there is something to train.
     from mindvl_train.config_file import load_config
-    from mindvl_train.trainer import train
+    from mindvl_train.run import train
 
     loaded = load_config(train_yaml, overrides)
     folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)

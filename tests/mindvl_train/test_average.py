@@ -14,10 +14,10 @@ from mindvl_train.config import ConfigError
 from mindvl_train.config_file import load_config
 from mindvl_train.imported import read_imported
 from mindvl_train.metrics import read_records
+from mindvl_train.run import Result, train
 from mindvl_train.saved_weights import SavedWeights, open_saved
-from mindvl_train.trainer import Result, train
+from tests.mindvl_train.short_runs import Stop, StopAt
 from tests.mindvl_train.synthetic import write_run
-from tests.mindvl_train.test_trainer import Stop, StopAt
 
 
 def write_tree(folder: Path) -> Path:

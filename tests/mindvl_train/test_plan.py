@@ -16,7 +16,7 @@ from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.plan import Plan, make_plan
 from mindvl_train.presets import PresetError, read_preset
-from mindvl_train.trainer import train
+from mindvl_train.run import train
 from tests.conftest import QUICKSTART
 from tests.mindvl_train.models.test_moe import MOE
 from tests.mindvl_train.synthetic import TINY_MODEL, tiny_model, write_run

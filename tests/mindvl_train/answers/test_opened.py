@@ -20,7 +20,7 @@ from mindvl_train.answers.opened import Opened, OpenError, open_model
 from mindvl_train.cli import app
 from mindvl_train.config_file import load_config
 from mindvl_train.published.exporting import export_model
-from mindvl_train.trainer import train
+from mindvl_train.run import train
 from tests.conftest import QUICKSTART
 from tests.mindvl_train.synthetic import mixed_packs, write_data_set
 

@@ -12,8 +12,8 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 from mindvl_train.batch import collate
 from mindvl_train.config_file import load_config
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
+from mindvl_train.run import train
 from mindvl_train.saved_weights import open_saved
-from mindvl_train.trainer import train
 from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, mixed_packs, tiny_model, write_run
 
 MOE: dict[str, Any] = {

@@ -9,10 +9,10 @@ import pytest
 
 from mindvl_train.config_file import load_config
 from mindvl_train.metrics import Record, read_records
-from mindvl_train.trainer import Trainer, train
+from mindvl_train.run import Run, train
 from tests.mindvl_train.parallel.pool import Pool
+from tests.mindvl_train.short_runs import Stop
 from tests.mindvl_train.synthetic import TINY_MODEL, write_run
-from tests.mindvl_train.test_trainer import Stop
 
 MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "dense_layers": (0,)}
 BALANCED = MOE | {"scoring": "sigmoid", "balance_speed": 1e-3}
@@ -22,15 +22,15 @@ STEPS = 20
 
 def job(_: Path, yaml: str, out: str, overrides: list[str], stop_at: int | None) -> None:
     """A run, up to its end or to the record of a step."""
-    log = Trainer._log
+    log = Run._log
 
-    def log_or_stop(trainer: Trainer, record: Record) -> None:
-        log(trainer, record)
+    def log_or_stop(run: Run, record: Record) -> None:
+        log(run, record)
         if (record["event"], record["step"]) == ("step", stop_at):
             raise Stop
 
     # On every rank at once, as when a machine goes; only the first has loggers.
-    with patch.object(Trainer, "_log", log_or_stop):
+    with patch.object(Run, "_log", log_or_stop):
         try:
             train(load_config(Path(yaml), overrides), yaml, Path(out))
         except Stop:

@@ -36,7 +36,7 @@ from mindvl_train.models.vlm import SPEC, VLM, VLMConfig
 from mindvl_train.published.exporting import export_model
 from mindvl_train.published.family import PublishedError
 from mindvl_train.published.importing import import_model
-from mindvl_train.trainer import train
+from mindvl_train.run import train
 from tests.conftest import QUICKSTART
 from tests.mindvl_train.parity import DECODER, ROPE, VISION, Joint, _drawn
 

@@ -20,11 +20,11 @@ from mindvl_train.models.initialise import give_weights
 from mindvl_train.published.exporting import export_model
 from mindvl_train.published.family import PublishedError
 from mindvl_train.published.importing import import_model
+from mindvl_train.run import train
 from mindvl_train.run_folder import RunFolderError
 from mindvl_train.saved_weights import open_saved
 from mindvl_train.tensor_files import open_folder
 from mindvl_train.tokenizer_fit import FitError
-from mindvl_train.trainer import train
 from tests.mindvl_train.parity import CASES, Joint, _drawn, _imported, _oracle_inputs, samples
 from tests.mindvl_train.synthetic import SPECIAL_IDS, TINY_MODEL, pack_of, write_run
 
