@@ -77,8 +77,9 @@ def pack_digest(pack: Pack) -> bytes:
         digest.update(np.ascontiguousarray(array, dtype=dtype).data)
     digest.update(np.packbits(pack.loss_mask, bitorder="little").data)
     digest.update(b"".join(pack.sample_ids))
-    for image in pack.images:
-        digest.update(np.array([image.start, *image.grid], "<i8").data)
+    places = np.array([(image.start, *image.grid) for image in pack.images], "<i8").reshape(-1, 4)
+    for image, place in zip(pack.images, places, strict=True):
+        digest.update(place.data)
         digest.update(image.sha256 or f"{image.uri}\0{image.offset}\0{image.size}".encode())
     return digest.digest()
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mindvl_data.shards import layout
 from mindvl_data.shards.layout import SAMPLE_ID_BYTES, schema
 from mindvl_data.shards.pack import Pack, pack_digest
+from mindvl_data.shards.sink import HashingFile
 
 Digest: TypeAlias = bytes
 
@@ -43,36 +43,14 @@ def write_shard(path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequen
     """
     partial = path.with_suffix(".partial")
     digests: list[bytes] = []
-    with partial.open("wb") as file:
-        sink = _HashingFile(file)
+    with partial.open("wb") as file, HashingFile(file) as sink:
         with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema(seq_len)) as writer:
             for group in _batches(packs):
                 digests += [pack_digest(pack) for pack in group]
                 writer.write_batch(_record_batch(group, seq_len, sources))
-        file.flush()
-        os.fsync(file.fileno())
+        sha256 = sink.finish()
     partial.rename(path)
-    return ShardInfo(path.name, len(digests), sink.size, sink.digest.hexdigest(), tuple(digests))
-
-
-class _HashingFile(io.RawIOBase):
-    """Hashes what passes through, so that a shard is never read again to be hashed."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest = hashlib.sha256()
-        self.size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self._file.write(data)
-
-    def tell(self) -> int:
-        return self.size
+    return ShardInfo(path.name, len(digests), sink.size, sha256, tuple(digests))
 
 
 def _batches(packs: Iterable[Pack]) -> Iterator[list[Pack]]:
@@ -149,17 +127,25 @@ def _image_array(packs: list[Pack], seq_len: int) -> pa.Array:
 
 
 def _bytes_array(values: Sequence[bytes | memoryview | None]) -> pa.Array:
-    """large_binary of buffers that may lie anywhere, copied once."""
-    sizes = [len(value) if value is not None else 0 for value in values]
-    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-    data = np.empty(int(offsets[-1]), np.uint8)
-    for value, start, stop in zip(values, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        if value is not None:
-            data[start:stop] = np.frombuffer(value, np.uint8)
+    """large_binary of buffers that may lie anywhere, copied where they do not lie in a row."""
+    parts = [np.frombuffer(value or b"", np.uint8) for value in values]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)]).astype(np.int64)
     if all(value is not None for value in values):
         missing = None
     else:
         missing = pa.array([value is not None for value in values]).buffers()[1]
     return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(values), [missing, pa.py_buffer(offsets), pa.py_buffer(data)]
+        pa.large_binary(), len(values), [missing, pa.py_buffer(offsets), _in_a_row(parts, offsets)]
     )
+
+
+def _in_a_row(parts: Sequence[NDArray[np.uint8]], offsets: NDArray[np.int64]) -> pa.Buffer:
+    """The parts as one buffer: the memory itself where each begins at the end of the one before."""
+    filled = [
+        (part.__array_interface__["data"][0], at)
+        for part, at in zip(parts, offsets.tolist(), strict=False)
+        if len(part)
+    ]
+    if filled and len({address - at for address, at in filled}) == 1:
+        return pa.foreign_buffer(filled[0][0], int(offsets[-1]), base=parts)
+    return pa.py_buffer(np.concatenate([np.empty(0, np.uint8), *parts]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mindvl_data.shards import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.store import starts_of
 from mindvl_data.vision import patch_grids
 from mindvl_data.write.reads import RangeReader, Ranges, ahead, windows
-from mindvl_data.write.segments import Segments, Stores, images, tokens
+from mindvl_data.write.segments import Stores, images, texts
 
 if TYPE_CHECKING:
     from mindvl_data.write.shard import WriteTask
@@ -77,69 +78,64 @@ class _Assembly:
         first_image = int(self._image_starts[task.offsets[span[0]]])
         rows = self._images[first_image : first_image + int(image_starts[-1])]
         grids = patch_grids(rows["width"], rows["height"], task.resolution).astype(np.int64)
-        ids = tokens(self._stores, segments, "ids")
+        ids, loss, sample_ids = texts(self._stores, segments)
         is_image = ids == task.image_pad
         expanded = np.ones(len(ids), np.int64)
         expanded[is_image] = grids[:, 0] * grids[:, 1] // task.resolution.merge**2
-        all_tokens = np.repeat(ids, expanded)
-        loss = np.repeat(tokens(self._stores, segments, "loss"), expanded)
+        all_tokens, loss = np.repeat(ids, expanded), np.repeat(loss, expanded)
         token_starts = starts_of(expanded)
         starts = token_starts[starts_of(segments.num_ids)]
-        image_places = token_starts[:-1][is_image]
-        for number in range(len(offsets) - 1):
-            a, b = int(offsets[number]), int(offsets[number + 1])
+        in_pack = np.repeat(starts[offsets[:-1]], np.diff(image_starts[offsets]))
+        shown = self._pack_images(rows, grids, token_starts[:-1][is_image] - in_pack, data)
+        names, uids = [task.sources[code] for code in segments.source.tolist()], _as_bytes(sample_ids)
+        repeats = segments.repeat.tolist()
+        for number, (a, b) in enumerate(itertools.pairwise(offsets.tolist())):
             here = slice(int(starts[a]), int(starts[b]))
-            shown = range(int(image_starts[a]), int(image_starts[b]))
-            yield _pack(
-                task,
-                task.first_pack + span[0] + number,
-                all_tokens[here],
-                loss[here],
-                starts[a : b + 1] - starts[a],
-                [bytes(self._stores[partition].sample_ids[row]) for partition, row in segments[a:b].places()],
-                segments[a:b],
-                [
-                    self._image(rows[i], grids[i], int(image_places[i]) - here.start, data[i] if data else None)
-                    for i in shown
-                ],
+            borders, padding = starts[a : b + 1] - starts[a], task.seq_len - (here.stop - here.start)
+            cu_seqlens = np.append(borders, task.seq_len).astype(np.int32) if padding else borders.astype(np.int32)
+            mine = tuple(shown[image_starts[a] : image_starts[b]])
+            yield Pack(
+                index=task.first_pack + span[0] + number,
+                tokens=np.concatenate([all_tokens[here], np.full(padding, task.pad, np.int32)]),
+                loss_mask=np.concatenate([loss[here], np.zeros(padding, bool)]),
+                cu_seqlens=cu_seqlens,
+                num_tokens=here.stop - here.start,
+                sample_ids=tuple(uids[a:b]),
+                sources=tuple(names[a:b]),
+                repeats=tuple(repeats[a:b]),
+                images=mine,
+                num_patches=sum(image.num_patches for image in mine),
+                attention_cost=attention_cost(cu_seqlens, here.stop - here.start),
+                vision_cost=vision_cost(mine),
             )
 
-    def _image(
-        self, row: Any, grid: NDArray[np.int64], start: int, embedded: tuple[memoryview, bytes] | None
-    ) -> PackImage:
-        place = (1, int(grid[0]), int(grid[1]))
-        if embedded:
-            return PackImage(start, place, data=embedded[0], sha256=embedded[1])
-        sha256 = bytes(row["sha256"]) if row["has_sha256"] else None
-        uri, offset, size = self._uris[row["uri"]], int(row["offset"]), int(row["size"])
-        return PackImage(start, place, uri=uri, offset=offset, size=size, sha256=sha256)
+    def _pack_images(
+        self,
+        rows: NDArray[Any],
+        grids: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        data: list[tuple[memoryview, bytes]] | None,
+    ) -> list[PackImage]:
+        places = [
+            (start, (1, height, width)) for start, (height, width) in zip(starts.tolist(), grids.tolist(), strict=True)
+        ]
+        if data is not None:
+            return [
+                PackImage(start, grid, data=found, sha256=sha256)
+                for (start, grid), (found, sha256) in zip(places, data, strict=True)
+            ]
+        uris = [self._uris[number] for number in rows["uri"].tolist()]
+        digests = [
+            digest if there else None
+            for digest, there in zip(_as_bytes(rows["sha256"]), rows["has_sha256"].tolist(), strict=True)
+        ]
+        pointers = zip(places, uris, rows["offset"].tolist(), rows["size"].tolist(), digests, strict=True)
+        return [
+            PackImage(start, grid, uri=uri, offset=offset, size=size, sha256=sha256)
+            for (start, grid), uri, offset, size, sha256 in pointers
+        ]
 
 
-def _pack(
-    task: WriteTask,
-    index: int,
-    tokens: NDArray[np.int32],
-    loss: NDArray[np.bool_],
-    starts: NDArray[np.int64],
-    sample_ids: list[bytes],
-    segments: Segments,
-    images: list[PackImage],
-) -> Pack:
-    num_tokens = len(tokens)
-    padding = task.seq_len - num_tokens
-    borders = np.append(starts, task.seq_len) if padding else starts
-    cu_seqlens: NDArray[np.int32] = borders.astype(np.int32)
-    return Pack(
-        index=index,
-        tokens=np.concatenate([tokens, np.full(padding, task.pad, np.int32)]),
-        loss_mask=np.concatenate([loss, np.zeros(padding, bool)]),
-        cu_seqlens=cu_seqlens,
-        num_tokens=num_tokens,
-        sample_ids=tuple(sample_ids),
-        sources=tuple(task.sources[code] for code in segments.source),
-        repeats=tuple(segments.repeat.tolist()),
-        images=tuple(images),
-        num_patches=sum(image.num_patches for image in images),
-        attention_cost=attention_cost(cu_seqlens, num_tokens),
-        vision_cost=vision_cost(images),
-    )
+def _as_bytes(rows: NDArray[np.uint8]) -> list[bytes]:
+    """uint8 [n, width] as n strings of bytes."""
+    return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel().tolist()

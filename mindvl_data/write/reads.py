@@ -51,16 +51,14 @@ class Ranges:
 
 @dataclass(frozen=True)
 class Plan:
-    """How n ranges are read: `order` sorts them, `distinct` are the places in it that are read, the others repeat.
+    """How n ranges are read.
 
-    number: int64 [n], which distinct range each one is. starts: int64 [distinct + 1], where each goes in one
-    buffer. borders: int64 [reads + 1], the distinct ranges of each read.
+    rows: int64 [distinct], those that are read, by file and offset; the others repeat one of them. number:
+    int64 [n], which of `rows` each one is. borders: int64 [reads + 1], the rows of each read.
     """
 
-    order: NDArray[np.int64]
-    distinct: NDArray[np.int64]
+    rows: NDArray[np.int64]
     number: NDArray[np.int64]
-    starts: NDArray[np.int64]
     borders: NDArray[np.int64]
 
 
@@ -77,7 +75,7 @@ def plan(wanted: Ranges, gap: int = LOCAL_GAP) -> Plan:
     between = offset[1:] - (offset[:-1] + size[:-1])
     cuts = np.flatnonzero((np.diff(file) != 0) | (between < 0) | (between > gap)) + 1
     borders = np.concatenate([[0], cuts, [len(distinct)]]) if len(distinct) else np.zeros(1, np.int64)
-    return Plan(order, distinct, number, starts_of(size), borders.astype(np.int64))
+    return Plan(order[distinct], number, borders.astype(np.int64))
 
 
 class RangeReader:
@@ -97,23 +95,30 @@ class RangeReader:
             os.close(self._open.popitem()[1])
 
     def read(self, wanted: Ranges) -> list[memoryview]:
-        """The bytes of every range, in the order asked. Raises MediaError when one cannot be read whole."""
+        """The bytes of every range, in the order asked, which is also how they follow each other in memory.
+
+        Raises MediaError when one cannot be read whole.
+        """
         remote = np.array(["://" in self._place(uri) if used else False for uri, used in _used(wanted)], bool)
         planned = plan(wanted, STORE_GAP if remote.any() else LOCAL_GAP)
-        buffer = np.empty(int(planned.starts[-1]), np.uint8).data
-        ranges = wanted[planned.order][planned.distinct]
-        reads = list(zip(planned.borders[:-1].tolist(), planned.borders[1:].tolist(), strict=True))
-        self._fill([read for read in reads if not remote[ranges.file[read[0]]]], ranges, planned, buffer)
-        self._fetch([read for read in reads if remote[ranges.file[read[0]]]], ranges, planned, buffer)
-        starts = planned.starts.tolist()
-        return [buffer[starts[i] : starts[i + 1]] for i in planned.number.tolist()]
+        starts = starts_of(wanted.size)
+        buffer = np.empty(int(starts[-1]), np.uint8).data
+        views = [buffer[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+        ranges, into = wanted[planned.rows], [views[row] for row in planned.rows.tolist()]
+        reads = list(itertools.pairwise(planned.borders.tolist()))
+        self._fill([read for read in reads if not remote[ranges.file[read[0]]]], ranges, into)
+        self._fetch([read for read in reads if remote[ranges.file[read[0]]]], ranges, into)
+        for row in np.flatnonzero(planned.rows[planned.number] != np.arange(len(wanted))).tolist():
+            views[row][:] = into[planned.number[row]]
+        return views
 
-    def _fill(self, reads: Sequence[tuple[int, int]], ranges: Ranges, planned: Plan, buffer: memoryview) -> None:
+    def _fill(self, reads: Sequence[tuple[int, int]], ranges: Ranges, into: Sequence[memoryview]) -> None:
         for first, end in reads:
             self._announce(ranges, first, end)
         for first, end in reads:
             for some in range(first, end, MOST_BUFFERS // 2):
-                self._scatter(ranges[some : min(end, some + MOST_BUFFERS // 2)], planned.starts[some:], buffer)
+                few = slice(some, min(end, some + MOST_BUFFERS // 2))
+                self._scatter(ranges[few], into[few])
 
     def _announce(self, ranges: Ranges, first: int, end: int) -> None:
         """Ask for a read that will come, so that the disk works while we copy."""
@@ -122,14 +127,14 @@ class RangeReader:
             handle = self._handle(ranges, first)
             os.posix_fadvise(handle, start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _scatter(self, ranges: Ranges, starts: NDArray[np.int64], buffer: memoryview) -> None:
+    def _scatter(self, ranges: Ranges, into: Sequence[memoryview]) -> None:
         """Neighbouring ranges of one file in one call, straight to their places; the gaps go to a scrap."""
         offset, size = ranges.offset.tolist(), ranges.size.tolist()
         views, at = [], offset[0]
-        for number, (begin, length) in enumerate(zip(offset, size, strict=True)):
+        for view, begin, length in zip(into, offset, size, strict=True):
             if begin > at:
                 views.append(memoryview(bytearray(begin - at)))
-            views.append(buffer[int(starts[number]) : int(starts[number]) + length])
+            views.append(view)
             at = begin + length
         handle = self._handle(ranges, 0)
         try:
@@ -151,7 +156,7 @@ class RangeReader:
         self._open.move_to_end(uri)
         return self._open[uri]
 
-    def _fetch(self, reads: Sequence[tuple[int, int]], ranges: Ranges, planned: Plan, buffer: memoryview) -> None:
+    def _fetch(self, reads: Sequence[tuple[int, int]], ranges: Ranges, into: Sequence[memoryview]) -> None:
         """The reads of a file system together: it has many under way at a time."""
         systems: dict[Any, list[tuple[int, int]]] = {}
         for read in reads:
@@ -162,7 +167,7 @@ class RangeReader:
             for some, stop in windows(sizes, ASKED_BYTES):
                 found = _fetched(fs, self._place, ranges, mine[some:stop])
                 for (first, end), data in zip(mine[some:stop], found, strict=True):
-                    _cut(ranges, planned, first, end, data, buffer)
+                    _cut(ranges[first:end], data, into[first:end])
 
 
 def _fetched(
@@ -180,13 +185,14 @@ def _fetched(
     return [memoryview(data) for data in found]
 
 
-def _cut(ranges: Ranges, planned: Plan, first: int, end: int, data: memoryview, buffer: memoryview) -> None:
-    """The ranges `first` … `end` out of what one read brought."""
-    for i in range(first, end):
-        part = data[int(ranges.offset[i] - ranges.offset[first]) :][: int(ranges.size[i])]
-        if len(part) != ranges.size[i]:
-            raise changed(ranges.uris[ranges.file[i]], int(ranges.offset[i]), int(ranges.size[i]))
-        buffer[int(planned.starts[i]) : int(planned.starts[i + 1])] = part
+def _cut(ranges: Ranges, data: memoryview, into: Sequence[memoryview]) -> None:
+    """The ranges out of what one read brought, from the first one's offset on."""
+    offset, size, start = ranges.offset.tolist(), ranges.size.tolist(), int(ranges.offset[0])
+    for number, (view, begin, length) in enumerate(zip(into, offset, size, strict=True)):
+        part = data[begin - start : begin - start + length]
+        if len(part) != length:
+            raise changed(ranges.uris[ranges.file[number]], begin, length)
+        view[:] = part
 
 
 def _used(wanted: Ranges) -> Iterator[tuple[str, bool]]:

@@ -16,6 +16,7 @@ from mindvl_data.write.reads import Ranges
 
 # Each holds a dozen files open, and a process may have a thousand.
 OPEN_STORES = 32
+SAMPLE_ID = 16
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,21 @@ class Stores:
         return self._open[partition]
 
 
-def tokens(stores: Stores, segments: Segments, name: str) -> NDArray[Any]:
-    """The first `num_ids` items of every segment from its store's `ids` or `loss`, in a row."""
-    stops = starts_of(segments.num_ids)[1:].tolist()
+def texts(stores: Stores, segments: Segments) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint8]]:
+    """The first `num_ids` ids and loss marks of every segment, each in a row, and the sample ids, [segments, 16]."""
+    stops = starts_of(segments.num_ids)[1:]
     # Filled in place: a list of views would keep the files of all stores open at once.
-    found = np.empty(stops[-1] if stops else 0, np.int32 if name == "ids" else np.bool_)
-    for (partition, row), length, stop in zip(segments.places(), segments.num_ids.tolist(), stops, strict=True):
-        store = stores[partition]
-        begin = int(store.starts[row])
-        found[stop - length : stop] = getattr(store, name)[begin : begin + length]
-    return found
+    total = int(stops[-1]) if len(stops) else 0
+    ids, loss = np.empty(total, np.int32), np.empty(total, bool)
+    sample_ids = np.empty((len(segments), SAMPLE_ID), np.uint8)
+    for store, mine in _by_partition(stores, segments, np.arange(len(segments))):
+        rows, lengths = segments.row[mine], segments.num_ids[mine]
+        sample_ids[mine] = store.sample_ids[rows]
+        places = np.stack([store.starts[rows], stops[mine], lengths], axis=1).tolist()
+        for begin, stop, length in places:
+            ids[stop - length : stop] = store.ids[begin : begin + length]
+            loss[stop - length : stop] = store.loss[begin : begin + length]
+    return ids, loss, sample_ids
 
 
 def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]:
@@ -73,12 +79,7 @@ def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]
     starts = starts_of(segments.num_images)
     found = np.empty(int(starts[-1]), IMAGE)
     uris: list[str] = []
-    with_images = np.flatnonzero(segments.num_images)
-    order = with_images[np.argsort(segments.partition[with_images], kind="stable")]
-    for mine in np.split(order, np.flatnonzero(np.diff(segments.partition[order])) + 1):
-        if not len(mine):
-            continue
-        store = stores[int(segments.partition[mine[0]])]
+    for store, mine in _by_partition(stores, segments, np.flatnonzero(segments.num_images)):
         counts = segments.num_images[mine]
         rows = store.images[_spans(store.image_starts[segments.row[mine]], counts)]
         used, rows["uri"] = np.unique(rows["uri"], return_inverse=True)
@@ -86,6 +87,16 @@ def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]
         uris += [store.uris[number] for number in used.tolist()]
         found[_spans(starts[mine], counts)] = rows
     return found, uris
+
+
+def _by_partition(
+    stores: Stores, segments: Segments, some: NDArray[np.int64]
+) -> Iterator[tuple[Store, NDArray[np.int64]]]:
+    """Every store that some of the segments need, and which of them, in their order."""
+    order = some[np.argsort(segments.partition[some], kind="stable")]
+    for mine in np.split(order, np.flatnonzero(np.diff(segments.partition[order])) + 1):
+        if len(mine):
+            yield stores[int(segments.partition[mine[0]])], mine
 
 
 def image_ranges(paths: Mapping[int, Path], segments: Segments) -> Ranges:

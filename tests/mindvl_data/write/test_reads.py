@@ -57,7 +57,7 @@ def test_every_range_comes_back_in_the_order_asked(folder: Path, asked: list[tup
 def test_a_read_holds_one_file_and_no_wide_gap_and_no_range_twice(asked: list[tuple[int, int, int]], gap: int) -> None:
     wanted = ranges(asked)
     planned = plan(wanted, gap)
-    rows = planned.order[planned.distinct]
+    rows = planned.rows
     distinct = wanted[rows]
     assert len({*asked}) == len(distinct)
     assert [asked[rows[number]] for number in planned.number] == asked
