@@ -16,16 +16,15 @@ from mindvl_data.store import Store, starts_of
 class Corpus:
     """n samples of all sources, in the order of their partitions.
 
-    source: int16 [n] into `sources`. partition, row: int32 [n], the store and the line in it. sample_ids:
+    source: int16 [n] into `sources`. starts: int64 [partitions + 1], where each store's lines begin. sample_ids:
     uint8 [n, 16]. num_ids: int32 [n], tokens with one an image. loss_tokens: int32 [n]. image_starts: [n + 1]
     into width, height (int32, pixels) and size (bytes), each int32 where that holds its values, else int64.
-    content, content_starts: see holdout; empty once that is done.
+    content, content_starts: see holdout; empty once that is done, or where nothing is held out.
     """
 
     sources: tuple[str, ...]
     source: NDArray[np.int16]
-    partition: NDArray[np.int32]
-    row: NDArray[np.int32]
+    starts: NDArray[np.int64]
     sample_ids: NDArray[np.uint8]
     num_ids: NDArray[np.int32]
     loss_tokens: NDArray[np.int32]
@@ -34,42 +33,77 @@ class Corpus:
     height: NDArray[np.int32]
     size: NDArray[np.integer]
     content: NDArray[np.uint64]
-    content_starts: NDArray[np.int64]
+    content_starts: NDArray[np.integer]
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.source)
+
+    def places(self, samples: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The store of each of these samples, and its line in it; both int32 [samples]."""
+        partition = np.searchsorted(self.starts, samples, side="right") - 1
+        return partition.astype(np.int32), (samples - self.starts[partition]).astype(np.int32)
+
+    def place(self, sample: int) -> tuple[int, int]:
+        partition, row = self.places(np.array([sample]))
+        return int(partition[0]), int(row[0])
 
     def without_content(self) -> Corpus:
         """The same for whoever holds nothing out any more."""
         return replace(self, content=np.zeros(0, np.uint64), content_starts=np.zeros(1, np.int64))
 
 
-def from_stores(sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store]) -> Corpus:
+class _Column:
+    """A column that grows by parts. The whole is there once: what it grows into is not touched before it is filled."""
+
+    def __init__(self, empty: NDArray[Any]) -> None:
+        self._rows, self._filled = empty, 0
+
+    def append(self, part: NDArray[Any]) -> None:
+        end = self._filled + len(part)
+        if end > len(self._rows):
+            wider = np.empty((max(end, 2 * len(self._rows)), *self._rows.shape[1:]), self._rows.dtype)
+            wider[: self._filled] = self.values()
+            self._rows = wider
+        self._rows[self._filled : end] = part
+        self._filled = end
+
+    def values(self) -> NDArray[Any]:
+        return self._rows[: self._filled]
+
+
+def from_stores(
+    sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store], content: bool = True
+) -> Corpus:
     """The columns of each store (of the source named beside it), read one store after another.
 
-    Holds no store open, however many there are.
+    content: whether a set will be held out by it. Holds no store open, however many there are.
     """
-    columns = [_columns(store) for store in stores]
-    counts = [len(column["num_ids"]) for column in columns]
+    dtypes = {"num_ids": np.int32, "loss_tokens": np.int32, "num_images": np.int16, "width": np.int32}
+    dtypes |= {"height": np.int32, "size": np.int64, "content": np.uint64, "num_content": np.int16}
+    columns = {name: _Column(np.zeros(0, dtype)) for name, dtype in dtypes.items()}
+    columns["sample_ids"] = _Column(np.zeros((0, 16), np.uint8))
+    counts = []
+    for store in stores:
+        counts.append(len(store))
+        for name, part in _columns(store, content).items():
+            columns[name].append(part)
 
-    def joined(name: str, empty: NDArray[Any]) -> NDArray[Any]:
-        # What is joined is let go: the whole is never there twice.
-        return np.concatenate([empty, *(column.pop(name) for column in columns)])
+    def whole(name: str) -> NDArray[Any]:
+        return columns.pop(name).values()
 
     return Corpus(
         sources=sources,
-        source=np.repeat([sources.index(name) for name in names], counts).astype(np.int16),
-        partition=np.repeat(np.arange(len(counts)), counts).astype(np.int32),
-        row=np.concatenate([np.zeros(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)]),
-        sample_ids=joined("sample_ids", np.zeros((0, 16), np.uint8)),
-        num_ids=joined("num_ids", np.zeros(0, np.int32)),
-        loss_tokens=joined("loss_tokens", np.zeros(0, np.int32)),
-        image_starts=narrow(starts_of(joined("num_images", np.zeros(0, np.int16)))),
-        width=joined("width", np.zeros(0, np.int32)),
-        height=joined("height", np.zeros(0, np.int32)),
-        size=narrow(joined("size", np.zeros(0, np.int64))),
-        content=joined("content", np.zeros(0, np.uint64)),
-        content_starts=starts_of(joined("num_content", np.zeros(0, np.int16))),
+        source=np.repeat(np.array([sources.index(name) for name in names], np.int16), counts),
+        starts=starts_of(np.array(counts, np.int64)),
+        sample_ids=whole("sample_ids"),
+        num_ids=whole("num_ids"),
+        loss_tokens=whole("loss_tokens"),
+        image_starts=narrow(starts_of(whole("num_images"))),
+        width=whole("width"),
+        height=whole("height"),
+        size=narrow(whole("size")),
+        content=whole("content"),
+        content_starts=narrow(starts_of(whole("num_content"))),
     )
 
 
@@ -82,25 +116,24 @@ def recounted(corpus: Corpus, stores: Mapping[int, Store]) -> Corpus:
     """The corpus with the tokens of these partitions as other stores of the same samples have them."""
     num_ids, loss_tokens = corpus.num_ids.copy(), corpus.loss_tokens.copy()
     for number, store in stores.items():
-        first, end = np.searchsorted(corpus.partition, [number, number + 1])
+        first, end = corpus.starts[number : number + 2]
         num_ids[first:end], loss_tokens[first:end] = np.diff(store.starts), store.loss_tokens
     return replace(corpus, num_ids=num_ids, loss_tokens=loss_tokens)
 
 
-def _columns(store: Store) -> dict[str, NDArray[Any]]:
-    """Copies, so that the store's files close with it."""
-    content, num_content = _content(store)
-    return {
-        "sample_ids": np.array(store.sample_ids),
-        "num_ids": np.diff(store.starts).astype(np.int32),
-        "loss_tokens": np.array(store.loss_tokens),
-        "num_images": np.diff(store.image_starts).astype(np.int16),
-        "width": np.array(store.images["width"]),
-        "height": np.array(store.images["height"]),
-        "size": np.array(store.images["size"]),
-        "content": content,
-        "num_content": num_content.astype(np.int16),
+def _columns(store: Store, content: bool) -> dict[str, NDArray[Any]]:
+    columns = {
+        "sample_ids": store.sample_ids,
+        "num_ids": np.diff(store.starts),
+        "loss_tokens": store.loss_tokens,
+        "num_images": np.diff(store.image_starts),
+        "width": store.images["width"],
+        "height": store.images["height"],
+        "size": store.images["size"],
     }
+    if content:
+        columns["content"], columns["num_content"] = _content(store)
+    return columns
 
 
 def _content(store: Store) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mindvl_data.errors import UserError
@@ -47,7 +49,8 @@ class Engine:
         if self._workers == 1 or len(tasks) < 2:
             return list(_in_process(function, tasks, weights, done))
         pool = self._started()
-        futures = [pool.submit(function, task) for task in tasks]
+        with _held_back():
+            futures = [pool.submit(function, task) for task in tasks]
         try:
             self._watch(dict(zip(futures, weights, strict=True)), done)
             return [future.result() for future in futures]
@@ -82,8 +85,23 @@ class Engine:
         return self._pool
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Processes started within are born deaf to Ctrl-C: while they import, it would end in a traceback of each."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _worker() -> None:
-    """A worker is one core's share: its libraries must not each start a thread for every core."""
+    """A worker is one core's share: its libraries must not each start a thread for every core.
+
+    Ctrl-C reaches it too, with the terminal's whole group: it ends without a word, the first process speaks.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
 

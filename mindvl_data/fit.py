@@ -36,12 +36,17 @@ class Weights:
 
 @dataclass(frozen=True)
 class Fitted:
-    """`fits`: bool [n], which samples a stage can draw; `cut` and `lost`: those truncated, and those dropped."""
+    """What a stage can draw, and what became of samples that are too long, by their numbers, ascending.
+
+    fits: bool [n]. cut: int64, those truncated. overlong: int64, those dropped. emptied: int64, those dropped
+    because a cut would leave nothing to learn from. `weights` are those of what is left of a cut sample.
+    """
 
     weights: Weights
     fits: NDArray[np.bool_]
     cut: NDArray[np.int64]
-    lost: dict[int, tuple[str, str]]
+    overlong: NDArray[np.int64]
+    emptied: NDArray[np.int64]
 
 
 def weigh(corpus: Corpus, resolution: Resolution) -> Weights:
@@ -101,19 +106,13 @@ def fit(
     """
     fits = among & (weights.tokens <= seq_len)
     too_long = np.flatnonzero(among & (weights.tokens > seq_len))
-    lost = {int(i): ("overlong", f"{weights.tokens[i]} tokens, the pack holds {seq_len}") for i in too_long}
+    none = too_long[:0]
     if overlong != "truncate" or not len(too_long):
-        return Fitted(weights, fits, too_long[:0], lost)
+        return Fitted(weights, fits, none, too_long, none)
     weights = replace(weights, **{name: getattr(weights, name).copy() for name in weights.__dataclass_fields__})
-    cut = []
-    for i in map(int, too_long):
-        if _cut(corpus, weights, i, seq_len, resolution, tokens, image_pad):
-            cut.append(i)
-            fits[i] = True
-            del lost[i]
-        else:
-            lost[i] = ("no_loss_token", f"nothing to learn from in its first {seq_len} tokens")
-    return Fitted(weights, fits, np.array(cut, np.int64), lost)
+    learns = [_cut(corpus, weights, i, seq_len, resolution, tokens, image_pad) for i in too_long.tolist()]
+    fits[too_long] = learns
+    return Fitted(weights, fits, too_long[learns], none, too_long[~fits[too_long]])
 
 
 def _cut(

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from mindvl_data.draws import hashed
 
 
-def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+def held_out(content: NDArray[np.uint64], starts: NDArray[np.integer], share: float, seed: int) -> NDArray[np.bool_]:
     """Which samples are held out, bool [n].
 
-    content: a hash of each image (of the text where there is none), the samples' in a row; starts: int64
+    content: a hash of each image (of the text where there is none), the samples' in a row; starts:
     [n + 1] into it, every sample with at least one. Samples that share content stand or fall together, also
     through others; the group is drawn by its smallest hash and the seed.
     """
@@ -20,7 +20,7 @@ def held_out(content: NDArray[np.uint64], starts: NDArray[np.int64], share: floa
     return hashed(_groups(content, starts), seed, "holdout") < np.uint64(int(share * 2.0**64))
 
 
-def _groups(content: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _groups(content: NDArray[np.uint64], starts: NDArray[np.integer]) -> NDArray[np.uint64]:
     """The smallest hash among all that a sample is connected with, uint64 [n].
 
     Labels are ranks of hashes. Each round spreads the smallest over every sample and then lets each label

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +14,20 @@ from mindvl_data.schema import LEDGER, Drop
 COLUMNS = LEDGER.names
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """Samples of one partition that left at one step: (sample id, why) pairs."""
+def of_samples(named: tuple[str, str], samples: Path, step: str, lines: pl.DataFrame) -> pl.DataFrame:
+    """Ledger lines of samples that the samples table holds; their locators come from it.
 
-    source: str
-    uri: str
-    samples: Path
-    step: str
-    drops: Sequence[tuple[bytes, Drop]]
-
-
-def of_samples(dropped: Dropped) -> pl.DataFrame:
-    """Ledger lines of samples that the samples table holds; their locators come from it."""
-    lines = pl.DataFrame(
-        {
-            "sample_id": [uid for uid, _ in dropped.drops],
-            "reason": [drop.reason for _, drop in dropped.drops],
-            "detail": [drop.detail for _, drop in dropped.drops],
-        },
-        schema={"sample_id": pl.Binary, "reason": pl.String, "detail": pl.String},
-    )
-    keys = pl.scan_parquet(dropped.samples).select(pl.col("sample_id").cast(pl.Binary), "key")
+    named: the source, and its file as outputs show it. lines: sample_id (Binary), reason, detail.
+    """
+    keys = pl.scan_parquet(samples).select(pl.col("sample_id").cast(pl.Binary), "key")
     located = lines.lazy().join(keys, on="sample_id", how="left").collect()
     return located.select(
         "sample_id",
-        pl.lit(dropped.source).alias("source"),
-        pl.concat_str(pl.lit(dropped.uri), pl.lit("#"), "key").alias("locator"),
-        pl.lit(dropped.step).alias("step"),
-        "reason",
-        "detail",
+        source=pl.lit(named[0]),
+        locator=pl.concat_str(pl.lit(f"{named[1]}#"), "key"),
+        step=pl.lit(step),
+        reason="reason",
+        detail="detail",
     )
 
 

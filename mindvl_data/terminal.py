@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +69,8 @@ def print_json(value: Any) -> None:
 def reported(debug: bool, failure: int = 2) -> Iterator[None]:
     """Errors as one message on standard error, and the exit code; the traceback only with --debug."""
     try:
-        yield
+        with _heard():
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:
@@ -85,3 +88,22 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
         )
         errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(failure if expected else 2) from None
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Ctrl-C is said again when it fell into a finaliser, where Python drops what is raised."""
+    before = sys.unraisablehook
+
+    def again(dropped: Any) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            # From a thread: here it would be raised in this function, and dropped once more.
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            before(dropped)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before

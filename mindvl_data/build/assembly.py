@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ from mindvl_data.pack import Packs
 from mindvl_data.schema import Drop
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.sources import SourceError
-from mindvl_data.store import starts_of
 from mindvl_data.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
+
+# About so many draws are sorted and written at a time: a row group of the draws' file.
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ def _segments(corpus: Corpus, names: Sequence[str], weights: Weights, drawn: Dra
     """Every draw of the set in pack order; their sources as places in `names`."""
     samples = drawn.samples[packs.index]
     codes = [corpus.sources.index(name) for name in names]
+    partition, row = corpus.places(samples)
     return Segments(
-        partition=corpus.partition[samples],
-        row=corpus.row[samples],
+        partition=partition,
+        row=row,
         source=np.searchsorted(codes, corpus.source[samples]).astype(np.int16),
         repeat=drawn.repeats[packs.index],
         num_ids=weights.num_ids[samples],
@@ -131,20 +134,29 @@ def _write_tasks(
 
 def draws_of(
     corpus: Corpus, weights: Weights, drawn: Draw, packs: Packs, first_packs: Sequence[int]
-) -> dict[str, NDArray[Any]]:
-    """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it."""
-    samples, sizes = drawn.samples[packs.index], np.diff(packs.offsets)
-    order = _by_id(corpus.sample_ids[samples], drawn.repeats[packs.index])
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it.
+
+    A part of the ids after another, of about CHUNK draws each: the whole is never there at once.
+    """
+    samples = drawn.samples[packs.index]
     stop = _stops(weights.tokens[samples], packs)
-    pack = np.repeat(np.arange(len(packs), dtype=packs.offsets.dtype), sizes)[order]
-    return {
-        "sample_id": corpus.sample_ids[samples[order]],
-        "repeat": drawn.repeats[packs.index][order],
-        "shard": (np.searchsorted(first_packs, pack, side="right") - 1).astype(np.int32),
-        "pack": pack.astype(np.int64),
-        "start": (stop - weights.tokens[samples])[order],
-        "stop": stop[order],
-    }
+    parts = min(256, 1 << ((len(samples) - 1) // CHUNK).bit_length())
+    part = (np.arange(256) * parts >> 8).astype(np.uint8)[corpus.sample_ids[samples, 0]] if parts > 1 else None
+    for number in range(parts):
+        places = np.arange(len(samples)) if part is None else np.flatnonzero(part == number)
+        ids, repeats = corpus.sample_ids[samples[places]], drawn.repeats[packs.index[places]]
+        order = _by_id(ids, repeats)
+        places = places[order]
+        pack = np.searchsorted(packs.offsets, places, side="right") - 1
+        yield {
+            "sample_id": ids[order],
+            "repeat": repeats[order],
+            "shard": (np.searchsorted(first_packs, pack, side="right") - 1).astype(np.int32),
+            "pack": pack.astype(np.int64),
+            "start": stop[places] - weights.tokens[samples[places]],
+            "stop": stop[places],
+        }
 
 
 def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int64]:
@@ -154,23 +166,28 @@ def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int
 
 def _stops(tokens: NDArray[np.int32], packs: Packs) -> NDArray[np.int32]:
     """Where each draw ends in its pack, in the order of the packs' index."""
-    ends = np.cumsum(tokens, dtype=np.int64)
-    before = starts_of(np.add.reduceat(tokens, packs.offsets[:-1], dtype=np.int64))[:-1]
-    return (ends - np.repeat(before, np.diff(packs.offsets))).astype(np.int32)
+    # Sums over all packs run over 32 bits and round again; within a pack their differences are right.
+    ends = np.cumsum(tokens, dtype=np.uint32)
+    before = np.concatenate([np.zeros(1, np.uint32), ends[packs.offsets[1:-1] - 1]])
+    ends -= np.repeat(before, np.diff(packs.offsets))
+    return ends.view(np.int32)
 
 
 def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:
-    by_partition: dict[int, list[tuple[bytes, Drop]]] = {}
-    cut = {int(i): ("truncated", f"its first {fitted.weights.tokens[i]} tokens are kept") for i in fitted.cut}
-    for sample, (reason, detail) in {**fitted.lost, **cut}.items():
-        uid = bytes(prepared.corpus.sample_ids[sample])
-        by_partition.setdefault(int(prepared.corpus.partition[sample]), []).append((uid, Drop(reason, detail)))
+    told = (
+        ("overlong", fitted.overlong, pl.format("{} tokens, the pack holds {}", "tokens", pl.lit(spec.fit_len))),
+        ("no_loss_token", fitted.emptied, pl.lit(f"nothing to learn from in its first {spec.fit_len} tokens")),
+        ("truncated", fitted.cut, pl.format("its first {} tokens are kept", "tokens")),
+    )
     frames = []
-    for number, drops in by_partition.items():
-        partition = prepared.partitions[number]
-        frames.append(
-            ledger.of_samples(
-                ledger.Dropped(partition.source, partition.file.uri, partition.samples, f"fit: {spec.name}", drops)
-            )
-        )
+    for reason, samples, detail in told:
+        Drop(reason)
+        of, _ = prepared.corpus.places(samples)
+        for number in np.unique(of).tolist():
+            mine, partition = samples[of == number], prepared.partitions[number]
+            ids = pl.Series("sample_id", list(map(bytes, prepared.corpus.sample_ids[mine])), pl.Binary)
+            lines = pl.DataFrame([ids, pl.Series("tokens", fitted.weights.tokens[mine])])
+            lines = lines.select("sample_id", reason=pl.lit(reason), detail=detail)
+            named = (partition.source, partition.file.uri)
+            frames.append(ledger.of_samples(named, partition.samples, f"fit: {spec.name}", lines))
     return frames

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mindvl_data import estimate as estimating
 from mindvl_data import fingerprints, ledger, plugins
 from mindvl_data.boxes import CONTROL_TOKENS
+from mindvl_data.build.memory import give_back
 from mindvl_data.build.rewriting import Rewritten, rewrite_texts
 from mindvl_data.build.run import BuildError, Run, bounds_of
 from mindvl_data.build.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
@@ -87,8 +88,7 @@ def prepare(run: Run) -> Prepared:
         opened = (open_store(task.stores[0]) for task in tasks)
     else:
         opened, estimates = estimate_sources(run, rewritten.partitions, kept, run.sample)
-    corpus = from_stores(tuple(run.recipe.sources), [partition.source for partition in partitions], opened)
-    check_ids(partitions, corpus)
+    corpus = corpus_of(run, partitions, opened)
     held = hold_out(run, corpus)
     if run.recipe.holdout:
         funnel += funnel_lines("holdout", corpus.sources, corpus.source, np.ones(len(corpus), bool), ~held)
@@ -116,16 +116,25 @@ def _stores_at(tasks: Sequence[CountTask]) -> dict[Resolution, dict[int, Path]]:
     return stores
 
 
-def check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
-    """Raises BuildError when two samples have one id: everything that names a sample would mean both."""
+def corpus_of(run: Run, partitions: Sequence[Partition], stores: Iterable[Store]) -> Corpus:
+    """What the stages draw from, a store a partition. Raises BuildError when two samples have one id."""
+    names = [partition.source for partition in partitions]
+    corpus = from_stores(tuple(run.recipe.sources), names, stores, content=run.recipe.holdout is not None)
+    _check_ids(partitions, corpus)
+    give_back()
+    return corpus
+
+
+def _check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
+    """Everything that names a sample by its id would mean both."""
     words = np.ascontiguousarray(corpus.sample_ids).view("<u8")
-    order = np.argsort(words[:, 0])
-    if not (words[order[1:], 0] == words[order[:-1], 0]).any():
+    halves = np.sort(words[:, 0])
+    if not (halves[1:] == halves[:-1]).any():
         return
     order = np.lexsort((words[:, 1], words[:, 0]))
     same = np.flatnonzero((words[order[1:]] == words[order[:-1]]).all(axis=1))
     if len(same):
-        one, other = (partitions[corpus.partition[order[same[0] + i]]].file.uri for i in (0, 1))
+        one, other = (partitions[corpus.place(order[same[0] + i])[0]].file.uri for i in (0, 1))
         raise BuildError(f"{len(same)} samples have the id of another, the first in {one} and {other}")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,13 @@ def publish(
     work: Path,
     data: Mapping[str, Any],
     shards: Sequence[ShardInfo],
-    draws: Mapping[str, NDArray[Any]],
+    draws: Iterable[Mapping[str, NDArray[Any]]],
     content: str,
     keys: Mapping[str, str],
 ) -> Path:
     """Write draws and manifest beside the finished shards, then rename the whole folder into place."""
-    _write_draws(work / DRAWS, draws)
-    draw_info = {"path": DRAWS, "draws": len(draws["repeat"]), "sha256": file_sha256(work / DRAWS)}
+    drawn = write_draws(work / DRAWS, draws)
+    draw_info = {"path": DRAWS, "draws": drawn, "sha256": file_sha256(work / DRAWS)}
     listed = [{"path": s.path, "packs": s.packs, "bytes": s.bytes, "sha256": s.sha256} for s in shards]
     path = write_manifest(
         work,
@@ -187,15 +188,21 @@ def _listed(work: Path, described: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {**source, "files": {**place, "count": len(source["files"])}} for name, source in described.items()}
 
 
-def _write_draws(path: Path, draws: Mapping[str, NDArray[Any]]) -> None:
-    ids = pa.FixedSizeBinaryArray.from_buffers(
-        SAMPLE_ID, len(draws["sample_id"]), [None, pa.py_buffer(draws["sample_id"].tobytes())]
-    )
-    columns = {
-        "sample_id": ids,
-        **{name: pa.array(values) for name, values in draws.items() if name != "sample_id"},
-    }
-    pq.write_table(pa.table(columns), path, compression="zstd")
+def write_draws(path: Path, draws: Iterable[Mapping[str, NDArray[Any]]]) -> int:
+    """One row group a part; how many draws there are."""
+    with contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        drawn = 0
+        for part in draws:
+            ids = pa.py_buffer(part["sample_id"].tobytes())
+            columns = {"sample_id": pa.FixedSizeBinaryArray.from_buffers(SAMPLE_ID, len(part["repeat"]), [None, ids])}
+            columns |= {name: pa.array(values) for name, values in part.items() if name != "sample_id"}
+            table = pa.table(columns)
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+            writer.write_table(table)
+            drawn += len(table)
+    return drawn
 
 
 def _sync(folder: Path) -> None:

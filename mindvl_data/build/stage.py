@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -90,10 +91,10 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
 def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str], among: NDArray[np.bool_]) -> str:
     """What the bytes of the shards depend on: the partitions used, what may be drawn of each, and the rules."""
     recipe, corpus = run.recipe, prepared.corpus
-    borders = np.searchsorted(corpus.partition, np.arange(len(prepared.stores) + 1))
+    starts = corpus.starts[: len(prepared.stores) + 1].tolist()
     used = [
         (store.name, fingerprints.of_bytes(np.packbits(among[a:b]).tobytes()))
-        for store, a, b in zip(prepared.stores, borders[:-1].tolist(), borders[1:].tolist(), strict=True)
+        for store, (a, b) in zip(prepared.stores, pairwise(starts), strict=True)
         if among[a:b].any()
     ]
     return fingerprints.key(
@@ -118,13 +119,13 @@ def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> 
         _token_reader(prepared),
         run.tokeniser.special_ids["image_pad"],
     )
-    if spec.overlong == "error" and fitted.lost:
-        first = next(iter(fitted.lost))
-        where = prepared.partitions[corpus.partition[first]].file.uri
+    if spec.overlong == "error" and len(fitted.overlong):
+        first = int(fitted.overlong[0])
+        where = prepared.partitions[corpus.place(first)[0]].file.uri
         raise BuildError(
-            f"stages.{spec.stage}: {len(fitted.lost)} samples are longer than {spec.fit_len} tokens, the first is "
-            f"{bytes(corpus.sample_ids[first]).hex()} of {where} ({fitted.lost[first][1]}); lower max_pixels, raise "
-            "seq_len, or set overlong: drop or truncate"
+            f"stages.{spec.stage}: {len(fitted.overlong)} samples are longer than {spec.fit_len} tokens, the first is "
+            f"{bytes(corpus.sample_ids[first]).hex()} of {where} ({fitted.weights.tokens[first]} tokens); lower "
+            "max_pixels, raise seq_len, or set overlong: drop or truncate"
         )
     return fitted
 
@@ -133,7 +134,7 @@ def _token_reader(prepared: Prepared) -> Callable[[int], tuple[NDArray[np.int32]
     stores: dict[int, Store] = {}
 
     def read(sample: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        number, row = int(prepared.corpus.partition[sample]), int(prepared.corpus.row[sample])
+        number, row = prepared.corpus.place(sample)
         if number not in stores:
             # Samples come by partition: one store open at a time is enough.
             stores.clear()
@@ -166,7 +167,8 @@ def _stage_funnel(
 ) -> list[FunnelLine]:
     chosen = np.zeros(len(corpus), bool)
     chosen[drawn.samples] = True
-    reasons = reasons_by_source(corpus.sources, corpus.source, fitted.lost)
+    lost = {"overlong": fitted.overlong, "no_loss_token": fitted.emptied}
+    reasons = reasons_by_source(corpus.sources, corpus.source, lost)
     fits = [
         FunnelLine(line.step, line.source, line.entered, line.left, reasons[corpus.sources.index(line.source)])
         for line in funnel_lines("fit", corpus.sources, corpus.source, among, fitted.fits)

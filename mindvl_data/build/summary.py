@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,13 +55,11 @@ def funnel_lines(
 
 
 def reasons_by_source(
-    sources: Sequence[str], source: NDArray[Any], lost: Mapping[int, tuple[str, str]]
-) -> list[Counter[str]]:
-    """How often each reason struck each source."""
-    counters: list[Counter[str]] = [Counter() for _ in sources]
-    for sample, (reason, _) in lost.items():
-        counters[source[sample]][reason] += 1
-    return counters
+    sources: Sequence[str], source: NDArray[Any], lost: Mapping[str, NDArray[np.integer]]
+) -> list[dict[str, int]]:
+    """How often each reason struck each source; lost: the samples by reason."""
+    struck = {reason: np.bincount(source[samples], minlength=len(sources)) for reason, samples in lost.items()}
+    return [{reason: int(times[i]) for reason, times in struck.items() if times[i]} for i in range(len(sources))]
 
 
 def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mindvl_data import fingerprints, ledger
 from mindvl_data.balance import capped, staying, tempered
+from mindvl_data.build.memory import give_back
 from mindvl_data.build.pool import Pool, features, matches, pairs, pool_of
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
@@ -57,6 +58,7 @@ def thin(
         _dedup(run, partitions, scores, duplicates, number, thinned)
     for number, balance in enumerate(run.recipe.balance):
         _balance(run, partitions, scores, balance, number, thinned)
+    give_back()
     return thinned
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,18 @@ def _end(pools: Mapping[str, Pool], asked: Asked, drawn: Draw) -> int:
 
 def _merged(pools: Mapping[str, Pool], asked: Asked, amount: float, seed: int, stage: str) -> Draw:
     drawn = [_draw_source(pools[name], share, amount, name, seed, stage) for name, share in asked.shares.items()]
+    times, rows, repeats = (list(column) for column in zip(*drawn, strict=True))
+    del drawn
     # Stable: where two sources stand at one point of the axis, the one named first comes first.
-    order = np.argsort(np.concatenate([item[0] for item in drawn]), kind="stable")
-    return Draw(
-        np.concatenate([item[1] for item in drawn])[order],
-        np.concatenate([item[2] for item in drawn])[order],
-    )
+    order = np.argsort(_joined(times), kind="stable")
+    return Draw(_joined(rows)[order], _joined(repeats)[order])
+
+
+def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """One array of all, which are let go: the parts are not there beside what is made of the whole."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def _draw_source(

@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mindvl_data.build.assembly import draws_of
-from mindvl_data.build.prepare import Prepared, check_ids, hold_out
+from mindvl_data.build.prepare import Prepared, corpus_of, hold_out
+from mindvl_data.build.publish import write_draws
 from mindvl_data.build.rewriting import Rewritten
 from mindvl_data.build.run import Run
 from mindvl_data.build.scanning import Partition
@@ -37,7 +38,6 @@ from mindvl_data.build.selecting import select
 from mindvl_data.build.spec import specs
 from mindvl_data.build.stage import plan_stage
 from mindvl_data.build.thinning import thin
-from mindvl_data.corpus import from_stores
 from mindvl_data.engine import Engine
 from mindvl_data.estimate import Estimate
 from mindvl_data.recipe import load_recipe
@@ -155,9 +155,8 @@ def measured(folder: Path) -> list[Step]:
         scores = Scores(run, parts)
         selection = timed("filters", lambda: select(run, parts, scores))
         thinned = timed("exact dedup by text", lambda: thin(run, parts, [], selection.first, scores))
-        sources = tuple(loaded.recipe.sources)
-        corpus = timed("corpus", lambda: from_stores(sources, [p.source for p in parts], _stores(parts, thinned.kept)))
-        timed("ids, held-out set", lambda: (check_ids(parts, corpus), hold_out(run, corpus)))
+        corpus = timed("corpus", lambda: corpus_of(run, parts, _stores(parts, thinned.kept)))
+        timed("held-out set", lambda: hold_out(run, corpus))
         held = np.zeros(len(corpus), bool)
         stores = [folder / f"store-{number}" for number in range(len(parts))]
         known = {
@@ -179,7 +178,10 @@ def measured(folder: Path) -> list[Step]:
         assert plan.fitted
         assert plan.drawn
         assert plan.packs
-        timed("draws", lambda: draws_of(prepared.corpus, plan.fitted.weights, plan.drawn, plan.packs, [0]))
+        timed(
+            "draws",
+            lambda: write_draws(folder / "draws", draws_of(corpus, plan.fitted.weights, plan.drawn, plan.packs, [0])),
+        )
         print(
             f"{len(held):,} left, {len(plan.drawn):,} drawn, {len(plan.packs):,} packs, "
             f"fill {plan.data['packing']['fill']:.4%}"

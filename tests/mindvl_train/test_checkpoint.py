@@ -86,7 +86,7 @@ def test_the_last_k_stay_and_the_ends_of_stages(tmp_path: Path) -> None:
             checkpoints.end_of("up")
 
 
-@pytest.mark.parametrize("moment", ["save", "_sha256", "_sync"])
+@pytest.mark.parametrize("moment", ["save", "file_sha256", "sync"])
 def test_a_failure_while_saving_leaves_the_last_good_one_and_is_raised(
     tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +136,7 @@ with joined(CPU), module.CheckpointFolder(Path(sys.argv[1]), keep=1) as folder:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "calls", "expected"),
-    [("save", 1, 1), ("_sync", 5, 1), ("os.rename", 1, 2), ("os.rename", 2, 2)],
+    [("save", 1, 1), ("sync", 5, 1), ("os.rename", 1, 2), ("os.rename", 2, 2)],
 )
 def test_a_process_killed_in_mid_save_leaves_a_good_one(tmp_path: Path, moment: str, calls: int, expected: int) -> None:
     """SIGKILL after the weights, before the rename, after it, while an old one goes: no handler runs."""
