@@ -12,13 +12,15 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pyarrow as pa
 
-from mindvl_data.recipe import Boxes
 from mindvl_data.schema import BOXES, Control, Drop, Part
 from mindvl_data.vision import Resolution, smart_resize
+
+if TYPE_CHECKING:
+    from mindvl_data.recipe import Boxes
 
 THOUSAND: Final = 1000
 # What annotation tools round away at a picture's edge: half a pixel, or half a thousandth.

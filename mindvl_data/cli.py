@@ -267,8 +267,10 @@ def _build(
     recipe: Path, out: str | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
 ) -> BuildReport:
     from mindvl_data.build import build as run
+    from mindvl_data.engine import leave_pandas_out
     from mindvl_data.recipe import load_recipe
 
+    leave_pandas_out()
     loaded = load_recipe(recipe, overrides)
     with open_bar() as bar:
         tasks: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data.boxes import grounded_lines
-from mindvl_data.recipe import Boxes
 from mindvl_data.schema import BOXES, LEDGER, Drop, Part
 from mindvl_data.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import TEMPLATES, Encoded, encode, load_tokeniser
 from mindvl_data.vision import Resolution
+
+if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, which take a third of a second to make
+    from mindvl_data.recipe import Boxes
 
 BATCH_SAMPLES = 4096
 COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]

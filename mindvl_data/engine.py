@@ -5,12 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any, TypeVar
+
+import pyarrow as pa
 
 from mindvl_data.errors import UserError
 
@@ -103,7 +108,26 @@ def _worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    leave_pandas_out()
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
+
+
+def leave_pandas_out() -> None:
+    """For a process of our own: pyarrow hears once that pandas is too old for it; whoever imports pandas still gets it.
+
+    At the first array that it makes of Python's values pyarrow imports pandas where that is installed (`datasets`
+    brings it): half a second of a core and 50 MB in every process, to know a Series that nobody here has.
+    """
+    if "pandas" in sys.modules:
+        return
+    sys.modules["pandas"] = old = ModuleType("pandas")
+    vars(old)["__version__"] = "0"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pa.array([None])
+    finally:
+        del sys.modules["pandas"]
 
 
 def _end_with_parent() -> None:

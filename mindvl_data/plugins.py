@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -17,8 +18,12 @@ def names(group: str) -> list[str]:
     return sorted({point.name for point in entry_points(group=group)})
 
 
+@functools.cache
 def load(group: str, name: str) -> Any:
-    """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`."""
+    """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`.
+
+    Found once a process: a look through all installed packages takes longer than scanning a hundred samples.
+    """
     found = list(entry_points(group=group, name=name))
     if len({point.value for point in found}) > 1:
         places = ", ".join(point.value for point in found)

@@ -17,8 +17,9 @@ from types import FunctionType
 from typing import Any, TypeVar, cast
 
 AnyKernel = TypeVar("AnyKernel", bound=Callable[..., object])
-# Below so many samples a kernel stays Python.
+# Below so many samples a kernel stays Python, below so many times more where only tokens limit a pack: a second's work.
 FEW_SAMPLES = 20_000
+TIMES_WITHIN_TOKENS = 5
 _plain: ContextVar[bool | None] = ContextVar("plain", default=None)
 
 
@@ -28,10 +29,14 @@ def compiled(kernel: AnyKernel) -> AnyKernel:
 
 
 @contextmanager
-def for_samples(number: int) -> Iterator[None]:
-    """Kernels called within run as `number` samples deserve; within another such block, as that says."""
+def for_samples(number: int, only_tokens: bool = False) -> Iterator[None]:
+    """Kernels called within run as `number` samples deserve; within another such block, as that says.
+
+    only_tokens: nothing else limits a pack, and no sample is drawn twice.
+    """
     outer = _plain.get()
-    token = _plain.set(number < FEW_SAMPLES if outer is None else outer)
+    few = FEW_SAMPLES * (TIMES_WITHIN_TOKENS if only_tokens else 1)
+    token = _plain.set(number < few if outer is None else outer)
     try:
         yield
     finally:

@@ -33,12 +33,13 @@ def plan(
     draw of, integers [n]: draws of one stay out of one pack where there is another sample as long.
 
     Raises PackError naming the first sample that alone breaks a limit. The result depends on the arguments
-    alone; one thread computes it. From 20,000 samples on the kernels are compiled by numba, on first use, and
-    cached: plain NumPy takes eight times as long for ten million samples (docs/packing.md).
+    alone; one thread computes it. From 20,000 samples on (100,000 where only tokens limit a pack and nothing is drawn
+    twice) the kernels are compiled by numba, on first use, and cached: plain NumPy takes eight times as long for ten
+    million samples (docs/packing.md).
     """
     limits = Limits(capacity, max_patches, UNLIMITED if max_samples is None else max_samples)
     check(lengths, patches, limits)
-    with for_samples(len(lengths)):
+    with for_samples(len(lengths), only_tokens=max_patches is None and samples is None):
         return plan_within(int32(lengths), optional(patches), limits, balance, seed, optional(samples))
 
 

@@ -29,9 +29,10 @@ from rich.table import Table
 from vlm_lengths import MIXES, clipped, samples, uniform_mid
 
 from mindvl_data.pack import Packs, lower_bound, order_packs, plan, plan_windows, step_balance
-from mindvl_data.pack.compiled import FEW_SAMPLES
+from mindvl_data.pack.compiled import FEW_SAMPLES, TIMES_WITHIN_TOKENS
 
 STEP = 64
+COMPILED_FROM = FEW_SAMPLES * TIMES_WITHIN_TOKENS
 CAPACITIES = (4096, 8192, 32768)
 Column = NDArray[np.int32]
 Problem = tuple[str, int, int]  # mix, samples, capacity
@@ -105,7 +106,7 @@ def measured(name: str, case: Problem, folder: str) -> list[str]:
     lengths, patches = np.load(f"{folder}/lengths.npy"), np.load(f"{folder}/patches.npy")
     capacity = case[2]
     if packer.ours:  # compiled, or read from numba's cache, before the clock starts
-        packer.run(lengths[:FEW_SAMPLES], patches[:FEW_SAMPLES], capacity)
+        packer.run(lengths[:COMPILED_FROM], patches[:COMPILED_FROM], capacity)
     given = packer.prepare(lengths)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
@@ -211,7 +212,7 @@ def windows_line(window: int) -> list[str]:
 def hundred_million(folder: str) -> list[str]:
     """100M lengths, unbalanced."""
     lengths = np.tile(np.load(f"{folder}/lengths.npy"), 10)
-    plan(lengths[:FEW_SAMPLES], 8192, balance=False)
+    plan(lengths[:COMPILED_FROM], 8192, balance=False)
     start = time.process_time()
     packs = plan(lengths, 8192, balance=False)
     seconds = time.process_time() - start
