@@ -88,26 +88,23 @@ class _Store:
 
     def put(self, path: Path, name: str) -> None:
         """Send a file and look at what arrived, unless it is there."""
-        digest = self._digest(path)
-        if self._there(name) == [digest, self._version(name)]:
+        if self._is_there(path, name):
             return
         self._forget(name)
         self._fs.put_file(str(path), f"{self._root}/{name}")
         self._fs.invalidate_cache()
-        size = int(self._fs.info(f"{self._root}/{name}")["size"])
+        info = self._fs.info(f"{self._root}/{name}")
+        size = int(info["size"])
         small = path.name in (SEAL, FILE_NAME)
         if size != path.stat().st_size or (small and self._fs.cat_file(f"{self._root}/{name}") != path.read_bytes()):
             self._fs.rm_file(f"{self._root}/{name}")
             raise BuildError(f"{self.url}/{name}: arrived otherwise than it was sent; run the same command again")
-        self._sent[f"{self.url}/{name}"] = [digest, self._version(name)]
+        self._sent[f"{self.url}/{name}"] = [self._digest(path), _version(info)]
         self._save()
 
     def withdraw(self, name: str, paths: Sequence[Path]) -> None:
         """Remove the manifest of another set of this name: without it nobody reads what is about to change."""
-        same = all(
-            self._there(f"{name}/{p.name}") == [self._digest(p), self._version(f"{name}/{p.name}")] for p in paths
-        )
-        if not same:
+        if not all(self._is_there(path, f"{name}/{path.name}") for path in paths):
             for last in (FILE_NAME, SEAL):
                 self._remove(f"{name}/{last}")
 
@@ -123,17 +120,15 @@ class _Store:
             self._digests[path] = file_sha256(path)
         return self._digests[path]
 
-    def _there(self, name: str) -> list[str] | None:
-        return self._sent.get(f"{self.url}/{name}")
-
-    def _version(self, name: str) -> str:
-        """How the store tells one content from another; empty where there is none."""
+    def _is_there(self, path: Path, name: str) -> bool:
+        """Whether the object is the one that an earlier upload made of this file; asked only where there was one."""
+        sent = self._sent.get(f"{self.url}/{name}")
+        if sent is None or sent[0] != self._digest(path):
+            return False
         try:
-            info = self._fs.info(f"{self._root}/{name}")
+            return sent[1] == _version(self._fs.info(f"{self._root}/{name}"))
         except FileNotFoundError:
-            return ""
-        keys = ("ETag", "etag", "content_md5", "md5Hash", "LastModified", "mtime", "created")
-        return f"{info['size']} {next((info[key] for key in keys if info.get(key)), '')}"
+            return False
 
     def _remove(self, name: str) -> None:
         self._forget(name)
@@ -149,3 +144,9 @@ class _Store:
         partial = self._note.with_suffix(".partial")
         partial.write_text(json.dumps(self._sent))
         partial.rename(self._note)
+
+
+def _version(info: dict[str, Any]) -> str:
+    """How the store tells one content of an object from another."""
+    keys = ("ETag", "etag", "content_md5", "md5Hash", "LastModified", "mtime", "created")
+    return f"{info['size']} {next((info[key] for key in keys if info.get(key)), '')}"

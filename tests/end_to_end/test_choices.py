@@ -31,6 +31,7 @@ def test_references_stream_the_bytes_that_embedding_copies(
     pairs = zip(PackStream(quickstart.out / "sft-4096"), PackStream(tmp_path / "out" / "sft-4096"), strict=True)
     for embedded, referenced in pairs:
         assert [i.data for i in embedded.images] == [i.data for i in referenced.images]
+        assert [i.sha256 for i in embedded.images] == [i.sha256 for i in referenced.images]
     shard = tmp_path / "out" / "sft-4096" / "shard-00000.arrow"
     assert shard.stat().st_size < 0.5 * (quickstart.out / "sft-4096" / "shard-00000.arrow").stat().st_size
 

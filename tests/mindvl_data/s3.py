@@ -1,6 +1,7 @@
 """A real S3 server on this machine, for the tests of what reads and writes object stores."""
 
 import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ def s3_server(bucket: str) -> Iterator[Any]:
     server = ThreadedMotoServer("127.0.0.1", port)
     server.start()
     url = f"http://127.0.0.1:{port}"
+    # Servers of one process share what they keep: an earlier test's objects are not this one's.
+    urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
     client = boto3.client(
         "s3", endpoint_url=url, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
     )

@@ -144,7 +144,8 @@ def test_any_array_is_read_whole_or_refused(tmp_path: Path, rows: list[Any], cut
         found = read(tmp_path / "x.json", "text").found
     except SourceError:
         found = None
-    assert found == len(rows) or noise.strip()
+    # What JSON takes for space, which is less than Python does.
+    assert found == len(rows) or noise.strip(b" \t\n\r")
 
 
 def mds(*texts: bytes) -> bytes:

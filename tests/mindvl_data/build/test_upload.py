@@ -1,10 +1,17 @@
 """Finished sets in an object store, against a real S3 server: whole or not there, each manifest last."""
 
+import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 import s3fs
 
@@ -20,6 +27,32 @@ from tests.mindvl_data.s3 import s3_server
 
 URL = "s3://sets/vl/quickstart"
 CHANGE = "stages.sft.budget.epochs=0.5"
+SHARD = "multitask-4096/shard-00000.arrow"
+PART = 256 << 10
+# A build whose process is gone at once when the second part of its first large object has arrived.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import s3fs
+from mindvl_data.build import build
+from mindvl_data.recipe import load_recipe
+recipe, out, url, part = sys.argv[1:]
+put, call, parts = s3fs.S3FileSystem._put_file, s3fs.S3FileSystem._call_s3, []
+
+async def in_parts(self, local, remote, **options):
+    await put(self, local, remote, chunksize=int(part), max_concurrency=1, **options)
+
+async def dying(self, method, *arguments, **options):
+    result = await call(self, method, *arguments, **options)
+    if method == "upload_part":
+        parts.append(result)
+    if len(parts) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+s3fs.S3FileSystem._put_file, s3fs.S3FileSystem._call_s3 = in_parts, dying
+build(load_recipe(Path(recipe)), Path(out), store=url)
+"""
 
 
 @pytest.fixture
@@ -45,8 +78,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if names and names[0] == f"fail {name}":
             raise OSError("the network is down")
         names.append(name)
-        await put(self, local, remote, **options)
+        await put(self, local, remote, chunksize=PART, **options)
 
+    # A server in earnest asks for parts of 5 MiB, which no set of the quickstart has two of.
+    monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", PART)
     monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", noted)
     return names
 
@@ -100,6 +135,32 @@ def test_an_upload_that_fails_leaves_no_manifest_and_goes_on(client: Any, out: P
     published(out)
     assert not before & set(sent)
     assert read_manifest(f"{URL}/multitask-4096").id == read_manifest(out / "multitask-4096").id
+
+
+def test_a_large_object_is_sent_in_parts_and_appears_whole(client: Any, out: Path, sent: list[str]) -> None:
+    published(out)
+    size = (out / SHARD).stat().st_size
+    assert size > 2 * PART
+    found = client.head_object(Bucket="sets", Key=f"vl/quickstart/{SHARD}")
+    assert found["ETag"].strip('"').endswith(f"-{-(-size // PART)}")
+    assert client.get_object(Bucket="sets", Key=f"vl/quickstart/{SHARD}")["Body"].read() == (out / SHARD).read_bytes()
+
+
+def test_an_upload_killed_between_two_parts_shows_no_half_object_and_goes_on(
+    client: Any, out: Path, sent: list[str]
+) -> None:
+    environment = os.environ | {"FSSPEC_S3": json.dumps(fsspec.config.conf["s3"])}
+    command = [sys.executable, "-c", KILLED, QUICKSTART / "recipe.yaml", out, URL, str(PART)]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    unfinished = client.list_multipart_uploads(Bucket="sets")["Uploads"]
+    assert [re.sub(".*quickstart/", "", each["Key"]) for each in unfinished] == ["warmup-2048/shard-00000.arrow"]
+    before = keys(client)
+    assert [key for key in before if key.endswith((".arrow", "manifest.json"))] == []
+    published(out)
+    assert not before & set(sent), "what had arrived is not sent again"
+    digests = [pack_digest(pack) for pack in PackStream(f"{URL}/warmup-2048")]
+    assert digests == [pack_digest(pack) for pack in PackStream(out / "warmup-2048")]
 
 
 def test_an_older_set_is_withdrawn_before_its_shards_change(client: Any, out: Path, sent: list[str]) -> None:
