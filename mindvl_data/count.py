@@ -6,6 +6,7 @@ has a store for each, and what is equal in them is tokenised once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
 
 def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[list[list[Part]], NDArray[np.int64], dict[int, Drop]]:
     """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], and bad ones."""
-    texts = [[Part(**part) for part in parts] for parts in batch.column("parts").to_pylist()]
+    texts = _parts(batch.column("parts"))
     rows = np.tile(np.arange(len(texts)), (len(task.stores), 1))
     lost: dict[int, Drop] = {}
     for line, found in enumerate(grounded_lines(batch, tuple(texts), task.boxes)):
@@ -113,6 +114,13 @@ def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[list[list[Part]], ND
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
     return texts, rows, lost
+
+
+def _parts(column: pa.ListArray) -> list[list[Part]]:
+    """The parts of every line, made of columns: a dictionary for each would take four times as long."""
+    fields, starts = column.flatten(), starts_of(column.value_lengths().to_numpy())
+    parts = [*map(Part, *(fields.field(name).to_pylist() for name in Part._fields))]
+    return [parts[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
 
 
 def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:

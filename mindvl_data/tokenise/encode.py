@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, repeat
-from operator import attrgetter
+from functools import lru_cache
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -80,19 +80,16 @@ class _Piece(NamedTuple):
 
 
 def _pieces(stretches: Iterable[Stretch]) -> Iterator[_Piece]:
-    for special, group in groupby(stretches, key=attrgetter("special")):
-        if special:
-            for name, loss, _ in group:
-                yield _Piece(name, ((0, len(name)),) if loss else (), True)
-        elif (piece := _joined(group)).text:
-            yield piece
-
-
-def _joined(stretches: Iterable[Stretch]) -> _Piece:
     texts: list[str] = []
     spans: list[tuple[int, int]] = []
     start = 0
-    for text, loss, _ in stretches:
+    for text, loss, special in stretches:
+        if special:
+            if start:
+                yield _Piece("".join(texts), tuple(spans), False)
+            texts, spans, start = [], [], 0
+            yield _special(text, loss)
+            continue
         stop = start + len(text)
         if loss and spans and spans[-1][1] == start:
             spans[-1] = (spans[-1][0], stop)
@@ -100,7 +97,13 @@ def _joined(stretches: Iterable[Stretch]) -> _Piece:
             spans.append((start, stop))
         texts.append(text)
         start = stop
-    return _Piece("".join(texts), tuple(spans), False)
+    if start:
+        yield _Piece("".join(texts), tuple(spans), False)
+
+
+@lru_cache
+def _special(name: str, loss: bool) -> _Piece:
+    return _Piece(name, ((0, len(name)),) if loss else (), True)
 
 
 def _encode_pieces(
