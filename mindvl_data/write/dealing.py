@@ -21,9 +21,10 @@ from mindvl_data.media import MediaReader
 from mindvl_data.store import starts_of
 from mindvl_data.write.reads import RangeReader, Ranges, ahead, plan, windows
 
-# Read where they lie when a read gives so much on average, or when all are few enough to be cached anyway.
+# Read where they lie when a read gives so much on average, or when all are few enough to be cached: the scan has just
+# been through them. Dealing writes every byte once more.
 LEAST_READ = 128 << 10
-FEW_BYTES = 512 << 20
+FEW_BYTES = 4 << 30
 # A run, and a group of shards: so large, larger only where there would be more than MOST of each.
 RUN_BYTES = 1 << 30
 MOST = 256
