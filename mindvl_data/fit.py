@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,29 @@ class Weights:
     """Columns over the n samples of a corpus, for one resolution (and, once fitted, one length).
 
     num_ids, num_images: how much of the sample is used, from its start. tokens = num_ids with each image's
-    one placeholder expanded. vision_tokens; patches, before the merge.
+    one placeholder expanded. patches: of all its images, before `merge` x `merge` of them make a vision token.
     """
 
     num_ids: NDArray[np.int32]
-    num_images: NDArray[np.int32]
+    num_images: NDArray[np.int16]
     tokens: NDArray[np.int32]
     loss_tokens: NDArray[np.int32]
-    vision_tokens: NDArray[np.int32]
     image_bytes: NDArray[np.integer]
     patches: NDArray[np.int32]
+    merge: int
+
+    def of(self, samples: NDArray[np.integer], column: str) -> NDArray[np.int32]:
+        """`tokens`, `loss_tokens` or `vision_tokens` of these samples, int32 [samples]."""
+        if column == "vision_tokens":
+            found: NDArray[np.int32] = self.patches[samples] // np.int32(self.merge**2)
+        else:
+            found = getattr(self, column)[samples]
+        return found
+
+    def copied(self) -> Weights:
+        """The same in arrays of its own."""
+        columns: dict[str, Any] = {k: v.copy() for k, v in vars(self).items() if isinstance(v, np.ndarray)}
+        return replace(self, **columns)
 
 
 @dataclass(frozen=True)
@@ -52,23 +66,23 @@ class Fitted:
 def weigh(corpus: Corpus, resolution: Resolution) -> Weights:
     """Exact tokens and patches of every sample: text as counted, images by the resize rule."""
     n = len(corpus)
-    vision_tokens, patches = np.empty(n, np.int32), np.empty(n, np.int32)
-    image_bytes = np.empty(n, np.int64)
+    tokens, patches, image_bytes = corpus.num_ids.copy(), np.empty(n, np.int32), np.empty(n, np.int64)
+    num_images = np.empty(n, np.int16)
     for start in range(0, n, CHUNK):
         end = min(start + CHUNK, n)
         of_images = image_weights(corpus, resolution, start, end)
-        vision_tokens[start:end], patches[start:end], image_bytes[start:end] = (
-            _per_sample(values, corpus.image_starts[start : end + 1]) for values in of_images
-        )
-    num_images = np.diff(corpus.image_starts).astype(np.int32)
+        starts = corpus.image_starts[start : end + 1]
+        vision_tokens, patches[start:end], image_bytes[start:end] = (_per_sample(v, starts) for v in of_images)
+        num_images[start:end] = np.diff(starts)
+        tokens[start:end] += (vision_tokens - num_images[start:end]).astype(np.int32)
     return Weights(
         num_ids=corpus.num_ids,
         num_images=num_images,
-        tokens=corpus.num_ids - num_images + vision_tokens,
+        tokens=tokens,
         loss_tokens=corpus.loss_tokens,
-        vision_tokens=vision_tokens,
         image_bytes=narrow(image_bytes),
         patches=patches,
+        merge=resolution.merge,
     )
 
 
@@ -109,7 +123,7 @@ def fit(
     none = too_long[:0]
     if overlong != "truncate" or not len(too_long):
         return Fitted(weights, fits, none, too_long, none)
-    weights = replace(weights, **{name: getattr(weights, name).copy() for name in weights.__dataclass_fields__})
+    weights = weights.copied()
     learns = [_cut(corpus, weights, i, seq_len, resolution, tokens, image_pad) for i in too_long.tolist()]
     fits[too_long] = learns
     return Fitted(weights, fits, too_long[learns], none, too_long[~fits[too_long]])
@@ -123,7 +137,6 @@ def _cut(
     vision, patches, size = image_weights(corpus, resolution, sample, sample + 1)
     kept, images = truncated(ids, vision, seq_len, image_pad)
     weights.num_ids[sample], weights.num_images[sample] = kept, images
-    weights.vision_tokens[sample] = vision[:images].sum()
     weights.tokens[sample] = kept - images + vision[:images].sum()
     weights.patches[sample] = patches[:images].sum()
     weights.image_bytes[sample] = size[:images].sum(dtype=np.int64)

@@ -104,7 +104,7 @@ def _by_source(
         sums[0] += np.bincount(of, minlength=len(sources))
         for line, column in enumerate(COUNTED[1:], 1):
             # As floats: exact, a chunk's sum is far below 2^53.
-            sums[line] += np.bincount(of, getattr(weights, column)[some], len(sources)).astype(np.int64)
+            sums[line] += np.bincount(of, weights.of(some, column), len(sources)).astype(np.int64)
     return {name: dict(zip(COUNTED, sums[:, i].tolist(), strict=True)) for i, name in enumerate(sources)}
 
 
