@@ -5,7 +5,8 @@ found without a line of ours changing. What we ship is registered the same way, 
 """
 
 import difflib
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from mindvl_data.errors import UserError
@@ -23,6 +24,12 @@ class PluginError(UserError):
     """A plugin that is not installed, or is installed twice under one name."""
 
 
+@cache
+def installed() -> EntryPoints:
+    """Of all groups; read once a process, because it opens a file of every package that is installed."""
+    return entry_points()
+
+
 def available(group: str) -> dict[str, EntryPoint]:
     """The entry points of `group` by name, sorted, not yet imported.
 
@@ -30,7 +37,7 @@ def available(group: str) -> dict[str, EntryPoint]:
         PluginError: two installed packages register the same name for different objects.
     """
     found: dict[str, EntryPoint] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in sorted(installed().select(group=group), key=lambda point: point.name):
         earlier = found.setdefault(point.name, point)
         if earlier.value != point.value:
             raise PluginError(
