@@ -157,26 +157,30 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
     from mindvl_train.config_file import load_config
     from mindvl_train.plan import make_plan
 
-    made = make_plan(load_config(train_yaml, overrides), str(train_yaml), ranks, memory * GIB)
+    loaded = load_config(train_yaml, overrides)
+    made = make_plan(loaded, str(train_yaml), ranks, memory * GIB)
     if as_json:
         stages = [asdict(stage) | {"fits": stage.total <= memory * GIB} for stage in made.stages]
         print(json.dumps(asdict(made) | {"stages": stages}))
         return
     console = open_console(stderr=False)
     console.print(f"{made.parameters:,} parameters, {made.active:,} of them active for a token", highlight=False)
-    table = Table(title=f"GiB on each of {ranks} ranks, everything sharded, in float32", title_justify="left")
+    used = f"kept in float32, used in {loaded.config.precision}"
+    title = f"GiB on each of {ranks} ranks of {memory:g} GiB, everything sharded, {used}"
+    table = Table(title=title, title_justify="left")
     table.add_column("stage")
-    for column in ("trained", "weights", "gradients", "optimizer", "activations", "sum", "GFLOPs a token"):
+    for column in ("trained", "weights", "gradients", "optimizer", "gathered", "activations", "sum", "GFLOPs a token"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column(f"fits {memory:g} GiB")
+    table.add_column("fits")
     for stage in made.stages:
-        parts = (stage.weights, stage.gradients, stage.optimizer, stage.activations, stage.total)
+        state = (stage.weights, stage.gradients, stage.optimizer)
+        parts = (*state, stage.gathered, stage.activations, stage.total)
         sizes = [f"{part / GIB:,.2f}" for part in parts]
         fits = "yes" if stage.total <= memory * GIB else "no"
         table.add_row(stage.name, f"{stage.trained:,}", *sizes, f"{stage.flops_per_token / 1e9:,.3g}", fits)
     console.print(table)
     for proposal in made.meshes:
-        held = f"{(proposal.state + proposal.activations) / GIB:,.2f} GiB a rank"
+        held = f"{(proposal.state + proposal.gathered + proposal.activations) / GIB:,.2f} GiB a rank"
         console.print(f"mesh: {proposal.sizes}: {held}, sends {proposal.sent / GIB:,.2f} GiB a step", highlight=False)
     if not made.meshes:
         advice = "more ranks, a smaller micro_batch, or less to train"

@@ -22,10 +22,12 @@ class Measured:
     Attributes:
         flops: floating-point operations of the forward and the backward pass, as torch counts them.
         kept: bytes that autograd held for the backward pass, parameters left out.
+        checkpointed: the same where every layer keeps its input alone, and one at a time is computed again.
     """
 
     flops: int
     kept: int
+    checkpointed: int
 
 
 def measure(model: nn.Module, batch: Any) -> Measured:
@@ -42,8 +44,12 @@ def measure(model: nn.Module, batch: Any) -> Measured:
     model.zero_grad(set_to_none=True)
     by_module, root = counter.get_flop_counts(), type(model).__name__
     repeated = sum((times - 1) * sum(by_module[f"{root}.{name}"].values()) for name, times in layers.times.items())
-    kept = sum(layers.times.get(name, 1) * sum(found.values()) for name, found in layers.kept.items())
-    return Measured(counter.get_total_flops() + repeated, kept)
+    each = {name: sum(found.values()) for name, found in layers.kept.items()}
+    rest = each.pop("")
+    kept = sum(layers.times.get(name, 1) * size for name, size in each.items())
+    inputs = sum(layers.times.get(name, 1) * size for name, size in layers.inputs.items())
+    largest = max(each.values(), default=0)
+    return Measured(counter.get_total_flops() + repeated, rest + kept, rest + inputs + largest)
 
 
 class _Layers:
@@ -52,11 +58,13 @@ class _Layers:
     Attributes:
         times: layers that each one stands for, itself included.
         kept: bytes of every storage that autograd saved, by the layer that ran; "" is the rest of the model.
+        inputs: bytes of the first argument, by the layer that ran; 0 where nothing before it trains.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.times: Counter[str] = Counter()
         self.kept: dict[str, dict[int, int]] = {"": {}}
+        self.inputs: dict[str, int] = {}
         self._first: dict[Hashable, str] = {}
         self._running = ""
         self._shared = {parameter.untyped_storage()._cdata: False for parameter in model.parameters()}
@@ -75,7 +83,7 @@ class _Layers:
         given = [leaf for leaf in tree_leaves(args[1:]) if _is_tensor(leaf)]
         self._shared |= {leaf.untyped_storage()._cdata: True for leaf in given}
         self._alive += given
-        self._running, self.kept[name] = name, {}
+        self._running, self.kept[name], self.inputs[name] = name, {}, _bytes(args[0])
         output = forward(*args)
         self._running = ""
         if _is_tensor(output) and _alike(output.detach()) == _alike(args[0].detach()):
@@ -116,6 +124,11 @@ def _alike_run_once(model: nn.Module) -> Iterator[_Layers]:
 
 def _instead(layers: _Layers, name: str, layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args, **named: forward(*args, **named) if named else layers.run(name, layer, forward, args)
+
+
+def _bytes(value: Any) -> int:
+    """Of a tensor that gradients pass through: another is no activation."""
+    return value.numel() * value.element_size() if _is_tensor(value) and value.requires_grad else 0
 
 
 def _is_tensor(value: object) -> bool:

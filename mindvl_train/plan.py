@@ -1,8 +1,9 @@
 """What a run would take: parameters, memory and arithmetic, without memory or an accelerator.
 
 The model is built on torch's meta device and sent the costliest micro-batch of every stage, forward and backward
-(`measure.py`): torch counts the floating-point operations, and what autograd keeps for the backward pass is added up.
-Nothing is estimated by formula but the optimizer's state, and the share of each rank.
+(`measure.py`): torch counts the floating-point operations, and what autograd keeps for the backward pass is added up,
+in the run's precision and with or without its activation checkpointing. Nothing is estimated by formula but the
+optimizer's state, the share of each rank, and what is whole while it is used.
 """
 
 import math
@@ -18,16 +19,17 @@ from mindvl_train import plugins
 from mindvl_train.assembly import Assembly, assemble
 from mindvl_train.batch import collate
 from mindvl_train.config_file import LoadedConfig, validate
-from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.kernels.registry import KernelConfig, KernelSpec, resolve
 from mindvl_train.measure import measure
-from mindvl_train.models.moe import MixtureOfExperts
+from mindvl_train.models.moe import MixtureOfExperts, Router
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.optim import freeze_all_but
-from mindvl_train.parallel.propose import Load, Proposal, costliest, propose
+from mindvl_train.parallel.mesh import Sizes
+from mindvl_train.parallel.propose import Load, Proposal, costliest, gathered, propose
 from mindvl_train.stages import Stage
 
 META = torch.device("meta")
-# Parameters, gradients and both moments of AdamW are float32.
+# Parameters, gradients and both moments of AdamW are kept in float32 whatever the precision they are used in.
 BYTES = 4
 MOMENTS = 2
 
@@ -39,6 +41,7 @@ class StagePlan:
     Attributes:
         trained: parameters that train, over all ranks.
         weights, gradients, optimizer: bytes of this rank's share.
+        gathered: bytes of weights and gradients that are whole while they are used.
         activations: bytes that the costliest micro-batch keeps for its backward pass.
         flops_per_token: floating-point operations of forward and backward pass, per token of that micro-batch.
     """
@@ -49,13 +52,14 @@ class StagePlan:
     weights: int
     gradients: int
     optimizer: int
+    gathered: int
     activations: int
     flops_per_token: float
 
     @property
     def total(self) -> int:
         """Bytes on one rank."""
-        return self.weights + self.gradients + self.optimizer + self.activations
+        return self.weights + self.gradients + self.optimizer + self.gathered + self.activations
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,18 @@ def make_plan(loaded: LoadedConfig, where: str, ranks: int, memory: float = math
 
 
 def _on_meta(parts: Assembly) -> nn.Module:
-    """The model with kernels that work without values."""
+    """The model with the run's kernels where they work without values: a chunked loss keeps less than a whole one."""
     spec: ModelSpec = plugins.load(plugins.MODELS, parts.config.model.name)
     config = validate(spec.config, parts.record["model"]["config"], "", "model.config.")
+    chosen = {operation: name for operation, name in parts.kernel_names.items() if _works_on_meta(operation, name)}
     with META:
-        return spec.build(config, resolve(KernelConfig(), META.type))
+        return spec.build(config, resolve(KernelConfig(**chosen), META.type))
+
+
+def _works_on_meta(operation: str, name: str) -> bool:
+    known = plugins.available(plugins.KERNELS)
+    spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{name}")
+    return f"{operation}.{META.type}" not in known and spec.serves(META.type)
 
 
 def _idle(model: nn.Module) -> int:
@@ -115,7 +126,7 @@ def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> 
     held = sum(parameter.numel() for parameter in model.parameters())
     pack = _costliest(stage)
     batch = collate([pack] * stage.config.micro_batch, parts.layout, pixels="black").to(META)
-    measured = measure(model, batch)
+    measured = measure(as_used(model, parts.config.precision), batch)
     return StagePlan(
         name=stage.name,
         seq_len=stage.manifest.seq_len,
@@ -123,9 +134,20 @@ def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> 
         weights=-(-held // ranks) * BYTES,
         gradients=-(-trained // ranks) * BYTES,
         optimizer=-(-trained // ranks) * BYTES * MOMENTS,
-        activations=measured.kept,
+        gathered=gathered(model, Sizes(shard=ranks), parts.config.precision),
+        activations=measured.checkpointed if parts.config.activation_checkpointing else measured.kept,
         flops_per_token=measured.flops / len(batch.ids),
     )
+
+
+def as_used(model: nn.Module, precision: str) -> nn.Module:
+    """With its weights as a forward pass sees them: in bfloat16, but for the routers (`parallel/data.py`)."""
+    if precision == "bfloat16":
+        model.to(torch.bfloat16)
+        for module in model.modules():
+            if isinstance(module, Router):
+                module.float()
+    return model
 
 
 def _costliest(stage: Stage) -> Pack:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,17 +94,42 @@ def without_values(
 ) -> Tensor:
     """On the meta device, where it does not matter which tokens a segment has: all of one length in one call.
 
-    As much arithmetic and as much kept for the backward pass, in a call a length instead of a call a window.
+    As much arithmetic as the reference, and as much kept for the backward pass as by every fused kernel: queries,
+    keys, values, outputs and a sum a row, never the scores of all pairs.
     """
     alike = Segments.of(length * count for length, count in sorted(Counter(segments.lengths).items()))
-    grouped = query.shape[1] != key.shape[1]
     batches = zip(*(_split(stream, alike) for stream in (query, key, value)), strict=True)
     attended = []
     for length, batch in zip(sorted(set(segments.lengths)), batches, strict=True):
         q, k, v = (stream.squeeze(0).unflatten(1, (-1, length)).transpose(0, 1) for stream in batch)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
+        out: Tensor = _Fused.apply(q, k, v)  # type: ignore[no-untyped-call]
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
+
+
+class _Fused(torch.autograd.Function):
+    """The products of attention over [B, heads, L, D], and what a fused kernel keeps; no values."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        scores = query @ _repeated(key, query).transpose(2, 3)
+        out = scores @ _repeated(value, query)
+        sums = query.new_empty(query.shape[:3], dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, out, sums)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value, _, _ = ctx.saved_tensors
+        (gradient,) = gradients
+        scores = gradient @ _repeated(value, query).transpose(2, 3)
+        for_value, for_key = scores.transpose(2, 3) @ gradient, scores.transpose(2, 3) @ query
+        return scores @ _repeated(key, query), for_key[:, : key.shape[1]], for_value[:, : key.shape[1]]
+
+
+def _repeated(heads: Tensor, query: Tensor) -> Tensor:
+    """One for every head of the queries."""
+    return heads.repeat_interleave(query.shape[1] // heads.shape[1], dim=1)
 
 
 def load_cuda() -> Attention:

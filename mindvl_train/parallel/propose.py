@@ -14,15 +14,16 @@ from torch import nn
 
 from mindvl_train.config import TrainConfig
 from mindvl_train.models.decoder import DecoderLayer
-from mindvl_train.models.moe import MixtureOfExperts
+from mindvl_train.models.moe import Experts, MixtureOfExperts
+from mindvl_train.parallel.data import blocks_of
 from mindvl_train.parallel.fit import Limits, StageShape, meshes
 from mindvl_train.parallel.mesh import Sizes, build_mesh
 from mindvl_train.parallel.parallelise import parallelise
 from mindvl_train.parallel.pieces import local
 
-# Weights, gradients and both moments of AdamW in float32; what travels in the training's own type.
+# Weights, gradients and both moments of AdamW in float32; what is used and travels in the training's own type.
 STATE_BYTES = 16
-SENT_BYTES = {"float32": 4, "bfloat16": 2}
+USED_BYTES = {"float32": 4, "bfloat16": 2}
 TRIED = 24
 SHOWN = 4
 
@@ -34,12 +35,14 @@ class Proposal:
     Attributes:
         sizes: of its dimensions.
         state: bytes of weights, gradients and optimizer state on the fullest rank, everything training.
+        gathered: bytes of what is whole while it is used, see `gathered`.
         activations: bytes that a micro-batch keeps on a rank.
         sent: bytes that a rank sends in one step.
     """
 
     sizes: Sizes
     state: int
+    gathered: int
     activations: int
     sent: int
 
@@ -66,16 +69,16 @@ def propose(
         memory: bytes of one rank.
     """
     model = build()
-    sent = {sizes: _sent(model, sizes, load.stage, SENT_BYTES[config.precision]) for sizes in meshes(ranks, limits)}
+    sent = {sizes: _sent(model, sizes, load.stage, USED_BYTES[config.precision]) for sizes in meshes(ranks, limits)}
     found: list[Proposal] = []
     for sizes in sorted(sent, key=sent.__getitem__)[:TRIED]:
-        activations = load.activations // sizes.share
+        activations, whole = load.activations // sizes.share, gathered(model, sizes, config.precision)
         # No need to build what cannot fit: a copy's state is spread over its ranks at best.
-        if _parameters(model) * STATE_BYTES * sizes.replicate / ranks + activations > memory:
+        if _parameters(model) * STATE_BYTES * sizes.replicate / ranks + whole + activations > memory:
             continue
         state = measure_state(build(), config, sizes)
-        if state + activations <= memory:
-            found.append(Proposal(sizes, state, activations, sent[sizes]))
+        if state + whole + activations <= memory:
+            found.append(Proposal(sizes, state, whole, activations, sent[sizes]))
         if len(found) == SHOWN:
             break
     return found
@@ -92,6 +95,34 @@ def measure_state(model: nn.Module, config: TrainConfig, sizes: Sizes) -> int:
     with _pretended(sizes.ranks):
         parallelise(model, build_mesh(sizes, torch.device("cpu")), config)
         return sum(local(parameter).numel() for parameter in model.parameters()) * STATE_BYTES
+
+
+def gathered(model: nn.Module, sizes: Sizes, precision: str) -> int:
+    """Bytes of weights and gradients that are whole on a rank while they are used, beside its pieces of them.
+
+    What stands outside the blocks stays whole for a step; of the blocks there are one at work, the one after it, and
+    the gradients of one (PyTorch FSDP, arXiv 2304.11277, 3.3). A rank alone gathers nothing in float32.
+    """
+    if sizes.ranks == 1 and precision == "float32":
+        return 0
+    blocks = blocks_of(model)
+    inside = {id(weight) for block in blocks for weight in block.parameters()}
+    outside = [weight for weight in model.parameters() if id(weight) not in inside]
+    trained = sum(weight.numel() for weight in outside if weight.requires_grad)
+    at_work = 2 * max((_on_a_rank(block, sizes) for block in blocks), default=0)
+    their_gradients = max((_on_a_rank(block, sizes, trained=True) for block in blocks), default=0)
+    numbers = sum(weight.numel() for weight in outside) + trained + at_work + their_gradients
+    return numbers * USED_BYTES[precision]
+
+
+def _on_a_rank(block: nn.Module, sizes: Sizes, *, trained: bool = False) -> int:
+    """Numbers of a block, or of what trains of it, that a rank sees: its part of the heads, widths and experts."""
+    counted = [weight for weight in block.parameters() if weight.requires_grad or not trained]
+    if not isinstance(block, DecoderLayer):
+        return sum(weight.numel() for weight in counted)
+    experts = {id(each) for layer in block.modules() if isinstance(layer, Experts) for each in layer.parameters()}
+    parts = (sizes.tensor, sizes.expert)
+    return sum(weight.numel() // parts[id(weight) in experts] for weight in counted)
 
 
 @contextmanager

@@ -54,6 +54,15 @@ TINY_MODEL: dict[str, Any] = {
     },
 }
 
+MOE: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "dense_layers": [0],
+    "scoring": "sigmoid",
+    "balance_speed": 0.01,
+}
+
 
 @dataclass(frozen=True)
 class Sample:

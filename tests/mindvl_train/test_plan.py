@@ -1,6 +1,7 @@
 """What a run would take, measured without memory."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,23 @@ from typer.testing import CliRunner
 from mindvl_data import vision
 from mindvl_data.manifest import pack_at, packs_of, read_manifest
 from mindvl_train import plan, presets
+from mindvl_train.accelerators import CPU
+from mindvl_train.assembly import assemble
+from mindvl_train.batch import collate
 from mindvl_train.cli import app
 from mindvl_train.config_file import load_config
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.optim import MOMENTS, build_optimizer, freeze_all_but
+from mindvl_train.parallel.mesh import Sizes, build_mesh, joined
+from mindvl_train.parallel.parallelise import parallelise
+from mindvl_train.parallel.pieces import local
 from mindvl_train.plan import Plan, make_plan
 from mindvl_train.presets import PresetError, read_preset
 from mindvl_train.run import train
 from tests.conftest import QUICKSTART
-from tests.mindvl_train.models.test_moe import MOE
-from tests.mindvl_train.synthetic import TINY_MODEL, tiny_model, write_run
+from tests.mindvl_train.synthetic import MOE, TINY_MODEL, tiny_model, write_run
 
 SIZES = {
     "mindvl-671b-a37b": 671_721_323_008,
@@ -75,6 +83,47 @@ def test_what_trains_and_what_is_sharded(tmp_path: Path) -> None:
     assert warmup.flops_per_token < everything.flops_per_token
 
 
+def test_bfloat16_narrows_what_is_used_and_not_what_is_kept(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    wide, narrow = (_plan(path, 2, f"precision={precision}").stages[1] for precision in ("float32", "bfloat16"))
+    assert (narrow.weights, narrow.gradients, narrow.optimizer) == (wide.weights, wide.gradients, wide.optimizer)
+    assert narrow.gathered == wide.gathered / 2
+    assert 0.5 * wide.activations < narrow.activations < 0.7 * wide.activations
+    # Nothing is gathered by one rank alone, unless it has to be narrowed.
+    assert _plan(path).stages[1].gathered == 0
+    assert _plan(path, 1, "precision=bfloat16").stages[1].gathered == narrow.gathered
+
+
+def test_checkpointed_blocks_and_a_chunked_loss_keep_less(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    kept = _plan(path).stages[1].activations
+    assert _plan(path, 1, "activation_checkpointing=true").stages[1].activations < 0.7 * kept
+    assert _plan(path, 1, "kernels={cross_entropy: chunked}").stages[1].activations < kept
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_rank_holds_what_was_planned(tmp_path: Path, precision: str) -> None:
+    """The trainer's own parts, with weights: bytes of every piece after a step."""
+    path = write_run(tmp_path)
+    planned = _plan(path, 1, f"precision={precision}").stages[1]
+    parts = assemble(load_config(path, [f"precision={precision}"]), str(path))
+    with joined(CPU) as device:
+        model = parallelise(parts.model, build_mesh(Sizes(), device), parts.config)
+        give_weights(model, 1, device)
+        config = parts.stages[1].config
+        optimizer = build_optimizer(freeze_all_but(model, config.train), config.lr, parts.config.optimizer)
+        model(collate(list(packs_of(parts.stages[1].manifest))[:3], parts.layout)).backward()
+        optimizer.step()
+        weights = list(model.parameters())
+        state = [moments[name] for moments in optimizer.state.values() for name in MOMENTS]
+        held = [_bytes(each) for each in (weights, [weight.grad for weight in weights], state)]
+    assert held == [planned.weights, planned.gradients, planned.optimizer]
+
+
+def _bytes(tensors: Sequence[torch.Tensor | None]) -> int:
+    return sum(local(each).numel() * each.element_size() for each in tensors if each is not None)
+
+
 def test_operations_are_three_times_two_a_parameter_and_token(tmp_path: Path) -> None:
     """Forward, and backward for inputs and weights: 6 a parameter that multiplies, besides attention."""
     wide = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 56}
@@ -116,4 +165,4 @@ def test_nothing_is_written_and_nothing_allocated_by_the_command(tmp_path: Path)
     assert sorted(tmp_path.rglob("*")) == before
     text = CliRunner().invoke(app, ["plan", str(path)]).stdout
     assert "active for a token" in text
-    assert "fits 64 GiB" in text
+    assert "on each of 1 ranks of 64 GiB" in text

@@ -1,4 +1,4 @@
-"""On the meta device: as much arithmetic and as much kept as with values, in fewer calls."""
+"""On the meta device: as much arithmetic as by the reference, and as much kept as by it with values."""
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ SEGMENTS = Segments.of([6, 4, 6, 1, 9, 4, 4])
 class Attends(nn.Module):
     """A projection and the attention over it, as a model that `measure` takes."""
 
-    def __init__(self, kernel: Attention, *, causal: bool) -> None:
+    def __init__(self, kernel: Attention, device: str, *, causal: bool) -> None:
         super().__init__()
-        self.projection = nn.Linear(32, 64, device="meta")
+        self.projection = nn.Linear(32, 64, device=device)
         self.kernel, self.causal = kernel, causal
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -27,11 +27,14 @@ class Attends(nn.Module):
         return attended.sum()
 
 
-def _measured(kernel: Attention, *, causal: bool) -> Measured:
-    hidden = torch.empty(SEGMENTS.cu_seqlens[-1], 32, device="meta", requires_grad=True)
-    return measure(Attends(kernel, causal=causal), hidden)
+def _measured(kernel: Attention, device: str, *, causal: bool) -> Measured:
+    hidden = torch.empty(SEGMENTS.cu_seqlens[-1], 32, device=device, requires_grad=True)
+    return measure(Attends(kernel, device, causal=causal), hidden)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_costs_what_the_reference_costs(causal: bool) -> None:
-    assert _measured(attention.without_values, causal=causal) == _measured(attention.reference, causal=causal)
+    """Without values torch takes attention apart, and keeps the scores of all pairs, which no run does."""
+    found = _measured(attention.without_values, "meta", causal=causal)
+    assert found.flops == _measured(attention.reference, "meta", causal=causal).flops
+    assert found.kept == _measured(attention.reference, "cpu", causal=causal).kept

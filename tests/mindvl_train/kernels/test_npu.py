@@ -17,8 +17,7 @@ from mindvl_train.kernels.rotary import load_npu as load_rotary
 from mindvl_train.kernels.segments import Segments
 from mindvl_train.models.vlm import VLM, VLMConfig
 from tests.mindvl_train.kernels.fake_torch_npu import Recorded
-from tests.mindvl_train.models.test_moe import MOE
-from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, image_sample, pack_of, text_sample, tiny_model
+from tests.mindvl_train.synthetic import LAYOUT, MOE, TINY_MODEL, image_sample, pack_of, text_sample, tiny_model
 
 LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8}
 WINDOWS = {"window_size": 112, "fullatt_block_indexes": [1]}

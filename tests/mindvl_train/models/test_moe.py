@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,16 +13,7 @@ from mindvl_train.config_file import load_config
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
 from mindvl_train.run import train
 from mindvl_train.saved_weights import open_saved
-from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, mixed_packs, tiny_model, write_run
-
-MOE: dict[str, Any] = {
-    "num_experts": 6,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "dense_layers": [0],
-    "scoring": "sigmoid",
-    "balance_speed": 0.01,
-}
+from tests.mindvl_train.synthetic import LAYOUT, MOE, TINY_MODEL, mixed_packs, tiny_model, write_run
 
 
 def _layer(model: torch.nn.Module) -> MixtureOfExperts:

@@ -13,7 +13,7 @@ from mindvl_train.parallel.fit import StageShape, limits_of, problems
 from mindvl_train.parallel.mesh import Sizes, build_mesh
 from mindvl_train.parallel.parallelise import parallelise
 from mindvl_train.parallel.pieces import local
-from mindvl_train.parallel.propose import STATE_BYTES, Load, Proposal, measure_state, propose
+from mindvl_train.parallel.propose import STATE_BYTES, Load, Proposal, gathered, measure_state, propose
 from tests.mindvl_train.parallel.one_step import RUN
 from tests.mindvl_train.parallel.pool import Pool
 from tests.mindvl_train.synthetic import TINY_MODEL
@@ -48,12 +48,15 @@ def test_512_ranks_without_one() -> None:
 
 def test_less_memory_means_fewer_copies_and_shared_packs() -> None:
     parameters = sum(parameter.numel() for parameter in build().parameters())
-    whole = proposed(16, memory=parameters * STATE_BYTES * 1.01)
+    used = gathered(build(), Sizes(replicate=16), "float32")
+    whole = proposed(16, memory=parameters * STATE_BYTES * 1.01 + used)
     assert whole[0].sizes.replicate == 16
-    tight = proposed(16, memory=parameters * STATE_BYTES / 4)
-    assert all(proposal.sizes.replicate <= 4 for proposal in tight)
-    shared = proposed(16, memory=parameters * STATE_BYTES / 4 + 300, activations=400)
-    assert all(proposal.sizes.share >= 2 for proposal in shared if proposal.sizes.replicate == 4)
+    tight = proposed(16, memory=parameters * STATE_BYTES / 4 + used)
+    assert tight
+    assert all(proposal.sizes.replicate <= 8 for proposal in tight)
+    less = proposed(16, memory=parameters * STATE_BYTES / 4 + used, activations=parameters * 8)
+    assert less
+    assert all(proposal.sizes.share >= 2 for proposal in less)
     assert proposed(16, memory=100) == []
 
 
