@@ -25,9 +25,9 @@ class PluginError(UserError):
 
 
 @cache
-def installed() -> EntryPoints:
-    """Of all groups; read once a process, because it opens a file of every package that is installed."""
-    return entry_points()
+def installed(group: str) -> EntryPoints:
+    """Read once a process, because it opens a file of every package that is installed."""
+    return entry_points(group=group)
 
 
 def available(group: str) -> dict[str, EntryPoint]:
@@ -37,7 +37,7 @@ def available(group: str) -> dict[str, EntryPoint]:
         PluginError: two installed packages register the same name for different objects.
     """
     found: dict[str, EntryPoint] = {}
-    for point in sorted(installed().select(group=group), key=lambda point: point.name):
+    for point in sorted(installed(group), key=lambda point: point.name):
         earlier = found.setdefault(point.name, point)
         if earlier.value != point.value:
             raise PluginError(

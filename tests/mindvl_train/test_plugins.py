@@ -33,7 +33,7 @@ def test_an_unknown_plugin_names_the_nearest() -> None:
 
 def test_two_packages_that_register_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints([EntryPoint("x", value, plugins.MODELS) for value in ("a:A", "b:B")])
-    monkeypatch.setattr(plugins, "installed", lambda: points)
+    monkeypatch.setattr(plugins, "installed", lambda group: points)
     with pytest.raises(plugins.PluginError, match=r"two packages register 'x' \(a:A and b:B\)"):
         plugins.load(plugins.MODELS, "x")
 
