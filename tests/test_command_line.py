@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from mindvl_data.build import BuildReport
 from mindvl_data.cli import app
@@ -47,9 +48,9 @@ def test_the_options_are_these() -> None:
 
 
 def failed(*arguments: object, code: int = 2, **env: str) -> str:
-    """The one message of a command that must fail; nothing on standard output, no traceback."""
-    result = run(*arguments, **env)
-    assert (result.returncode, result.stdout) == (code, ""), result.stdout + result.stderr
+    """The one message of a command that must fail; nothing on standard output, no traceback. In this process."""
+    result = CliRunner().invoke(app, [*map(str, arguments)], env=env)
+    assert (result.exit_code, result.stdout) == (code, ""), result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     return result.stderr
 
