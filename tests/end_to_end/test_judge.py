@@ -2,6 +2,10 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -168,3 +172,39 @@ def test_a_number_may_come_in_the_ways_models_write_one(text: str) -> None:
 def test_an_object_that_lacks_or_breaks_a_metric_is_none(text: str) -> None:
     with pytest.raises(Unreadable):
         read_object(text, PRESETS["capabilities"].metrics)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from mindvl_data.build import build
+from mindvl_data.recipe import load_recipe
+from mindvl_data.scores import answers
+answers.PART_ANSWERS = 64
+build(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_asks_again_only_about_what_it_had_not_kept(tmp_path: Path, address: tuple[str, Path]) -> None:
+    """SIGKILL among the answers: what was on disk by then is not asked for, nor paid for, twice."""
+    count = 600
+    crawl(tmp_path / "crawl.parquet", [{"caption": f"killed number {i}"} for i in range(count)])
+    scores = {"judge": judge(address[0], concurrency=4)}
+    path, out = recipe(tmp_path, scores=scores, filters=KEEP), tmp_path / "out"
+
+    def asked() -> int:
+        return sum(request["text"].startswith("killed number") for request in requests(address[1]))
+
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(out)])
+    while asked() < 200 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    before, on_disk = asked(), [pl.read_parquet(part) for part in (out / "scores").rglob("0*.parquet")]
+    had = sum(map(len, on_disk))
+    assert 64 <= had < before
+    report = built(tmp_path, scores=scores, filters=KEEP)
+    # Four were perhaps on their way when it was killed, and are noted late.
+    assert count - had <= asked() - before <= count - had + 4
+    assert scored(report.out)["quality"].to_list() == [3] * count
