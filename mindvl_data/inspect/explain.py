@@ -45,8 +45,14 @@ def sample_at(manifest: Manifest, number: int, token: int) -> bytes:
 def stories(manifest: Manifest, name: str) -> list[dict[str, Any]]:
     """The stories of the samples called `name`: a sample id in hexadecimal, a uid, or a key.
 
-    Raises ExplainError when no sample, kept or dropped, is called so.
+    Raises ExplainError when no sample, kept or dropped, is called so, and for a set in a store: the samples table
+    and the ledger stay in the folder of the build.
     """
+    if manifest.store is not None:
+        raise ExplainError(
+            f"{manifest.where}: a store has the packs, not the story of sample {name}; the samples table and the "
+            f"ledger are in the folder where the build was made: explain {manifest.store.rpartition('/')[2]} there"
+        )
     build = manifest.path.parent.parent
     ids = _ids(build, name)
     if not ids:

@@ -29,6 +29,7 @@ class PackReader:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._order: EpochOrder | None = None
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        self._costs: dict[int, NDArray[np.int64]] = {}
 
     def number(self, epoch: int, place: int) -> int:
         """The pack that stands at a place of an epoch."""
@@ -46,12 +47,21 @@ class PackReader:
         return replace(pack, images=tuple(self._with_data(image) for image in pack.images))
 
     def costs(self, number: int) -> NDArray[np.int64]:
-        """What a pack costs, int64 [2]: Σ l² and patches; its tokens and images are not read."""
-        shard, place = self._shard(number)
-        return np.asarray(shard.costs[place])
+        """What a pack costs, int64 [2]: Σ l² and patches; its tokens and images are not read.
+
+        They stay in memory, 16 bytes a pack: a later epoch, whose steps lie all over the shards, opens none for them.
+        """
+        index = self._index(number)
+        if index not in self._costs:
+            self._costs[index] = self._shard(number)[0].costs
+        return np.asarray(self._costs[index][number - int(self._starts[index])])
+
+    def _index(self, number: int) -> int:
+        """The shard that a pack lies in."""
+        return int(np.searchsorted(self._starts, number, side="right")) - 1
 
     def _shard(self, number: int) -> tuple[ShardReader, int]:
-        index = int(np.searchsorted(self._starts, number, side="right")) - 1
+        index = self._index(number)
         if index not in self._open:
             first = int(self._starts[index])
             self._open[index] = open_shard(self._manifest, self._manifest.shards[index], first)

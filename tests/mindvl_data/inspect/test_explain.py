@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from mindvl_data.build import BuildReport, build
@@ -64,3 +65,13 @@ def test_a_dropped_sample_has_a_story_too_and_the_sources_are_not_needed(recipe_
     assert [d["reason"] for d in short["dropped"]] == ["filtered"]
     assert "says something: text_chars >= 28" in short["dropped"][0]["detail"]
     assert not any(short["draws"].values())
+
+
+def test_of_a_set_in_a_store_the_sample_is_found_and_the_place_of_its_story_said(quickstart: BuildReport) -> None:
+    fsspec.filesystem("memory").put(f"{quickstart.out}/holdout-4096/", "/explained/holdout-4096/", recursive=True)
+    there = read_manifest("memory://explained/holdout-4096")
+    uid = sample_at(there, 0, 20)
+    assert uid == sample_at(read_manifest(quickstart.out / "holdout-4096"), 0, 20)
+    said = rf"memory://explained/holdout-4096/manifest.json: .*sample {uid.hex()}.*explain holdout-4096 there"
+    with pytest.raises(ExplainError, match=said):
+        stories(there, uid.hex())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.stream import PackStream, deal
+from mindvl_data.stream import PackStream, deal, reading
 from mindvl_data.stream.dealing import imbalance
 from tests.mindvl_data.packs import make_manifest, make_pack
 
@@ -59,3 +59,18 @@ def test_a_stream_dealt_by_cost_delivers_the_same_batches(tmp_path: Path, last: 
         ]
 
     assert batches("cost") == batches("turn")
+
+
+def test_costs_are_read_of_each_shard_once_however_often_its_packs_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_manifest(tmp_path / "set", [make_pack(i, images=False) for i in range(24)], per_shard=2)
+    opened: list[str] = []
+    open_shard = reading.open_shard
+    monkeypatch.setattr(reading, "open_shard", lambda *asked: opened.append(asked[1].path) or open_shard(*asked))
+    stream = PackStream(path, 0, 2, 6, epochs=5, deal="cost")
+    n = 0
+    while (step := stream.step_at(n)).slots:
+        n = step.after
+    assert n == 5 * 24
+    assert sorted(opened) == [f"shard-{number:05d}.arrow" for number in range(12)]
