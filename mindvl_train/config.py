@@ -165,8 +165,9 @@ class MeshConfig(Frozen):
 
 
 class LoaderConfig(Frozen):
-    """Threads that decode images, and optimizer steps kept ready."""
+    """What decodes images (threads, or processes where the loop keeps the interpreter busy), and steps kept ready."""
 
+    kind: Literal["threads", "processes"] = "threads"
     workers: Positive = 1
     ahead: Positive = 2
 

@@ -92,7 +92,8 @@ class Trainer:
             self.optimizer.step()
         else:
             self._refuse_or_skip(batches, losses, norm)
-        noted = self.parts.after_step(self.model)
+        # A step that is left out moves nothing, the balance of experts neither.
+        noted = self.parts.after_step(self.model) if finite else {}
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - waiting_since
         self.log(
@@ -153,4 +154,5 @@ def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int
     """This rank's batches of a manifest, from its beginning and without end."""
     settings, ranks = parts.config.loader, mesh.sizes.data
     stream = PackStream(manifest, mesh.data_rank, ranks, global_batch, epochs=None, deal="cost")
-    return Loader(stream, global_batch // ranks, micro_batch, parts.layout, settings.workers, settings.ahead)
+    packs = global_batch // ranks
+    return Loader(stream, packs, micro_batch, parts.layout, settings.workers, settings.ahead, settings.kind)

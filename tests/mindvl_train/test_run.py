@@ -76,6 +76,13 @@ def test_how_a_run_is_carried_out_may_change(run_yaml: Path, undisturbed: Path, 
     assert records_of(tmp_path) == records_of(undisturbed)
 
 
+@pytest.mark.slow
+def test_processes_may_decode(run_yaml: Path, undisturbed: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run_of(run_yaml, tmp_path, "loader.kind=processes", "holdout=null", stop=StopAt("step", 2))
+    assert losses_of(tmp_path) == losses_of(undisturbed)[:2]
+
+
 def test_what_a_run_computes_may_not(run_yaml: Path, undisturbed: Path) -> None:
     with pytest.raises(RunFolderError) as caught:
         run_of(run_yaml, undisturbed, "stages.everything.lr={'*': 1}", "seed=12")

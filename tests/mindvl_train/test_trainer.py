@@ -1,5 +1,6 @@
 """The step: losses that do not depend on how it is cut, and what becomes of one that is no number."""
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from mindvl_train import trainer
 from mindvl_train.trainer import NonFiniteError
 from tests.mindvl_train.short_runs import losses_of, records_of, run_of
-from tests.mindvl_train.synthetic import write_run
+from tests.mindvl_train.synthetic import MOE, TINY_MODEL, write_run
 
 STEPS = 12  # 2 epochs of 7 packs two at a time, then 2 epochs of 6 packs three at a time
 
@@ -55,6 +56,15 @@ def test_such_a_step_is_left_out_and_counted_where_the_rule_says_so(
     assert skipped["step"] == 3
     assert "the gradient's norm is nan on packs" in skipped["why"]
     assert [record["skipped"] for record in records if record["event"] == "step"] == [0, 0, *[1] * (STEPS - 2)]
+
+
+def test_a_step_that_is_left_out_moves_nothing(run_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bias that balances experts neither, which no gradient moves."""
+    monkeypatch.setattr(trainer, "clip_gradients", lambda parameters, limit: math.nan)
+    model = {"name": "vlm", "config": TINY_MODEL | {"decoder": TINY_MODEL["decoder"] | {"moe": MOE}}}
+    rule = "non_finite={action: skip, at_most: 100}"
+    result = run_of(run_yaml, tmp_path, rule, f"model={json.dumps(model)}")
+    assert [stage.moved for stage in result.stages] == [{}, {}]
 
 
 def test_a_run_leaves_out_no_more_steps_than_it_may(run_yaml: Path, tmp_path: Path) -> None:
