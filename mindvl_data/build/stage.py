@@ -151,7 +151,7 @@ def _ordered(
 ) -> tuple[Packs, dict[str, dict[str, NDArray[np.int64]]]]:
     """The packs in the order they are written, and both costs of each in every order there is."""
     lengths, patches = weights.tokens[made.draw.samples], weights.patches[made.draw.samples]
-    costs = {"attention": made.packs.sums(lengths.astype(np.int64) ** 2), "patches": made.packs.sums(patches)}
+    costs = {"attention": made.packs.sums(lengths, power=2), "patches": made.packs.sums(patches)}
     orders = {
         rule: order_packs(
             *costs.values(), rule=rule, step=recipe.order.step, seed=recipe.seed, name=spec.name, borders=made.borders

@@ -49,11 +49,18 @@ def again(packs: Packs, samples: NDArray[np.integer], pack_of: NDArray[Any] | No
     if pack_of is None:
         pack_of = np.repeat(np.arange(len(packs)), np.diff(packs.offsets))
     drawn = samples[packs.index]
-    times = np.bincount(drawn, minlength=1)
-    repeated = np.flatnonzero(times[drawn] > 1)
+    repeated = np.flatnonzero(_several(drawn)[drawn])
     order = repeated[np.lexsort((drawn[repeated], pack_of[repeated]))]
     same = (pack_of[order[1:]] == pack_of[order[:-1]]) & (drawn[order[1:]] == drawn[order[:-1]])
     return np.sort(order[1:][same])
+
+
+def _several(drawn: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which samples are drawn more than once, bool [samples]; by sorting, a count would take eight bytes a sample."""
+    flags = np.zeros(int(drawn.max(initial=-1)) + 1, bool)
+    ordered = np.sort(drawn)
+    flags[ordered[1:][ordered[1:] == ordered[:-1]]] = True
+    return flags
 
 
 @compiled
