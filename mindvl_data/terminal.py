@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -97,8 +97,9 @@ def _heard() -> Iterator[None]:
 
     def again(dropped: Any) -> None:
         if dropped.exc_type is KeyboardInterrupt:
-            # From a thread: here it would be raised in this function, and dropped once more.
-            threading.Timer(0.05, _thread.interrupt_main).start()
+            # By a signal from a thread: raised in this function it would be dropped once more.
+            main = threading.main_thread().ident
+            threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
         else:
             before(dropped)
 
