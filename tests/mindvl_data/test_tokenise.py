@@ -145,7 +145,7 @@ def test_without_a_default_system_turn_nothing_stands_before_the_first() -> None
 
 
 @given(st.lists(st.one_of(texts, st.sampled_from(sorted(small().added))), max_size=6).map("".join))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_control_tokens_in_a_text_are_text(text: str) -> None:
     encoded = one(turn(0, "user", "Q") + turn(1, "assistant", text), "chat", template="chatml")
     control = np.isin(encoded.ids, list(small().added.values()))
@@ -268,7 +268,7 @@ def expected_mask(parts: list[Part], loss_rule: str) -> tuple[list[int], list[bo
 
 
 @given(conversations(), st.sampled_from(["answers", "all"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_mask_follows_where_tokens_start(parts: list[Part], loss_rule: str) -> None:
     encoded = one(parts, "chat", loss_rule)
     ids, mask = expected_mask(parts, loss_rule)
@@ -353,7 +353,7 @@ def test_qwens_ids_are_the_published_ones() -> None:
 
 
 @given(st.lists(texts, min_size=1, max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_qwens_ids_are_tiktokens(samples: list[str]) -> None:
     for text, encoding in zip(samples, qwen().encode_batch(samples), strict=True):
         assert encoding.ids == tiktoken_ids(text)
