@@ -128,8 +128,8 @@ def _image_array(packs: list[Pack], seq_len: int) -> pa.Array:
 
 def _bytes_array(values: Sequence[bytes | memoryview | None]) -> pa.Array:
     """large_binary of buffers that may lie anywhere, copied where they do not lie in a row."""
-    parts = [np.frombuffer(value or b"", np.uint8) for value in values]
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts], dtype=np.int64)]).astype(np.int64)
+    parts = [pa.py_buffer(value or b"") for value in values]
+    offsets = np.concatenate([[0], np.cumsum([part.size for part in parts], dtype=np.int64)]).astype(np.int64)
     if all(value is not None for value in values):
         missing = None
     else:
@@ -139,13 +139,10 @@ def _bytes_array(values: Sequence[bytes | memoryview | None]) -> pa.Array:
     )
 
 
-def _in_a_row(parts: Sequence[NDArray[np.uint8]], offsets: NDArray[np.int64]) -> pa.Buffer:
+def _in_a_row(parts: Sequence[pa.Buffer], offsets: NDArray[np.int64]) -> pa.Buffer:
     """The parts as one buffer: the memory itself where each begins at the end of the one before."""
-    filled = [
-        (part.__array_interface__["data"][0], at)
-        for part, at in zip(parts, offsets.tolist(), strict=False)
-        if len(part)
-    ]
-    if filled and len({address - at for address, at in filled}) == 1:
-        return pa.foreign_buffer(filled[0][0], int(offsets[-1]), base=parts)
-    return pa.py_buffer(np.concatenate([np.empty(0, np.uint8), *parts]))
+    filled = np.diff(offsets) > 0
+    begins = np.array([part.address for part in parts], np.int64)[filled] - offsets[:-1][filled]
+    if len(begins) and (begins == begins[0]).all():
+        return pa.foreign_buffer(int(begins[0]), int(offsets[-1]), base=parts)
+    return pa.py_buffer(b"".join(parts))
