@@ -149,7 +149,7 @@ def main() -> None:
         image_pad = read_manifest(manifest).tokenizer["special_ids"]["image_pad"]
         samples = samples_of(manifest)[: arguments.samples]
         ratio = compare("quickstart", samples, arguments.capacity, image_pad)
-    for mix in ("text-heavy", "90% x 64 + 2048", "97% x 32 + 4000"):
+    for mix in ("text-heavy", "90% x 64 + 2048", "97% x 32 + 2048"):
         if ratio >= WANTED:
             break
         ratio = compare(mix, invented(mix, arguments.samples, arguments.capacity), arguments.capacity)
