@@ -26,8 +26,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from mindvl_data.errors import UserError
-from mindvl_data.shards import file_sha256
-from mindvl_train.durable import sync
+from mindvl_data.shards import file_sha256, sync
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import is_first
 

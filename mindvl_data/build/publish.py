@@ -21,7 +21,7 @@ from mindvl_data.build.run import BuildError, Run
 from mindvl_data.card import card
 from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
 from mindvl_data.schema import SAMPLE_ID
-from mindvl_data.shards import ShardInfo, file_sha256
+from mindvl_data.shards import ShardInfo, file_sha256, sync
 from mindvl_data.vision import Resolution
 
 NOTE = "build.json"
@@ -172,7 +172,8 @@ def publish(
     )
     (work / CARD).write_text(card(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
     (work / NOTE).write_text(json.dumps(dict(keys)) + "\n")
-    _sync(work)
+    for written in (*work.iterdir(), work):
+        sync(written)
     _replace(folder, work)
     shutil.rmtree(work.parent)
     return folder / path.name
@@ -205,26 +206,10 @@ def write_draws(path: Path, draws: Iterable[Mapping[str, NDArray[Any]]]) -> int:
     return drawn
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder last: a rename is only on disk when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _replace(folder: Path, work: Path) -> None:
     """An older set under the name is moved aside first; `recover` mends what a kill in between leaves."""
     if folder.exists():
         folder.rename(_aside(folder))
     work.rename(folder)
-    _sync_folder(folder.parent)
+    sync(folder.parent)
     recover(folder)

@@ -107,7 +107,6 @@ def _with_thresholds(
     names = [task.samples.name for task in tasks]
     path = run.folder("samples") / f"top-{fingerprints.key(asdict(rule), names, inputs)}.json"
     run.used.add(path)
-    run.used.add(path)
     if not path.exists():
         run.work["top"] += 1
         found: dict[str, list[NDArray[np.float64]]] = {}
