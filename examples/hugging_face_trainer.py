@@ -20,8 +20,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, T
 
 from mindvl_data.shards import Pack
 from mindvl_data.stream import PackStream
-from mindvl_train.batch import BatchLayout, collate
-from mindvl_train.positions import text_positions
+from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.data.positions import text_positions
 
 IGNORED = -100
 

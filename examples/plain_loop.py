@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 
 from mindvl_data.stream import PackStream
-from mindvl_train.batch import BatchLayout, collate
+from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from mindvl_data.build import build
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 
 ROOT = Path(__file__).parent

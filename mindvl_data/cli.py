@@ -12,11 +12,11 @@ import typer
 from rich.filesize import decimal
 
 from mindvl_data.errors import UserError
-from mindvl_data.terminal import open_bar, open_console, print_json, reported, shown
+from mindvl_data.runtime.terminal import open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
-    from mindvl_data.build import BuildReport
     from mindvl_data.manifest import Manifest
+    from mindvl_data.pipeline import BuildReport
 
 app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
 PICTURED_PACKS = 12
@@ -180,8 +180,8 @@ def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) 
     """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
     with reported(debug, failure=1):
         from mindvl_data.manifest import read_manifest
-        from mindvl_data.verify import files
-        from mindvl_data.verify import verify as checks
+        from mindvl_data.manifest.verify import files
+        from mindvl_data.manifest.verify import verify as checks
 
         found = read_manifest(manifest)
         with open_bar() as bar:
@@ -239,7 +239,7 @@ def gc(
 ) -> None:
     """Show what a build folder holds that its last build did not use; with --yes remove it."""
     with reported(debug):
-        from mindvl_data.build import gc as collecting
+        from mindvl_data.pipeline import gc as collecting
 
         found = collecting.collect(build, sets) if yes else collecting.garbage(build)
         if as_json:
@@ -266,8 +266,8 @@ def schema() -> None:
 def _build(
     recipe: Path, out: str | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
 ) -> BuildReport:
-    from mindvl_data.build import build as run
-    from mindvl_data.engine import leave_pandas_out
+    from mindvl_data.engines.local import leave_pandas_out
+    from mindvl_data.pipeline import build as run
     from mindvl_data.recipe import load_recipe
 
     leave_pandas_out()
@@ -286,8 +286,8 @@ def _build(
 
 
 def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
-    from mindvl_data.build import forecast
     from mindvl_data.inspect import forecast as forecasts
+    from mindvl_data.pipeline import forecast
     from mindvl_data.recipe import load_recipe
 
     made = forecast(load_recipe(recipe, overrides).recipe)

@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mindvl_train.answers import cli as answers
-from mindvl_train.metrics import Record, StageSummary
+from mindvl_train.loop.metrics import Record, StageSummary
 from mindvl_train.terminal import is_first, open_console, or_exit
 
 GIB = 2**30
@@ -133,8 +133,8 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
     # where other processes share the cores a step takes up to three times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Torch takes seconds to import: not before there is something to train.
-    from mindvl_train.config_file import load_config
-    from mindvl_train.run import train
+    from mindvl_train.config.loading import load_config
+    from mindvl_train.loop.run import train
 
     loaded = load_config(train_yaml, overrides)
     folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)
@@ -154,8 +154,8 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
 
 
 def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_json: bool) -> None:
-    from mindvl_train.config_file import load_config
-    from mindvl_train.plan import make_plan
+    from mindvl_train.config.loading import load_config
+    from mindvl_train.planning.plan import make_plan
 
     loaded = load_config(train_yaml, overrides)
     made = make_plan(loaded, str(train_yaml), ranks, memory * GIB)
@@ -188,7 +188,7 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
 
 
 def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool) -> None:
-    from mindvl_train.average import average_folders
+    from mindvl_train.weights.average import average_folders
 
     parents = average_folders(folders, weights.split(",") if weights else None, out)
     if as_json:
@@ -201,7 +201,7 @@ def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool)
 
 
 def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str | None, as_json: bool) -> None:
-    from mindvl_train.published.importing import import_model
+    from mindvl_train.weights.published.importing import import_model
 
     report = import_model(folder, vision, out, seed, dtype)
     if as_json:
@@ -216,7 +216,7 @@ def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str 
 
 
 def _export(folder: Path, out: Path, dtype: str | None, tokenizer: Path | None, as_json: bool) -> None:
-    from mindvl_train.published.exporting import export_model
+    from mindvl_train.weights.published.exporting import export_model
 
     report = export_model(folder, out, dtype, tokenizer)
     if as_json:

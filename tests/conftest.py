@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.build import BuildReport, build
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 
 # Tests run in a process a core: torch with a thread a core in each of them waits ten times longer than it computes.

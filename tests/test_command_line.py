@@ -12,8 +12,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mindvl_data.build import BuildReport
 from mindvl_data.cli import app
+from mindvl_data.pipeline import BuildReport
 from tests.conftest import QUICKSTART
 
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.

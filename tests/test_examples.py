@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from examples import hugging_face_trainer, plain_loop
-from mindvl_data.build import BuildReport
+from mindvl_data.pipeline import BuildReport
 from mindvl_data.stream import PackStream
-from mindvl_train.batch import collate
+from mindvl_train.data.batch import collate
 from tests.mindvl_train.parity import _imported, _qwen2_5_vl, samples
 from tests.mindvl_train.synthetic import LAYOUT, mixed_packs, pack_of, write_data_set
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindvl_train.batch import Batch
+from mindvl_train.data.batch import Batch
 from tests.benchmarks.padding import invented, packed, padded
 from tests.mindvl_train.synthetic import SPECIAL_IDS, image_sample, text_sample, tiny_model
 

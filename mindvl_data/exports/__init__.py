@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mindvl_data import plugins
 from mindvl_data.errors import UserError
 from mindvl_data.exports.records import Record, packs, samples
 from mindvl_data.manifest import Manifest
+from mindvl_data.runtime import plugins
 
 GROUP = "mindvl_data.exports"
 Writer = Callable[[Iterator[Record], Path, Manifest], None]

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data.card import card
 from mindvl_data.exports.records import Record
+from mindvl_data.inspect.card import card
 from mindvl_data.manifest import Manifest
 
 SHARD_BYTES = 256 << 20

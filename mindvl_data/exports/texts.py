@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.schema import SAMPLES_INDEX
+from mindvl_data.tables.schema import SAMPLES_INDEX
 
 FILE = "texts.scratch"
 COLUMNS = ["sample_id", "uid", "parts"]

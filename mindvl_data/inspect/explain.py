@@ -16,12 +16,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mindvl_data.boxes import BadBox, grounded
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
 from mindvl_data.media import expand
 from mindvl_data.recipe import Boxes
-from mindvl_data.schema import BOXES, SAMPLES_INDEX, Part
+from mindvl_data.tables.schema import BOXES, SAMPLES_INDEX, Part
+from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import Resolution
 
 FACTS = ["source", "file", "key", "uid", "num_turns", "text_chars", "num_images", "width", "height", "image_bytes"]

@@ -15,13 +15,14 @@ from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.text import Text
 
-from mindvl_data import plugins, vision
-from mindvl_data.boxes import BadBox, grounded
+from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.recipe import Boxes
-from mindvl_data.schema import BOXES
+from mindvl_data.runtime import plugins
 from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.tables.schema import BOXES
+from mindvl_data.tokenise.grounding import BadBox, grounded
 
 LOOKED_AT = 50
 ASKED = Asked(keep=(BOXES,), boxes=True)

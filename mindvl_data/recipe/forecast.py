@@ -57,7 +57,7 @@ class Forecast(Model):
     """What `plan --forecast` reckons training with."""
 
     model: str | ModelSize
-    """A name of the table in mindvl_data/compute.py, or numbers."""
+    """A name of the table in mindvl_data/pipeline/compute.py, or numbers."""
     device: str | DeviceSize
     utilisation: float = Field(gt=0, le=1)
     """The share of the device's peak that training reaches."""

@@ -17,7 +17,7 @@ from mindvl_data.recipe.rewrite import Rewrite
 from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
-from mindvl_data.schema import FILTER_COLUMNS
+from mindvl_data.tables.schema import FILTER_COLUMNS
 
 CREDENTIALS = re.compile(r"://[^/]*@")
 

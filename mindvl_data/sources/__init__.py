@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from mindvl_data.errors import UserError
-from mindvl_data.schema import BOXES, Drop, Part
+from mindvl_data.tables.schema import BOXES, Drop, Part
 
 GROUP = "mindvl_data.sources"
 # How a format's text is rendered unless the recipe says otherwise; a plugin's reader sets `read.render`.

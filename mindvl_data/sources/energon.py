@@ -11,11 +11,11 @@ from typing import Any, Final
 import fsspec
 import yaml
 
-from mindvl_data.schema import Part
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.webdataset import Archive, Group, kind_of, read_text
+from mindvl_data.tables.schema import Part
 
 META = ".nv-meta/dataset.yaml"
 FIELD = re.compile(r"^([\w.,]+)((?:\[\w+\])*)$")

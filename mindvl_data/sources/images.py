@@ -7,8 +7,8 @@ import binascii
 from collections.abc import Sequence
 from typing import Any
 
-from mindvl_data.schema import Part
 from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable
+from mindvl_data.tables.schema import Part
 
 VIDEO = ("video", "videos", "audio", "audios")
 

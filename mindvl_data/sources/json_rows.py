@@ -11,9 +11,9 @@ from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
-from mindvl_data.schema import Drop
 from mindvl_data.sources import RECORD_BYTES, Piece, SourceError
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.tables.schema import Drop
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 CHUNK_BYTES = 4 << 20

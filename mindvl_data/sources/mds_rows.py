@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from mindvl_data.schema import Drop
 from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.tables.schema import Drop
 
 MAPPED_ROWS = 1024
 IMAGES = ("jpeg", "png")

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.schema import BOXES, Part
 from mindvl_data.sources import Row, Sample, Unusable
+from mindvl_data.tables.schema import BOXES, Part
 
 PLACES = re.compile("(<bbox>|<ref-object>)")
 SCALES = {None: None, "real": "pixels", "norm1": "unit"}

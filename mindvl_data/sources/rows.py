@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.schema import Drop
 from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, Unusable, attempt, mds_unpacked
 from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 from mindvl_data.sources.mds_rows import mds_rows
 from mindvl_data.sources.objects import with_objects
+from mindvl_data.tables.schema import Drop
 
 MDS = (".mds", *(f".mds{end}" for end in mds_unpacked.CODECS))
 TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, **dict.fromkeys(MDS, mds_rows)}

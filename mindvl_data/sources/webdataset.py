@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.schema import Drop, Part
 from mindvl_data.sources import (
     RECORD_BYTES,
     Asked,
@@ -31,6 +30,7 @@ from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.pieces import tar_pieces
 from mindvl_data.sources.tar import Gap, Member, Run, walk
+from mindvl_data.tables.schema import Drop, Part
 
 # The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
 IMAGES = frozenset(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding
 
-from mindvl_data.schema import Part
+from mindvl_data.tables.schema import Part
 from mindvl_data.tokenise.render import RENDERS, ChatTemplate, Stretch
 from mindvl_data.tokenise.tokeniser import Tokeniser
 

@@ -14,7 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from mindvl_data.schema import Control, Part
+from mindvl_data.tables.schema import Control, Part
 
 END_OF_TEXT: Final = "<|endoftext|>"
 

@@ -14,7 +14,7 @@ from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
 from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
-from mindvl_train.published.folder import TOKENIZER, tokenizer_sha256
+from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
 
 # Qwen2-VL's published bounds and template, for a model that was imported and not trained here.
 DEFAULTS: Mapping[str, Any] = {

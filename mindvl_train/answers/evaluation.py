@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mindvl_data.shards import Pack
-from mindvl_train.batch import Batch, BatchLayout, collate
+from mindvl_train.data.batch import Batch, BatchLayout, collate
 
 # Packs decoded ahead of the model.
 AHEAD = 8

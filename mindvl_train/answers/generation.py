@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mindvl_data.shards import Pack
-from mindvl_train.batch import Batch, BatchLayout, collate
+from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.segments import Segments
 
 

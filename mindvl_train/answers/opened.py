@@ -11,14 +11,14 @@ from torch import nn
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
-from mindvl_train.batch import BatchLayout
-from mindvl_train.imported import DESCRIPTION
+from mindvl_train.data.batch import BatchLayout
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.spec import ModelSpec
-from mindvl_train.published.folder import CONFIG
-from mindvl_train.published.importing import LANGUAGE, import_model
-from mindvl_train.trained import Trained, open_trained
+from mindvl_train.weights.imported import DESCRIPTION
+from mindvl_train.weights.published.folder import CONFIG
+from mindvl_train.weights.published.importing import LANGUAGE, import_model
+from mindvl_train.weights.trained import Trained, open_trained
 
 
 class OpenError(UserError):

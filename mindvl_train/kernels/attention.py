@@ -102,7 +102,7 @@ def without_values(
     attended = []
     for length, batch in zip(sorted(set(segments.lengths)), batches, strict=True):
         q, k, v = (stream.squeeze(0).unflatten(1, (-1, length)).transpose(0, 1) for stream in batch)
-        out: Tensor = _Fused.apply(q, k, v)  # type: ignore[no-untyped-call]
+        out: Tensor = _Fused.apply(q, k, v)
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 

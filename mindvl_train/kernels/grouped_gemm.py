@@ -78,7 +78,7 @@ def load_npu() -> GroupedGEMM:
             return tokens_gradient, weight_gradient(tokens, gradient, counts), None
 
     def multiply(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-        product: Tensor = NPUGroupedGEMM.apply(tokens, weight, counts)  # type: ignore[no-untyped-call]
+        product: Tensor = NPUGroupedGEMM.apply(tokens, weight, counts)
         return product
 
     return multiply

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from mindvl_train.parallel.pieces import local, place_of
+from mindvl_train.dtensor import local, place_of
 
 DEVIATION = 0.02
 # What is added to the residual stream; their deviation shrinks with depth (GPT-2, Radford et al. 2019, 2.3).

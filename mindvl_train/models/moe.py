@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
+from mindvl_train.dtensor import local, place_of
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.layers import FeedForward
-from mindvl_train.parallel.pieces import local, place_of
 
 
 class MoEConfig(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
-from mindvl_train.batch import Batch
+from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.registry import Kernels
 
 

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from mindvl_train.batch import Batch
-from mindvl_train.flops import batch_flops
+from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig
+from mindvl_train.models.flops import batch_flops
 from mindvl_train.models.moe import auxiliary_loss, balance
 from mindvl_train.models.projector import Projector
 from mindvl_train.models.spec import ModelInputs, ModelSpec

@@ -20,7 +20,7 @@ class _Exchange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return _Exchange.apply(gradients[0], ctx.receive, ctx.send, ctx.group), None, None, None  # type: ignore[no-untyped-call]
+        return _Exchange.apply(gradients[0], ctx.receive, ctx.send, ctx.group), None, None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -33,7 +33,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _ScatterSum.apply(gradients[0], ctx.group), None  # type: ignore[no-untyped-call]
+        return _ScatterSum.apply(gradients[0], ctx.group), None
 
 
 class _ScatterSum(torch.autograd.Function):
@@ -46,22 +46,22 @@ class _ScatterSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(gradients[0], ctx.group), None  # type: ignore[no-untyped-call]
+        return _Gather.apply(gradients[0], ctx.group), None
 
 
 def exchange(rows: Tensor, send: Sequence[int], receive: Sequence[int], group: dist.ProcessGroup) -> Tensor:
     """[Σ send, ...] → [Σ receive, ...]: a run of rows to every rank, a run from every rank, in the ranks' order."""
-    received: Tensor = _Exchange.apply(rows, send, receive, group)  # type: ignore[no-untyped-call]
+    received: Tensor = _Exchange.apply(rows, send, receive, group)
     return received
 
 
 def gather_rows(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """[N, ...] → [ranks · N, ...]: the rows of all ranks, in their order; gradients are summed."""
-    gathered: Tensor = _Gather.apply(rows, group)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(rows, group)
     return gathered
 
 
 def scatter_sum(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """[ranks · N, ...] → [N, ...]: this rank's part of the sum over ranks."""
-    summed: Tensor = _ScatterSum.apply(rows, group)  # type: ignore[no-untyped-call]
+    summed: Tensor = _ScatterSum.apply(rows, group)
     return summed

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mindvl_train.batch import Batch
+from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.registry import Attention
 from mindvl_train.kernels.segments import Segments
 from mindvl_train.models.decoder import DecoderAttention

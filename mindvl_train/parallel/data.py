@@ -11,11 +11,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, HSDPMeshInfo, ShardPlacementResult
 from torch.distributed.tensor import DTensor, Shard
 
-from mindvl_train.config import TrainConfig
+from mindvl_train.config.schema import TrainConfig
+from mindvl_train.dtensor import copies_of, local
 from mindvl_train.models.moe import Router
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import Mesh
-from mindvl_train.parallel.pieces import copies_of, local
 
 # [experts, out, in].
 EXPERT_DIMENSIONS = 3

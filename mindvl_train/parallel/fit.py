@@ -7,7 +7,7 @@ from math import gcd
 from torch import nn
 
 from mindvl_data.errors import UserError
-from mindvl_train.config import MeshConfig
+from mindvl_train.config.schema import MeshConfig
 from mindvl_train.models.decoder import DecoderAttention, DecoderLayer
 from mindvl_train.models.latent_attention import LatentAttention
 from mindvl_train.models.layers import FeedForward

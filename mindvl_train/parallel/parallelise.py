@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from mindvl_train.config import TrainConfig
+from mindvl_train.config.schema import TrainConfig
 from mindvl_train.parallel import context, data, expert, tensor
 from mindvl_train.parallel.mesh import Mesh
 

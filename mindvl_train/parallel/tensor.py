@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from mindvl_train.dtensor import local
 from mindvl_train.models.decoder import DecoderAttention, DecoderLayer
 from mindvl_train.models.latent_attention import LatentAttention
 from mindvl_train.models.layers import FeedForward
 from mindvl_train.parallel.collectives import gather_rows, scatter_sum
 from mindvl_train.parallel.mesh import Mesh
-from mindvl_train.parallel.pieces import local
 
 # Which layers are divided by what they put out, and which by what they take in.
 COLUMNS, ROWS = Shard(0), Shard(1)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.dedup import Pictures, near_pictures, near_texts
+from mindvl_data.steps.dedup import Pictures, near_pictures, near_texts
 
 
 def hashes(count: int, rng: np.random.Generator) -> NDArray[np.uint64]:

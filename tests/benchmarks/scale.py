@@ -27,23 +27,23 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from mindvl_data.build.assembly import draws_of
-from mindvl_data.build.prepare import Prepared, corpus_of, hold_out
-from mindvl_data.build.publish import write_draws
-from mindvl_data.build.rewriting import Rewritten
-from mindvl_data.build.run import Run
-from mindvl_data.build.scanning import Partition
-from mindvl_data.build.scoring import Scores
-from mindvl_data.build.selecting import select
-from mindvl_data.build.spec import specs
-from mindvl_data.build.stage import plan_stage
-from mindvl_data.build.thinning import thin
-from mindvl_data.engine import Engine
-from mindvl_data.estimate import Estimate
+from mindvl_data.engines.local import Engine
+from mindvl_data.pipeline.assembly import draws_of
+from mindvl_data.pipeline.prepare import Prepared, corpus_of, hold_out
+from mindvl_data.pipeline.publish import write_draws
+from mindvl_data.pipeline.rewriting import Rewritten
+from mindvl_data.pipeline.run import Run
+from mindvl_data.pipeline.scanning import Partition
+from mindvl_data.pipeline.scoring import Scores
+from mindvl_data.pipeline.selecting import select
+from mindvl_data.pipeline.spec import specs
+from mindvl_data.pipeline.stage import plan_stage
+from mindvl_data.pipeline.thinning import thin
 from mindvl_data.recipe import load_recipe
-from mindvl_data.schema import SAMPLES
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.store import Store, from_samples, starts_of
+from mindvl_data.steps.estimate import Estimate
+from mindvl_data.tables.schema import SAMPLES
+from mindvl_data.tables.store import Store, from_samples, starts_of
 from tests.benchmarks import vlm_lengths
 from tests.conftest import QUICKSTART
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
 
-from mindvl_data.scan import Rules, ScanTask, scan
 from mindvl_data.sources import Asked
 from mindvl_data.sources.files import FingerprintCache, source_files
+from mindvl_data.steps.scan import Rules, ScanTask, scan
 
 RUNS = 3
 SENTENCE = "a photo of the old red house by sea with two boats and dog under green tree in evening light"

@@ -28,8 +28,8 @@ from tests.benchmarks.scan import pictures
 MEASURED = """
 import re, sys
 from pathlib import Path
-from mindvl_data import plugins
-from mindvl_data.scan import Rules, ScanTask, scan
+from mindvl_data.runtime import plugins
+from mindvl_data.steps.scan import Rules, ScanTask, scan
 from mindvl_data.sources import GROUP, Asked
 from mindvl_data.sources.files import FingerprintCache, source_files
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import polars as pl
 
-from mindvl_data.scores import language, minhash, repetition, text
+from mindvl_data.steps.scores import language, minhash, repetition, text
 
 WORDS = "the a dog cat on red beach with two people near old house in of and photo from sky water".split()  # noqa: SIM905
 SCORES = {

@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from mindvl_data.build import build
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.stream import PackStream
 from mindvl_data.stream.epochs import order_of_epoch

@@ -186,8 +186,8 @@ def text_of(sample: Any) -> str:
 
 def read_ours(folder: Path, kind: str, resize: str = "pillow") -> Iterator[Item]:
     from mindvl_data.stream import PackStream
-    from mindvl_train.batch import BatchLayout
-    from mindvl_train.loader import Loader
+    from mindvl_train.data.batch import BatchLayout
+    from mindvl_train.data.loader import Loader
 
     stream = PackStream(folder / "built" / "one-4096", epochs=None)
     layout = BatchLayout(14, 2, stream.manifest.tokenizer["special_ids"]["image_pad"], resize=resize)

@@ -35,9 +35,9 @@ def main() -> None:
 
 def _noted(marks: list[Mark]) -> None:
     """Have `build` write down when each of its steps begins, and when it ends."""
-    import mindvl_data.build
+    import mindvl_data.pipeline
 
-    built = mindvl_data.build.build
+    built = mindvl_data.pipeline.build
 
     def noting(loaded: Any, out: Any, workers: int, progress: Any, *rest: Any) -> Any:
         def seen(step: str, done: int, total: int) -> None:
@@ -48,7 +48,7 @@ def _noted(marks: list[Mark]) -> None:
 
         return built(loaded, out, workers, seen, *rest)
 
-    mindvl_data.build.build = noting
+    mindvl_data.pipeline.build = noting
 
 
 def cpu() -> float:

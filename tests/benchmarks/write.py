@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from mindvl_data.engine import Engine
+from mindvl_data.engines.local import Engine
 from mindvl_data.shards.sink import SYNCED_BYTES
-from mindvl_data.store import IMAGE, Store, starts_of, write_store
+from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write
+from mindvl_data.tables.store import IMAGE, Store, starts_of, write_store
 from mindvl_data.vision import Resolution
-from mindvl_data.write import Segments, WriteTask, deal, plan_deals, shard_borders, write
 
 FILES = 8
 SEQ_LEN = 4096

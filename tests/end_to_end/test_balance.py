@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mindvl_data.recipe import RecipeError
-from mindvl_data.scores import ScoreError
+from mindvl_data.steps.scores import ScoreError
 from tests.mindvl_data.crawl import built, crawl, dropped, kept, uid
 
 

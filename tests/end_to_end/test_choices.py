@@ -8,12 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import ManifestError, read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.media import MediaError
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.stream import PackStream
-from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mindvl_data.build import build
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
-from mindvl_data.scores import ScoreError
+from mindvl_data.steps.scores import ScoreError
 from tests.mindvl_data.crawl import built, crawl, kept, recipe
 from tests.torchvision_fits import told
 

@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 import webdataset
 
-from mindvl_data.build import build
 from mindvl_data.inspect.explain import stories
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import png

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from mindvl_data.build import build
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_train.cli import app
 from tests.conftest import QUICKSTART

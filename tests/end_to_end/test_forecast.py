@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mindvl_data.build import BuildError, forecast
 from mindvl_data.cli import app
-from mindvl_data.mix import MixError
+from mindvl_data.pipeline import BuildError, forecast
 from mindvl_data.recipe import load_recipe
+from mindvl_data.steps.mix import MixError
 
 
 def recipe(folder: Path, stage: dict[str, Any], **more: Any) -> Path:

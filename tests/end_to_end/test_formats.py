@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
-from mindvl_data.schema import REASONS
+from mindvl_data.tables.schema import REASONS
 from mindvl_data.tokenise import load_tokeniser
 from tests.conftest import QUICKSTART
 
@@ -262,7 +262,7 @@ def test_one_more_file_costs_the_scan_of_one(tmp_path: Path) -> None:
 
 
 PLUGIN = """
-from mindvl_data.schema import Part
+from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Sample
 from mindvl_data.sources.rows import samples
 

@@ -16,14 +16,14 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from mindvl_data.build import BuildError, BuildReport, build
 from mindvl_data.inspect.explain import stories
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.manifest.verify import verify
+from mindvl_data.pipeline import BuildError, BuildReport, build
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.shards import Pack
-from mindvl_data.store import open_store
+from mindvl_data.tables.store import open_store
 from mindvl_data.tokenise import Tokeniser, load_tokeniser
-from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 
 SIZE, BOX = (500, 400), (100, 120, 300, 360)

@@ -16,8 +16,8 @@ import pytest
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.recipe.judges import PRESETS
-from mindvl_data.scores import ScoreError
-from mindvl_data.scores.judge import Unreadable, read_number, read_object
+from mindvl_data.steps.scores import ScoreError
+from mindvl_data.steps.scores.judge import Unreadable, read_number, read_object
 from tests.mindvl_data.crawl import built, crawl, kept, recipe
 from tests.mindvl_data.endpoint import KEY, requests
 
@@ -177,9 +177,9 @@ def test_an_object_that_lacks_or_breaks_a_metric_is_none(text: str) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from mindvl_data.build import build
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
-from mindvl_data.scores import answers
+from mindvl_data.steps.scores import answers
 answers.PART_ANSWERS = 64
 build(load_recipe(Path(sys.argv[1])), Path(sys.argv[2]))
 """

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import read_manifest
-from mindvl_data.mix import MixError
+from mindvl_data.manifest.verify import verify
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack
+from mindvl_data.steps.mix import MixError
 from mindvl_data.stream import PackStream
-from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 
 

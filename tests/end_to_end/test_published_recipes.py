@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from mindvl_data.build import build, check, forecast
 from mindvl_data.manifest import read_manifest
+from mindvl_data.manifest.verify import verify
+from mindvl_data.pipeline import build, check, forecast
 from mindvl_data.recipe import load_recipe
-from mindvl_data.verify import verify
 from tests.end_to_end.miniatures import VARIABLE, miniature
 
 RECIPES = sorted(Path("recipes").glob("*.yaml"))

@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from mindvl_data import vision
-from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.media import LOCAL_FILE
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack, ShardReader
-from mindvl_data.verify import verify
 from tests.conftest import QUICKSTART
 
 SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mindvl_data.build import BuildError, BuildReport, build
 from mindvl_data.manifest import read_manifest
-from mindvl_data.mix import MixError
+from mindvl_data.pipeline import BuildError, BuildReport, build
 from mindvl_data.recipe import RecipeError, load_recipe
+from mindvl_data.steps.mix import MixError
 from tests.conftest import QUICKSTART
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mindvl_data.build.gc import collect
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline.gc import collect
 from mindvl_data.recipe import RecipeError, load_recipe
-from mindvl_data.scores import ScoreError
+from mindvl_data.steps.scores import ScoreError
 from tests.mindvl_data.crawl import built, crawl, dropped, kept, recipe, uid
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from mindvl_data.build import BuildReport
+from mindvl_data.pipeline import BuildReport
 from mindvl_data.shards import Pack
 from mindvl_data.stream import PackStream
-from mindvl_train.batch import BatchLayout, collate
-from mindvl_train.config_file import load_config
+from mindvl_train.config.loading import load_config
+from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig

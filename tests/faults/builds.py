@@ -17,7 +17,7 @@ RECIPE = QUICKSTART / "recipe.yaml"
 DEALING = """
 import sys
 from mindvl_data.cli import main
-from mindvl_data.write import dealing
+from mindvl_data.steps.write import dealing
 
 if __name__ == "__main__":
     dealing.FEW_BYTES, dealing.LEAST_READ, dealing.RUN_BYTES = 0, 1 << 40, 1 << 20

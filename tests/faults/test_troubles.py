@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.build import BuildError, build
-from mindvl_data.build.folder import explained
-from mindvl_data.engine import Engine, EngineError
+from mindvl_data.engines.local import Engine, EngineError
+from mindvl_data.pipeline import BuildError, build
+from mindvl_data.pipeline.folder import explained
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import SourceError
 from tests.conftest import QUICKSTART

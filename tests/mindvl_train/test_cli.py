@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_is_named(run_yaml: Path, tmp_path: Path) -> None:
 
 
 def test_the_trainer_imports_neither_polars_nor_a_step_of_the_engine() -> None:
-    code = "import sys, mindvl_train.run, mindvl_train.cli; print(*sys.modules)"
+    code = "import sys, mindvl_train.loop.run, mindvl_train.cli; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     steps = {f"mindvl_data.{step}" for step in ("recipe", "scan", "filters", "count", "mix", "pack", "write", "build")}
     assert not steps & set(modules)

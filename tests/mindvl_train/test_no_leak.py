@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_train.batch import collate
+from mindvl_train.data.batch import collate
 from mindvl_train.models.vlm import VLM
 from tests.mindvl_train.synthetic import LAYOUT, Sample, image_sample, pack_of, text_sample, tiny_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mindvl_train.config_file import LoadedConfig, load_config
+from mindvl_train.config.loading import LoadedConfig, load_config
 from mindvl_train.models.vlm import VLMConfig
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "quickstart"

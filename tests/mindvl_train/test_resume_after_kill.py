@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mindvl_train.metrics import read_records
+from mindvl_train.loop.metrics import read_records
 from tests.mindvl_train.synthetic import write_run
 
 STEPS = 12

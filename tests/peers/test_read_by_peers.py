@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.build import BuildReport
 from mindvl_data.exports import export
 from mindvl_data.manifest import Manifest, packs_of, read_manifest
+from mindvl_data.pipeline import BuildReport
 from mindvl_data.shards import Pack
 from tests.peers.environment import run
 

@@ -8,8 +8,8 @@ import pytest
 import webdataset
 from PIL import Image
 
-from mindvl_data.build import build
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files

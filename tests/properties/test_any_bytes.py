@@ -11,9 +11,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.build import check
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import check
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import ShardReader
 from tests.conftest import QUICKSTART

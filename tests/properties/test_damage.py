@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.shards import pack_digest
 from mindvl_data.stream import PackStream
-from mindvl_data.verify import verify
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 SHARDS = ["shard-00000.arrow", "shard-00001.arrow"]

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mindvl_data.boxes import BadBox, grounded
 from mindvl_data.recipe import Boxes
-from mindvl_data.scan import Rules
-from mindvl_data.schema import BOXES, REASONS, Part
 from mindvl_data.sources import Asked, SourceError
 from mindvl_data.sources.mds_unpacked import CODECS
+from mindvl_data.steps.scan import Rules
+from mindvl_data.tables.schema import BOXES, REASONS, Part
+from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import Resolution
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mindvl_data.build import BuildReport, build
 from mindvl_data.inspect.changes import changes
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from tests.conftest import QUICKSTART
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mindvl_data.build import BuildReport, build
 from mindvl_data.inspect.explain import ExplainError, sample_at, stories
 from mindvl_data.manifest import pack_at, read_manifest
 from mindvl_data.media import MediaReader, source_roots
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from tests.conftest import QUICKSTART
 

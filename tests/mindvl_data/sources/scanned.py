@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mindvl_data.scan import Rules, ScanTask, scan
-from mindvl_data.schema import sample_ids
 from mindvl_data.sources import Asked
 from mindvl_data.sources.files import FingerprintCache, source_files
+from mindvl_data.steps.scan import Rules, ScanTask, scan
+from mindvl_data.tables.schema import sample_ids
 
 
 @dataclass(frozen=True)

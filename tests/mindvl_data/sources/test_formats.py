@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mindvl_data.build import build
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import RecipeError, load_recipe
-from mindvl_data.scan import Rules
 from mindvl_data.sources import Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, source_files
+from mindvl_data.steps.scan import Rules
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mindvl_data.build import build
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.tokenise import load_tokeniser
 from tests.conftest import QUICKSTART

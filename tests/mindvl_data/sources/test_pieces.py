@@ -14,9 +14,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.build import build
 from mindvl_data.inspect.explain import stories
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import Asked, Record, pieces, webdataset
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files

@@ -11,8 +11,8 @@ import fsspec
 import pytest
 
 from mindvl_data import vision
-from mindvl_data.build import BuildReport, build
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources import Asked, SourceError, finevision, messages, pieces
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from mindvl_data.manifest import ManifestError, pack_costs, read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.shards import Patience, ShardCache, StoreError, cache, pack_digest
 from mindvl_data.stream import PackStream
-from mindvl_data.verify import verify
 from tests.mindvl_data.flaky import Mood, Store, served
 from tests.mindvl_data.packs import make_manifest, make_pack
 from tests.mindvl_data.s3 import s3_server

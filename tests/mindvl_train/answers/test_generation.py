@@ -6,7 +6,7 @@ import torch
 
 from mindvl_data.shards import Pack
 from mindvl_train.answers.generation import generate, prompt_of
-from mindvl_train.batch import BatchLayout, collate
+from mindvl_train.data.batch import BatchLayout, collate
 from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, image_sample, pack_of, text_sample, tiny_model
 
 CPU = torch.device("cpu")

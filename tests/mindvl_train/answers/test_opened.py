@@ -11,16 +11,16 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from mindvl_data.build import build
 from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.stream import PackStream
 from mindvl_train.answers import asking
 from mindvl_train.answers.opened import Opened, OpenError, open_model
 from mindvl_train.cli import app
-from mindvl_train.config_file import load_config
-from mindvl_train.published.exporting import export_model
-from mindvl_train.run import train
+from mindvl_train.config.loading import load_config
+from mindvl_train.loop.run import train
+from mindvl_train.weights.published.exporting import export_model
 from tests.conftest import QUICKSTART
 from tests.mindvl_train.synthetic import mixed_packs, write_data_set
 

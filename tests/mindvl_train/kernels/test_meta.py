@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mindvl_train.kernels import attention
 from mindvl_train.kernels.registry import Attention
 from mindvl_train.kernels.segments import Segments
-from mindvl_train.measure import Measured, measure
+from mindvl_train.planning.measure import Measured, measure
 
 SEGMENTS = Segments.of([6, 4, 6, 1, 9, 4, 4])
 

@@ -10,7 +10,7 @@ import torch
 
 from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import AcceleratorError
-from mindvl_train.batch import Batch, BatchLayout, collate
+from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.attention import load_npu as load_attention
 from mindvl_train.kernels.registry import KernelConfig, KernelError, Kernels, resolve
 from mindvl_train.kernels.rotary import load_npu as load_rotary

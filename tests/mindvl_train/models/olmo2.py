@@ -12,8 +12,8 @@ from mindvl_train.kernels.segments import Segments
 from mindvl_train.models.layers import FeedForward, RMSNorm, inverse_frequencies, rotary_table
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.models.vlm import with_decoder
-from mindvl_train.published.family import Json, Language, demand, plain
-from mindvl_train.published.qwen import SIZES, rotary
+from mindvl_train.weights.published.family import Json, Language, demand, plain
+from mindvl_train.weights.published.qwen import SIZES, rotary
 
 KEYS = (*SIZES, "rms_norm_eps", "tie_word_embeddings")
 

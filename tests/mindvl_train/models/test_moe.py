@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from mindvl_train.batch import collate
-from mindvl_train.config_file import load_config
+from mindvl_train.config.loading import load_config
+from mindvl_train.data.batch import collate
+from mindvl_train.loop.run import train
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
-from mindvl_train.run import train
-from mindvl_train.saved_weights import open_saved
+from mindvl_train.weights.saved import open_saved
 from tests.mindvl_train.synthetic import LAYOUT, MOE, TINY_MODEL, mixed_packs, tiny_model, write_run
 
 

@@ -8,9 +8,9 @@ import pytest
 from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
 from mindvl_train import plugins
-from mindvl_train.config_file import load_config
-from mindvl_train.published.exporting import export_model
-from mindvl_train.run import train
+from mindvl_train.config.loading import load_config
+from mindvl_train.loop.run import train
+from mindvl_train.weights.published.exporting import export_model
 from tests.mindvl_train.models import olmo2
 from tests.mindvl_train.parity import Composed, _composed, measure
 from tests.mindvl_train.synthetic import write_run

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mindvl_train.batch import collate
+from mindvl_train.data.batch import collate
 from tests.mindvl_train.synthetic import LAYOUT, image_sample, mixed_packs, pack_of, text_sample, tiny_model
 
 RNG = np.random.default_rng(0)

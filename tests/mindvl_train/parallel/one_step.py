@@ -10,18 +10,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindvl_data.shards import Pack
-from mindvl_train.batch import BatchLayout, collate
-from mindvl_train.config import TrainConfig
+from mindvl_train.config.schema import TrainConfig
+from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.dtensor import local, place_of
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.loop.optim import freeze_all_but
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
-from mindvl_train.optim import freeze_all_but
 from mindvl_train.parallel.context import share_of
 from mindvl_train.parallel.data import add_copies_up
 from mindvl_train.parallel.host import total
 from mindvl_train.parallel.mesh import Sizes, build_mesh
 from mindvl_train.parallel.parallelise import parallelise
-from mindvl_train.parallel.pieces import local, place_of
 from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, scale_up
 
 CPU = torch.device("cpu")

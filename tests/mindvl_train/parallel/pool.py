@@ -16,7 +16,7 @@ from typing import Any
 
 TIMEOUT = 120
 # Imported once, by the process that the others are forked from. It is none that has Polars or threads.
-PRELOADED = ["mindvl_train.run", "tests.mindvl_train.parallel.one_step"]
+PRELOADED = ["mindvl_train.loop.run", "tests.mindvl_train.parallel.one_step"]
 
 
 class Pool:

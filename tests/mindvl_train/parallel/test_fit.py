@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindvl_train.config import MeshConfig
+from mindvl_train.config.schema import MeshConfig
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.parallel.fit import Limits, MeshError, StageShape, limits_of, meshes, problems, sizes_for

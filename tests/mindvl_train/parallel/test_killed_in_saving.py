@@ -12,10 +12,10 @@ import pytest
 import torch.distributed as dist
 
 from mindvl_data.shards import file_sha256
-from mindvl_train.checkpoint import UNFINISHED, newest, read_state
-from mindvl_train.config_file import load_config
-from mindvl_train.metrics import read_records
-from mindvl_train.run import train
+from mindvl_train.config.loading import load_config
+from mindvl_train.loop.metrics import read_records
+from mindvl_train.loop.run import train
+from mindvl_train.weights.checkpoint import UNFINISHED, newest, read_state
 from tests.mindvl_train.parallel.pool import PRELOADED
 from tests.mindvl_train.short_runs import run_of
 from tests.mindvl_train.synthetic import write_run

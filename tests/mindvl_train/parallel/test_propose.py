@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from mindvl_train.config import TrainConfig
+from mindvl_train.config.schema import TrainConfig
+from mindvl_train.dtensor import local
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.parallel.fit import StageShape, limits_of, problems
 from mindvl_train.parallel.mesh import Sizes, build_mesh
 from mindvl_train.parallel.parallelise import parallelise
-from mindvl_train.parallel.pieces import local
-from mindvl_train.parallel.propose import STATE_BYTES, Load, Proposal, gathered, measure_state, propose
+from mindvl_train.planning.propose import STATE_BYTES, Load, Proposal, gathered, measure_state, propose
 from tests.mindvl_train.parallel.one_step import RUN
 from tests.mindvl_train.parallel.pool import Pool
 from tests.mindvl_train.synthetic import TINY_MODEL

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
-from mindvl_train.config_file import load_config
-from mindvl_train.metrics import Record, read_records
-from mindvl_train.run import Run, train
+from mindvl_train.config.loading import load_config
+from mindvl_train.loop.metrics import Record, read_records
+from mindvl_train.loop.run import Run, train
 from tests.mindvl_train.parallel.pool import Pool
 from tests.mindvl_train.short_runs import Stop
 from tests.mindvl_train.synthetic import TINY_MODEL, write_run

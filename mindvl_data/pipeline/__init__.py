@@ -1,0 +1,96 @@
+"""The build, top to bottom: scan, filter, count, hold out, then for every stage mix, pack, write, manifest.
+
+Each step's output lies in the build folder under the hash of all it depends on: what is there is not done
+again, so a killed build goes on where it was and a changed threshold redoes only what follows from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindvl_data.engines.local import Engine
+from mindvl_data.pipeline import publish, record
+from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
+from mindvl_data.pipeline.folder import default_folder, opened
+from mindvl_data.pipeline.forecasting import forecast
+from mindvl_data.pipeline.prepare import Prepared, prepare
+from mindvl_data.pipeline.run import BuildError, Progress, Run
+from mindvl_data.pipeline.spec import Spec, specs
+from mindvl_data.pipeline.stage import Planned, plan_stage
+from mindvl_data.pipeline.summary import FunnelLine
+from mindvl_data.pipeline.upload import upload
+from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
+from mindvl_data.steps.estimate import Estimate
+from mindvl_data.steps.filters import rules_of
+from mindvl_data.tokenise import TEMPLATES
+
+__all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check", "forecast"]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made, or a plan would make. work: the tasks each step really did. urls: manifests in a store."""
+
+    recipe: Recipe
+    out: Path
+    stages: Sequence[StageResult]
+    funnel: Sequence[FunnelLine]
+    work: Counter[str]
+    estimates: Mapping[str, Estimate]
+    urls: Sequence[str] = ()
+
+
+def build(
+    loaded: LoadedRecipe,
+    out: Path | None = None,
+    workers: int = 1,
+    progress: Progress = lambda step, done, total: None,
+    dry_run: bool = False,
+    sample: int | None = None,
+    store: str | None = None,
+) -> BuildReport:
+    """Build every stage of a recipe into `out` (default: build/<its name>).
+
+    dry_run: all but shards, manifests and ledger. store: a URL that the finished sets are copied to.
+    sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
+
+    Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
+    """
+    check(loaded.recipe)
+    out = out or default_folder(loaded)
+    with opened(out), Engine(workers) as engine:
+        run = Run(loaded, out, engine, progress, dry_run, sample)
+        prepared = prepare(run)
+        planned = [_planned(run, prepared, spec, number) for number, spec in enumerate(specs(loaded.recipe), 1)]
+        # Everything that can be impossible has been found by now; only then is anything written.
+        if loaded.recipe.media == "embed":
+            publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
+        if dry_run:
+            stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
+        else:
+            record.write_note(run)
+            record.write_index(run, prepared)
+            record.write_ledger(run, prepared)
+            stages = [write_stage(run, prepared, plan) for plan in planned]
+            record.write_uses(run, [stage.name for stage in stages])
+            publish.clear(out)
+        urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
+        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls)
+
+
+def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
+    run.progress("fit, mix, pack", number - 1, len(specs(run.recipe)))
+    planned = plan_stage(run, prepared, spec)
+    run.progress("fit, mix, pack", number, len(specs(run.recipe)))
+    return planned
+
+
+def check(recipe: Recipe) -> None:
+    """What can be wrong with a recipe before any data is read. Raises RecipeError."""
+    rules_of(recipe.filters)
+    if recipe.chat_template not in TEMPLATES:
+        known = ", ".join(sorted(TEMPLATES))
+        raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}; there are: {known}")

@@ -1,0 +1,193 @@
+"""A planned set becomes files: its shards in parallel, its draws, its manifest, published as one folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mindvl_data.media import source_roots
+from mindvl_data.pipeline import publish
+from mindvl_data.pipeline.prepare import Prepared
+from mindvl_data.pipeline.run import Run
+from mindvl_data.pipeline.scanning import check_unchanged
+from mindvl_data.pipeline.spec import Spec
+from mindvl_data.pipeline.stage import Planned
+from mindvl_data.shards import content_id, shard_name
+from mindvl_data.sources import SourceError
+from mindvl_data.steps.fit import Fitted, Weights
+from mindvl_data.steps.mix import Draw
+from mindvl_data.steps.pack import Packs
+from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
+from mindvl_data.tables import ledger
+from mindvl_data.tables.corpus import Corpus
+from mindvl_data.tables.schema import Drop
+
+# About so many draws are sorted and written at a time: a row group of the draws' file.
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A packed set that was built, was there already, or would be built: `data` is its manifest."""
+
+    name: str
+    state: str
+    data: Mapping[str, Any]
+    manifest: Path | None
+
+
+def image_bytes(planned: Planned) -> NDArray[np.int64]:
+    """Bytes of images in each pack, int64 [packs]; empty for a set that is there."""
+    if planned.fitted is None or planned.drawn is None or planned.packs is None:
+        return np.zeros(0, np.int64)
+    return planned.packs.sums(planned.fitted.weights.image_bytes[planned.drawn.samples])
+
+
+def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
+    """Write and publish one set, or leave it as it is. Raises MediaError when a source changed since its scan."""
+    if planned.fitted is None or planned.drawn is None or planned.packs is None:
+        assert planned.there is not None
+        return StageResult(planned.spec.name, "up to date", planned.data, planned.there.path)
+    name, prepared = planned.spec.name, prepared.at(planned.spec.resolution)
+    ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
+    folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
+    weights, drawn, packs = planned.fitted.weights, planned.drawn, planned.packs
+    segments = _segments(prepared.corpus, planned.names, weights, drawn, packs)
+    tasks = _write_tasks(run, prepared, planned, segments, packs, work)
+    draws = draws_of(prepared.corpus, weights, drawn, packs, [task.first_pack for task in tasks])
+    if (there := publish.published(folder, "content", planned.keys["content"])) is not None:
+        linked = publish.link_shards(there, work)
+        path = publish.publish(folder, work, planned.data, linked, draws, there.id, planned.keys)
+        return StageResult(name, "relabelled", planned.data, path)
+    done = {task.path: written(task.path, task.note) for task in tasks}
+    if not all(done.values()):
+        deals, tasks = plan_deals(tasks, segments, publish.deal_folder(work))
+        run.step(f"deal {name}", deal, [task for task in deals if not task.folder.exists()])
+    fresh = run.step(f"write {name}", write, [task for task in tasks if done[task.path] is None])
+    infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
+    _check_sources(prepared, planned, work)
+    content = content_id(digest for info in infos for digest in info.pack_digests)
+    path = publish.publish(folder, work, planned.data, infos, draws, content, planned.keys)
+    return StageResult(name, "built", planned.data, path)
+
+
+def _check_sources(prepared: Prepared, planned: Planned, work: Path) -> None:
+    """Before a set is published. What was written of a source that changed meanwhile is of no use to the next build."""
+    try:
+        check_unchanged(p for p in prepared.partitions if p.source in planned.names)
+    except SourceError:
+        shutil.rmtree(work.parent)
+        raise
+
+
+def _segments(corpus: Corpus, names: Sequence[str], weights: Weights, drawn: Draw, packs: Packs) -> Segments:
+    """Every draw of the set in pack order; their sources as places in `names`."""
+    samples = drawn.samples[packs.index]
+    codes = [corpus.sources.index(name) for name in names]
+    partition, row = corpus.places(samples)
+    return Segments(
+        partition=partition,
+        row=row,
+        source=np.searchsorted(codes, corpus.source[samples]).astype(np.int16),
+        repeat=drawn.repeats[packs.index],
+        num_ids=weights.num_ids[samples],
+        num_images=weights.num_images[samples],
+    )
+
+
+def _write_tasks(
+    run: Run, prepared: Prepared, planned: Planned, segments: Segments, packs: Packs, work: Path
+) -> list[WriteTask]:
+    tokeniser = run.tokeniser
+    embedded = image_bytes(planned) * (run.recipe.media == "embed")
+    tasks = []
+    for number, (first, end) in enumerate(shard_borders(embedded, planned.spec.seq_len, run.recipe.shard_bytes)):
+        span = slice(int(packs.offsets[first]), int(packs.offsets[end]))
+        tasks.append(
+            WriteTask(
+                path=work / shard_name(number),
+                note=publish.notes_folder(work) / f"{number:05d}.json",
+                seq_len=planned.spec.seq_len,
+                first_pack=first,
+                segments=segments[span],
+                offsets=packs.offsets[first : end + 1] - packs.offsets[first],
+                stores={int(i): prepared.stores[i] for i in np.unique(segments.partition[span])},
+                sources=planned.names,
+                resolution=planned.spec.resolution,
+                media=run.recipe.media,
+                image_pad=tokeniser.special_ids["image_pad"],
+                pad=tokeniser.pad_id,
+                build_folder=run.out,
+                recipe_folder=run.loaded.folder,
+                roots=source_roots(run.loaded.raw["sources"]),
+            )
+        )
+    return tasks
+
+
+def draws_of(
+    corpus: Corpus, weights: Weights, drawn: Draw, packs: Packs, first_packs: Sequence[int]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it.
+
+    A part of the ids after another, of about CHUNK draws each: the whole is never there at once.
+    """
+    samples = drawn.samples[packs.index]
+    stop = _stops(weights.tokens[samples], packs)
+    parts = min(256, 1 << ((len(samples) - 1) // CHUNK).bit_length())
+    part = (np.arange(256) * parts >> 8).astype(np.uint8)[corpus.sample_ids[samples, 0]] if parts > 1 else None
+    for number in range(parts):
+        places = np.arange(len(samples)) if part is None else np.flatnonzero(part == number)
+        ids, repeats = corpus.sample_ids[samples[places]], drawn.repeats[packs.index[places]]
+        order = _by_id(ids, repeats)
+        places = places[order]
+        pack = np.searchsorted(packs.offsets, places, side="right") - 1
+        yield {
+            "sample_id": ids[order],
+            "repeat": repeats[order],
+            "shard": (np.searchsorted(first_packs, pack, side="right") - 1).astype(np.int32),
+            "pack": pack.astype(np.int64),
+            "start": stop[places] - weights.tokens[samples[places]],
+            "stop": stop[places],
+        }
+
+
+def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int64]:
+    words = np.ascontiguousarray(ids).view(">u8")
+    return np.lexsort((repeats, words[:, 1], words[:, 0]))
+
+
+def _stops(tokens: NDArray[np.int32], packs: Packs) -> NDArray[np.int32]:
+    """Where each draw ends in its pack, in the order of the packs' index."""
+    # Sums over all packs run over 32 bits and round again; within a pack their differences are right.
+    ends = np.cumsum(tokens, dtype=np.uint32)
+    before = np.concatenate([np.zeros(1, np.uint32), ends[packs.offsets[1:-1] - 1]])
+    ends -= np.repeat(before, np.diff(packs.offsets))
+    return ends.view(np.int32)
+
+
+def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:
+    told = (
+        ("overlong", fitted.overlong, pl.format("{} tokens, the pack holds {}", "tokens", pl.lit(spec.fit_len))),
+        ("no_loss_token", fitted.emptied, pl.lit(f"nothing to learn from in its first {spec.fit_len} tokens")),
+        ("truncated", fitted.cut, pl.format("its first {} tokens are kept", "tokens")),
+    )
+    frames = []
+    for reason, samples, detail in told:
+        Drop(reason)
+        of, _ = prepared.corpus.places(samples)
+        for number in np.unique(of).tolist():
+            mine, partition = samples[of == number], prepared.partitions[number]
+            ids = pl.Series("sample_id", list(map(bytes, prepared.corpus.sample_ids[mine])), pl.Binary)
+            lines = pl.DataFrame([ids, pl.Series("tokens", fitted.weights.tokens[mine])])
+            lines = lines.select("sample_id", reason=pl.lit(reason), detail=detail)
+            named = (partition.source, partition.file.uri)
+            frames.append(ledger.of_samples(named, partition.samples, f"fit: {spec.name}", lines))
+    return frames

@@ -1,0 +1,116 @@
+"""The build folder: held against a second build, rid of what killed ones left, and its troubles put into words."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mindvl_data.errors import UserError
+from mindvl_data.media import LOCAL_FILE
+from mindvl_data.pipeline.run import BuildError
+from mindvl_data.recipe import LoadedRecipe
+
+LOCK = ".lock"
+WORK = ".work"
+# Unfinished files and folders are called so until they are whole.
+PARTIAL = "*.partial"
+# A disk with less than this is full: some libraries do not say why a write failed.
+FULL = 1 << 20
+
+NO_SPACE = "no space is left there; make some and run the same command again: what was finished is kept"
+TROUBLES = {
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: "the quota there is used up; raise it and run the same command again: what was finished is kept",
+    errno.EFBIG: "files may not grow so large there; raise the limit (ulimit -f) and run the same command again",
+    errno.EROFS: "is read-only; choose another --out",
+    errno.EACCES: "may not be written; choose another --out, or mend its permissions",
+}
+NO_MEMORY = "out of memory; what was finished is kept: run the same command again, with fewer --workers"
+
+
+@contextmanager
+def opened(out: Path) -> Iterator[None]:
+    """The build folder, made and held. What a killed build left unfinished is removed first.
+
+    Raises BuildError when another build is at work there, and for whatever goes wrong with disk or memory.
+    """
+    with explained(out), held(out):
+        for path in list(out.rglob(PARTIAL)):
+            remove(path)
+        yield
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Raises BuildError when a build is at work there."""
+    with _lock_file(out) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{out}: another build is at work there; wait for it or choose another --out"
+            raise BuildError(message) from error
+        yield
+
+
+def _lock_file(out: Path) -> IO[str]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return (out / LOCK).open("a")
+    except OSError as error:
+        if error.errno in TROUBLES:
+            raise
+        raise BuildError(f"{out}: cannot be written ({error}); choose another --out") from error
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def default_folder(loaded: LoadedRecipe) -> Path:
+    """build/<recipe name>. Raises BuildError when the build of another recipe lies there."""
+    out = (Path("build") / loaded.recipe.name).absolute()
+    try:
+        note = json.loads((out / LOCAL_FILE).read_text())
+        other = Path(note["recipe_folder"]) / note["recipe"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return out
+    if other != loaded.path and other.is_file():
+        raise BuildError(
+            f"{out}: holds the build of {other}, which has the same `name`; give {loaded.path} another name, "
+            "or choose its folder with --out"
+        )
+    return out
+
+
+@contextmanager
+def explained(out: Path) -> Iterator[None]:
+    """Errors of disk and memory as a BuildError that says what to do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise BuildError(NO_MEMORY) from error
+    except OSError as error:
+        said = TROUBLES.get(_number(error, out))
+        if said is None:
+            raise
+        where = error.filename if error.errno in (errno.EROFS, errno.EACCES) and error.filename else out
+        raise BuildError(f"{where}: {said}") from error
+
+
+def _number(error: OSError, out: Path) -> int:
+    if error.errno in TROUBLES:
+        return int(error.errno)
+    # NumPy and Polars pass no number on.
+    full = out.is_dir() and shutil.disk_usage(out).free < FULL
+    return errno.ENOSPC if full or "os error 28" in str(error) else error.errno or 0

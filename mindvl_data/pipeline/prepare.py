@@ -1,0 +1,278 @@
+"""From a recipe to everything that can be drawn: scan, score, filter, count, hold out. Each partition is cached."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
+from mindvl_data.pipeline.run import BuildError, Run, bounds_of
+from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
+from mindvl_data.pipeline.scoring import Scores
+from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
+from mindvl_data.pipeline.summary import FunnelLine, funnel_lines
+from mindvl_data.pipeline.thinning import Thinned, thin
+from mindvl_data.recipe import RecipeError, Source
+from mindvl_data.runtime import fingerprints, plugins
+from mindvl_data.runtime.memory import give_back
+from mindvl_data.sources import DEFAULT_RENDER, GROUP
+from mindvl_data.steps import estimate as estimating
+from mindvl_data.steps.count import CountTask, count
+from mindvl_data.steps.estimate import Estimate
+from mindvl_data.steps.holdout import held_out
+from mindvl_data.tables import ledger
+from mindvl_data.tables.corpus import Corpus, from_stores, recounted
+from mindvl_data.tables.store import Store, open_store
+from mindvl_data.tokenise.grounding import CONTROL_TOKENS
+from mindvl_data.vision import Resolution
+
+COUNT_CODE = (
+    "mindvl_data.steps.count",
+    "mindvl_data.tables.store",
+    "mindvl_data.tokenise",
+    "mindvl_data.vision",
+)
+LEAST_SAMPLED = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the stages draw from. `held`: bool over the corpus. `stores`: one a partition, the corpus' order.
+
+    `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
+    corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
+    estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
+    `rewritten`: the samples tables that tokens were counted from.
+    """
+
+    corpus: Corpus
+    held: NDArray[np.bool_]
+    partitions: Sequence[Partition]
+    stores: Sequence[Path]
+    stores_at: Mapping[Resolution, Mapping[int, Path]]
+    funnel: Sequence[FunnelLine]
+    estimates: Mapping[str, Estimate]
+    selection: Selection
+    score_files: Sequence[Sequence[Path]]
+    thinned: Thinned
+    rewritten: Rewritten
+    count_drops: Sequence[Path]
+
+    def at(self, resolution: Resolution) -> Prepared:
+        """The same as it is at a stage's bounds: texts with boxes have tokens of their own there."""
+        others = {i: path for i, path in self.stores_at.get(resolution, {}).items() if path != self.stores[i]}
+        if not others:
+            return self
+        corpus = recounted(self.corpus, {i: open_store(path) for i, path in others.items()})
+        return replace(self, corpus=corpus, stores=[others.get(i, path) for i, path in enumerate(self.stores)])
+
+
+def prepare(run: Run) -> Prepared:
+    """Scan, score, filter, thin out, rewrite, count and hold out."""
+    partitions = scan_sources(run)
+    funnel = scan_funnel(run, partitions)
+    scores = Scores(run, partitions)
+    selection = select(run, partitions, scores)
+    funnel += filter_funnel(run, partitions, selection)
+    thinned = thin(run, partitions, scan_evaluations(run), selection.first, scores)
+    funnel += thinned.funnel
+    kept = thinned.kept
+    rewritten = rewrite_texts(run, partitions, kept, scores)
+    tasks: list[CountTask] = []
+    estimates: dict[str, Estimate] = {}
+    opened: Iterable[Store]
+    if run.sample is None:
+        tasks = count_partitions(run, rewritten.partitions, kept)
+        counted = count_funnel(run, partitions, kept, [task.drops for task in tasks])
+        check_boxes(run, counted, tasks)
+        funnel += counted
+        opened = (open_store(task.stores[0]) for task in tasks)
+    else:
+        opened, estimates = estimate_sources(run, rewritten.partitions, kept, run.sample)
+    corpus = corpus_of(run, partitions, opened)
+    held = hold_out(run, corpus)
+    if run.recipe.holdout:
+        funnel += funnel_lines("holdout", corpus.sources, corpus.source, np.ones(len(corpus), bool), ~held)
+    return Prepared(
+        corpus=corpus.without_content(),
+        held=held,
+        partitions=partitions,
+        stores=[task.stores[0] for task in tasks],
+        stores_at=_stores_at(tasks),
+        funnel=funnel,
+        estimates=estimates,
+        selection=selection,
+        score_files=scores.beside(),
+        thinned=thinned,
+        rewritten=rewritten,
+        count_drops=[task.drops for task in tasks],
+    )
+
+
+def _stores_at(tasks: Sequence[CountTask]) -> dict[Resolution, dict[int, Path]]:
+    stores: dict[Resolution, dict[int, Path]] = {}
+    for number, task in enumerate(tasks):
+        for bounds, store in zip(task.bounds, task.stores, strict=True):
+            stores.setdefault(bounds, {})[number] = store
+    return stores
+
+
+def corpus_of(run: Run, partitions: Sequence[Partition], stores: Iterable[Store]) -> Corpus:
+    """What the stages draw from, a store a partition. Raises BuildError when two samples have one id."""
+    names = [partition.source for partition in partitions]
+    corpus = from_stores(tuple(run.recipe.sources), names, stores, content=run.recipe.holdout is not None)
+    _check_ids(partitions, corpus)
+    give_back()
+    return corpus
+
+
+def _check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
+    """Everything that names a sample by its id would mean both."""
+    words = np.ascontiguousarray(corpus.sample_ids).view("<u8")
+    halves = np.sort(words[:, 0])
+    if not (halves[1:] == halves[:-1]).any():
+        return
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    same = np.flatnonzero((words[order[1:]] == words[order[:-1]]).all(axis=1))
+    if len(same):
+        one, other = (partitions[corpus.place(order[same[0] + i])[0]].file.uri for i in (0, 1))
+        raise BuildError(f"{len(same)} samples have the id of another, the first in {one} and {other}")
+
+
+# ------------------------------------------------------------------------------------------------ count
+
+
+def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]]) -> list[CountTask]:
+    """The kept samples of every partition counted, now or before: its token stores and its drops."""
+    check_marks(run)
+    tasks = [_count_task(run, p, mask) for p, mask in zip(partitions, kept, strict=True)]
+    run.used.update(path for task in tasks for path in (*task.stores, task.drops))
+    run.step("count", count, [task for task in tasks if not task.done])
+    return tasks
+
+
+def check_marks(run: Run) -> None:
+    """Raises RecipeError where boxes are to be written with control tokens that the tokenizer has not."""
+    for name, source in run.recipe.sources.items():
+        if source.boxes and source.boxes.marks == "tokens":
+            missing = [token for token in CONTROL_TOKENS if token not in run.tokeniser.added]
+            if missing:
+                raise RecipeError(
+                    f"sources.{name}.boxes.marks: the tokenizer {run.loaded.raw['tokenizer']} has no "
+                    f"{', '.join(missing)}; use marks: text, or a tokenizer that has them"
+                )
+
+
+def _render(source: Source) -> str:
+    return source.render or str(getattr(plugins.load(GROUP, source.format), "render", DEFAULT_RENDER))
+
+
+def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> CountTask:
+    source = run.recipe.sources[partition.source]
+    render = _render(source)
+    mask = np.packbits(kept).tobytes()
+    template, tokeniser = run.recipe.chat_template, run.tokeniser
+    code = fingerprints.code(*COUNT_CODE)
+    samples = f"{partition.samples.name}{partition.version}"
+    rule = source.boxes and source.boxes.model_dump()
+    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code)
+    stem = f"{partition.source}-{key}"
+    bounds = _bounds(run, partition.source)
+    folder = run.folder("tokens")
+    return CountTask(
+        source=partition.source,
+        uri=partition.file.uri,
+        samples=partition.samples,
+        kept=mask,
+        render=render,
+        loss=source.loss,
+        chat_template=template,
+        tokenizer=run.recipe.tokenizer,
+        recipe_folder=run.loaded.folder,
+        boxes=source.boxes,
+        columns=partition.columns,
+        bounds=bounds,
+        stores=tuple(folder / (f"{stem}-{_name(each)}" if len(bounds) > 1 else stem) for each in bounds),
+        drops=folder / f"{stem}.drops.parquet",
+    )
+
+
+def _bounds(run: Run, name: str) -> tuple[Resolution, ...]:
+    """The bounds at which a source's texts differ: those of every set that may draw from it, or any one."""
+    boxes, recipe = run.recipe.sources[name].boxes, run.recipe
+    if boxes is None or boxes.write != "resized":
+        return (bounds_of(recipe),)
+    stages = [bounds_of(recipe, stage) for stage in recipe.stages.values() if name in stage.mixture.sources()]
+    return tuple(dict.fromkeys([*stages, *([bounds_of(recipe)] if recipe.holdout or not stages else [])]))
+
+
+def _name(bounds: Resolution) -> str:
+    return "-".join(map(str, bounds.__dict__.values()))
+
+
+def estimate_sources(
+    run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], sample: int
+) -> tuple[list[Store], dict[str, Estimate]]:
+    """In the place of a count: `sample` samples are tokenised over all sources, the others' lengths estimated."""
+    total = sum(int(mask.sum()) for mask in kept)
+    stores: list[Store] = []
+    estimates = {}
+    for number, (name, source) in enumerate(run.recipe.sources.items(), 1):
+        mine = [
+            estimating.Partition(p.samples, p.columns, mask)
+            for p, mask in zip(partitions, kept, strict=True)
+            if p.source == name
+        ]
+        share = sum(int(partition.kept.sum()) for partition in mine) / max(1, total)
+        most = max(LEAST_SAMPLED, round(sample * share))
+        run.progress("estimate", number, len(run.recipe.sources))
+        bounds = _bounds(run, name)[0]
+        how = estimating.Rendering(_render(source), source.loss, run.template, run.tokeniser, source.boxes, bounds)
+        found, estimates[name] = estimating.estimate(mine, most, how)
+        stores += found
+    return stores, estimates
+
+
+def count_funnel(
+    run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], drops: Sequence[Path]
+) -> list[FunnelLine]:
+    lines = []
+    for name in run.recipe.sources:
+        mine = [i for i, partition in enumerate(partitions) if partition.source == name]
+        entered = sum(int(kept[i].sum()) for i in mine)
+        reasons = Counter(ledger.read(drops[i] for i in mine)["reason"].to_list())
+        lines.append(FunnelLine("count", name, entered, entered - reasons.total(), reasons))
+    return lines
+
+
+def check_boxes(run: Run, counted: Sequence[FunnelLine], tasks: Sequence[CountTask]) -> None:
+    """Raises BuildError when boxes make a source worse than its `max_bad`: they are found bad only here.
+
+    That a source's boxes are not what its recipe says shows in just this.
+    """
+    total, drops = (
+        Counter[str](),
+        {line.source: [t.drops for t in tasks if t.source == line.source] for line in counted},
+    )
+    for line in counted:
+        bad = Counter({reason: times for reason, times in line.reasons.items() if reason != "empty"})
+        most = run.recipe.sources[line.source].max_bad
+        check_bad(f"sources.{line.source}", line.entered - bad.total(), bad, most, drops[line.source])
+        total += bad
+    entered = sum(line.entered for line in counted)
+    check_bad("all sources", entered - total.total(), total, run.recipe.max_bad, [task.drops for task in tasks])
+
+
+# --------------------------------------------------------------------------------------- holdout, ledger
+
+
+def hold_out(run: Run, corpus: Corpus) -> NDArray[np.bool_]:
+    holdout = run.recipe.holdout
+    if holdout is None:
+        return np.zeros(len(corpus), bool)
+    return held_out(corpus.content, corpus.content_starts, holdout.share, run.recipe.seed)

@@ -1,0 +1,79 @@
+"""What a build writes down beside its packed sets: which tables it used, and who left where and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from mindvl_data.media import LOCAL_FILE
+from mindvl_data.pipeline.prepare import Prepared
+from mindvl_data.pipeline.run import Run
+from mindvl_data.pipeline.scanning import Partition
+from mindvl_data.steps.filters import NO_FILTER, Rule
+from mindvl_data.tables import ledger
+from mindvl_data.tables.schema import SAMPLES_INDEX
+
+# Without its suffixes, a file of a step and all that lie beside it by name.
+USES = "uses.json"
+
+
+def write_note(run: Run) -> None:
+    """Where the recipe lies: no part of the data set, but a reader of referenced media needs it."""
+    where = {"recipe_folder": str(run.loaded.folder), "recipe": run.loaded.path.name}
+    _write(run.out / LOCAL_FILE, json.dumps(where) + "\n")
+
+
+def write_index(run: Run, prepared: Prepared) -> None:
+    """Which samples tables this build used, with the scores of each and its texts as rewritten, for `explain`.
+
+    The folder may hold others too.
+    """
+    lines = [
+        {
+            "samples": p.samples.name,
+            "rewritten": q.samples.name,
+            "source": p.source,
+            "file": p.file.uri,
+            "scores": [path.name for path in scores],
+        }
+        for p, q, scores in zip(prepared.partitions, prepared.rewritten.partitions, prepared.score_files, strict=True)
+    ]
+    _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
+
+
+def write_uses(run: Run, sets: Sequence[str]) -> None:
+    """Which of the folder's files and packed sets are this build's, for `gc`: the others are of no use to it."""
+    files = sorted(path.relative_to(run.out).as_posix().split(".")[0] for path in run.used)
+    _write(run.out / USES, json.dumps({"sets": list(sets), "files": files}) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.rename(path)
+
+
+def write_ledger(run: Run, prepared: Prepared) -> None:
+    """The ledgers of scan, filter and count; each stage adds its own."""
+    folder, partitions, selection = run.folder("ledger"), prepared.partitions, prepared.selection
+    ledger.write(folder, "scan", [ledger.read(partition.scan_drops for partition in partitions)])
+    ledger.write(
+        folder,
+        "filter",
+        [_filter_lines(selection.rules, p, f) for p, f in zip(partitions, selection.first, strict=True)],
+    )
+    ledger.write(folder, "dedup", prepared.thinned.drops)
+    ledger.write(folder, "count", [ledger.read(prepared.count_drops)])
+
+
+def _filter_lines(rules: Sequence[Rule], partition: Partition, first: NDArray[np.int16]) -> pl.DataFrame:
+    rows = np.flatnonzero(first != NO_FILTER)
+    said = [rule.said(partition.source) if rule.applies_to(partition.source) else "" for rule in rules]
+    details = pl.Series(said, dtype=pl.String).gather(first[rows].astype(np.int64))
+    named = (partition.source, partition.file.uri)
+    return ledger.of_rows(named, partition.samples, rows, "filter", "filtered", details)

@@ -1,0 +1,109 @@
+"""One build at work: its folder, its lock, what it has done so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mindvl_data.engines.local import Engine
+from mindvl_data.errors import UserError
+from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
+from mindvl_data.recipe.scores import ClipScore, JudgeScore
+from mindvl_data.steps.filters import Rule, parse, rules_of
+from mindvl_data.steps.scores import names
+from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
+from mindvl_data.vision import Resolution
+
+Progress = Callable[[str, int, int], None]
+
+
+class BuildError(UserError):
+    """A build that cannot go on; the message says what, where and what to do."""
+
+
+@dataclass
+class Run:
+    """work: counts the tasks that each step really did, what was there already is not in it. used: what this build
+    needs of what steps leave in its folder, so that the rest can be told from it.
+    """
+
+    loaded: LoadedRecipe
+    out: Path
+    engine: Engine
+    progress: Progress
+    dry_run: bool
+    sample: int | None = None
+    work: Counter[str] = field(default_factory=Counter)
+    used: set[Path] = field(default_factory=set)
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.loaded.recipe
+
+    @cached_property
+    def tokeniser(self) -> Tokeniser:
+        return load_tokeniser(self.recipe.tokenizer, self.loaded.folder)
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        return rules_of(self.recipe.filters)
+
+    @cached_property
+    def expressions(self) -> dict[str, Rule]:
+        """What `dedup`, `balance` and `rewrite` name columns in, by YAML path."""
+        found: dict[str, str | None] = {f"dedup.{i}.prefer": one.prefer for i, one in enumerate(self.recipe.dedup)}
+        for i, one in enumerate(self.recipe.balance):
+            found |= {f"balance.{i}.by": one.by, f"balance.{i}.prefer": one.prefer}
+        found |= {f"rewrite.{i}.where": one.where for i, one in enumerate(self.recipe.rewrite)}
+        rules = {place: Rule(place, "", said, None, None, None, "drop") for place, said in found.items() if said}
+        for rule in rules.values():
+            parse(rule)
+        return rules
+
+    @property
+    def naming(self) -> tuple[Rule, ...]:
+        """Everything in the recipe that names columns."""
+        return (*self.rules, *self.expressions.values())
+
+    @property
+    def digest(self) -> bool:
+        """Whether images are known by their SHA-256: what is referenced is checked against it whenever it is read."""
+        recipe = self.recipe
+        alike = any(rule.by == "image" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
+        models = any(isinstance(score, (ClipScore, JudgeScore)) for score in recipe.scores.values())
+        return recipe.holdout is not None or recipe.media == "reference" or alike or models or bool(recipe.rewrite)
+
+    @cached_property
+    def score_columns(self) -> frozenset[str]:
+        """Every column that a score of the recipe, or of the table of functions, can give."""
+        scores = self.recipe.scores
+        return frozenset({*names(), *(column for name in scores for column in scores[name].columns_of(name))})
+
+    @property
+    def template(self) -> ChatTemplate:
+        return TEMPLATES[self.recipe.chat_template]
+
+    def folder(self, name: str) -> Path:
+        path = self.out / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def step(
+        self, name: str, function: Callable[[Any], Any], tasks: list[Any], sizes: list[int] | None = None
+    ) -> list[Any]:
+        """The tasks of one step through the engine, counted, and shown by their sizes in bytes where given."""
+        if not tasks:
+            return []
+        self.work[name] += len(tasks)
+        self.progress(name, 0, sum(sizes) if sizes else len(tasks))
+        return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total), sizes)
+
+
+def bounds_of(recipe: Recipe, stage: Stage | None = None) -> Resolution:
+    """How a stage resizes pictures; without a stage, how the recipe does."""
+    own = stage.resolution.model_dump(exclude_none=True) if stage else {}
+    return Resolution(**(recipe.resolution.model_dump() | own))

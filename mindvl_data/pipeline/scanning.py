@@ -1,0 +1,233 @@
+"""The scan of every source, file by file, with what it found and lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data.pipeline.run import BuildError, Run
+from mindvl_data.pipeline.summary import FunnelLine
+from mindvl_data.recipe import Recipe, Source
+from mindvl_data.runtime import fingerprints, plugins
+from mindvl_data.sources import GROUP, Asked, SourceError, pieces
+from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.steps.filters import KNOWN, check_columns, named_by
+from mindvl_data.steps.scan import Rules, ScanTask, SplitTask, image_files_changed, parts, scan, split
+from mindvl_data.tables import ledger
+from mindvl_data.tables.schema import BOXES
+
+SCAN_CODE = (
+    "mindvl_data.steps.scan",
+    "mindvl_data.tables.samples",
+    "mindvl_data.tables.schema",
+    "mindvl_data.vision",
+    "mindvl_data.sources",
+)
+WORST_SHOWN = 5
+FINGERPRINTS = {"sources": "fingerprints", "evaluations": "evaluation-fingerprints"}
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One file of one source, as it goes through the steps.
+
+    columns: the data's own columns that filters name. version: what the samples table depends on beside its
+    name: the image files that the records name by path. task: the scan that it is of.
+    """
+
+    source: str
+    file: SourceFile
+    samples: Path
+    scan_drops: Path
+    columns: Path | None
+    version: str
+    task: ScanTask
+
+
+def scan_sources(run: Run) -> list[Partition]:
+    """Every file of every source as a partition, scanned now or before."""
+    partitions = _scanned(run, "sources")
+    _check_columns(run, partitions)
+    return partitions
+
+
+def scan_evaluations(run: Run) -> list[Partition]:
+    """Every file of every evaluation set, likewise. Raises BuildError where one is worse than its `max_bad`."""
+    partitions = _scanned(run, "evaluations") if run.recipe.evaluations else []
+    for name, source in run.recipe.evaluations.items():
+        mine = [partition for partition in partitions if partition.source == name]
+        reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
+        kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
+        check_bad(f"evaluations.{name}", kept, _bad(reasons), source.max_bad, [p.scan_drops for p in mine])
+    return partitions
+
+
+def _scanned(run: Run, section: str) -> list[Partition]:
+    cache = FingerprintCache(run.folder("samples") / f"{FINGERPRINTS[section]}.json")
+    tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name, cache)]
+    cache.save()
+    due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
+    # The largest first, so that no process is left alone with one at the end.
+    due.sort(key=lambda task: -_bytes(task))
+    run.used.update(path for task in tasks for path in (task.samples, task.media))
+    run.step("scan", scan, due, [_bytes(task) for task in due])
+    return [_partition(task) for task in tasks]
+
+
+def _bytes(task: ScanTask) -> int:
+    return task.file.piece.size if task.file.piece else task.file.size
+
+
+def _cut(run: Run, named: tuple[str, str], reader: Any, files: Sequence[SourceFile], code: str) -> list[SourceFile]:
+    """The files, those that are large in pieces, which are kept as long as a file does not change."""
+    (name, kind), folder = named, run.folder("samples")
+    large = [file for file in files if file.size > pieces.PIECE_BYTES] if hasattr(reader, "pieces") else []
+    tasks = {
+        file.place: SplitTask(kind, file, folder / f"{name}-{fingerprints.key(file.uri, file.identity, code)}.json")
+        for file in large
+    }
+    due = [task for task in tasks.values() if not task.pieces.exists()]
+    run.step("split", split, due, [task.file.size for task in due])
+    return [part for file in files for part in (parts(tasks[file.place]) if file.place in tasks else [file])]
+
+
+def _partition(task: ScanTask) -> Partition:
+    version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
+    columns = task.columns if task.asked.keep else None
+    return Partition(task.source, task.file, task.samples, task.drops, columns, version, task)
+
+
+def check_unchanged(partitions: Iterable[Partition]) -> None:
+    """Raises SourceError when a file is no more what was scanned: what was made of it may be of two minds."""
+    for partition in partitions:
+        if partition.file.changed() or image_files_changed(partition.task):
+            raise SourceError(
+                f"sources.{partition.source}: {partition.file.uri} (or an image that it names) changed during the "
+                "build; nothing was published of it: run the same command again"
+            )
+
+
+def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
+    """Raises RecipeError for a column that a filter names and no file has a single value in."""
+    schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
+    found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
+    check_columns(run.naming, found | run.score_columns)
+
+
+def _files(run: Run, section: str, name: str, cache: FingerprintCache) -> list[SourceFile]:
+    source = getattr(run.recipe, section)[name]
+    raw = run.loaded.raw[section][name]
+    shown = (raw["path"],) if isinstance(raw["path"], str) else tuple(raw["path"])
+    images = (source.images, raw["images"]) if source.images else None
+    try:
+        return source_files(source.path, shown, images, run.loaded.folder, cache)
+    except SourceError as error:
+        raise SourceError(f"{section}.{name}.path: {error}") from error
+
+
+def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> list[ScanTask]:
+    source = getattr(run.recipe, section)[name]
+    try:
+        reader = plugins.load(GROUP, source.format)
+    except plugins.UnknownPlugin as error:
+        raise SourceError(f"{section}.{name}.format: {error}") from error
+    files = _files(run, section, name, cache)
+    asked = _asked(run, name) if section == "sources" else Asked(source.columns)
+    rules = _rules(run.recipe, source)
+    subset = None if source.uids is None else run.loaded.folder / source.uids
+    if subset and not subset.is_file():
+        raise SourceError(f"{section}.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
+    code = fingerprints.code(*SCAN_CODE, reader.__module__)
+    how = (source.format, run.loaded.raw[section][name].get("images"), asdict(asked), asdict(rules), run.digest, code)
+    wanted = subset and fingerprints.of_file(subset)
+    cut = _cut(run, (name, source.format), reader, files, code)
+    return [_scan_task(run, (name, source.format), file, asked, rules, subset, (how, wanted)) for file in cut]
+
+
+def _asked(run: Run, name: str) -> Asked:
+    """Fields of the data itself: what rules name and neither the samples table nor a score has; and its boxes."""
+    source = run.recipe.sources[name]
+    data = sorted(named_by(run.naming, name) - KNOWN - run.score_columns)
+    beside = (BOXES,) if source.boxes else ()
+    return Asked(source.columns, (*data, *beside), bool(source.boxes))
+
+
+def _rules(recipe: Recipe, source: Source) -> Rules:
+    return Rules(
+        max_image_pixels=recipe.limits.image_pixels,
+        max_images=recipe.limits.images,
+        max_text_chars=recipe.limits.text_chars,
+        replace_invalid_utf8=source.invalid_utf8 == "replace",
+        decode=source.check == "decode",
+    )
+
+
+def _scan_task(
+    run: Run,
+    named: tuple[str, str],
+    file: SourceFile,
+    asked: Asked,
+    rules: Rules,
+    subset: Path | None,
+    how: object,
+) -> ScanTask:
+    """named: the source and its format."""
+    name, kind = named
+    part = () if file.piece is None else (file.piece,)
+    stem = f"{name}-{fingerprints.key(name, file.uri, file.identity, file.size, how, *part)}"
+    return ScanTask(
+        source=name,
+        format=kind,
+        file=file,
+        asked=asked,
+        rules=rules,
+        digest=run.digest,
+        subset=subset,
+        samples=run.folder("samples") / f"{stem}.parquet",
+        media=run.folder("media") / f"{stem}.bin",
+    )
+
+
+def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
+    """Found and kept per source. Raises BuildError when a source, or all together, is worse than `max_bad`."""
+    lines = []
+    for name in run.recipe.sources:
+        mine = [partition for partition in partitions if partition.source == name]
+        kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
+        drops = [partition.scan_drops for partition in mine]
+        reasons = Counter(ledger.read(drops)["reason"].to_list())
+        lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
+        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, drops)
+    total = sum((_bad(line.reasons) for line in lines), Counter[str]())
+    check_bad(
+        "all sources", sum(line.left for line in lines), total, run.recipe.max_bad, [p.scan_drops for p in partitions]
+    )
+    return lines
+
+
+def _bad(reasons: Mapping[str, int]) -> Counter[str]:
+    """The reasons for which a sample is bad, and not merely unwanted."""
+    return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
+
+
+def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, drops: Iterable[Path]) -> None:
+    """Raises BuildError with the worst reasons first and an example of each."""
+    found = kept + reasons.total()
+    if not reasons or reasons.total() <= max_bad * found:
+        return
+    ledgered = ledger.read(drops)
+    lines = []
+    for reason, times in reasons.most_common(WORST_SHOWN):
+        example = ledgered.filter(ledgered["reason"] == reason).row(0, named=True)
+        lines.append(f"  {times} × {reason}, for example {example['locator']}: {example['detail']}")
+    raise BuildError(
+        f"{where}: {reasons.total()} of {found} samples are unusable, max_bad allows {max_bad:.2%}:\n"
+        + "\n".join(lines)
+        + "\nMend the data, or raise max_bad to go on without them"
+    )

@@ -1,0 +1,185 @@
+"""One packed set: fit, mix, pack and write for one stage and one sequence length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.manifest import Manifest
+from mindvl_data.pipeline import publish
+from mindvl_data.pipeline.drawing import Drawn, drawn
+from mindvl_data.pipeline.prepare import Prepared
+from mindvl_data.pipeline.run import BuildError, Run
+from mindvl_data.pipeline.spec import Spec
+from mindvl_data.pipeline.summary import FunnelLine, funnel_lines, mixture, packing, reasons_by_source
+from mindvl_data.recipe import Recipe
+from mindvl_data.runtime import fingerprints
+from mindvl_data.steps.fit import Fitted, Weights, fit, weigh
+from mindvl_data.steps.mix import Draw
+from mindvl_data.steps.pack import Packs, order_packs
+from mindvl_data.tables.corpus import Corpus
+from mindvl_data.tables.store import Store, open_store
+
+STAGE_CODE = (
+    "mindvl_data.tables.corpus",
+    "mindvl_data.tables.draws",
+    "mindvl_data.steps.holdout",
+    "mindvl_data.steps.fit",
+    "mindvl_data.steps.mix",
+    "mindvl_data.steps.pack",
+    "mindvl_data.steps.write",
+    "mindvl_data.shards",
+    "mindvl_data.vision",
+    "mindvl_data.pipeline",
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A packed set before it is written: `data` is its manifest as far as it is known then.
+
+    names: its sources, in the recipe's order. keys: what its manifest and its content depend on. there: the
+    set as it is published already, with nothing left to do; the rest is None then.
+    """
+
+    spec: Spec
+    names: Sequence[str]
+    keys: Mapping[str, str]
+    data: Mapping[str, Any]
+    there: Manifest | None = None
+    fitted: Fitted | None = None
+    drawn: Draw | None = None
+    packs: Packs | None = None
+
+
+def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
+    """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
+    prepared = prepared.at(spec.resolution)
+    corpus, recipe = prepared.corpus, run.recipe
+    asked = corpus.sources if spec.mixture is None else set(spec.mixture.sources())
+    names = [name for name in corpus.sources if name in asked]
+    among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])
+    among &= prepared.held if spec.mixture is None else ~prepared.held
+    funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
+    scores = {name: told for name, told in prepared.selection.scores.items() if name in names}
+    content_key = _content_key(run, prepared, spec, names, among)
+    beside = [scores, prepared.thinned.evaluations, prepared.rewritten.told]
+    keys = {
+        "content": content_key,
+        "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, beside),
+    }
+    publish.recover(run.out / spec.name)
+    there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
+    if there is not None and not prepared.estimates:
+        return Planned(spec, names, keys, there.data, there)
+
+    fitted = _fit(run, prepared, spec, among)
+    made = drawn(corpus, fitted, spec, names, recipe.seed)
+    packs, costs = _ordered(fitted.weights, made, spec, recipe)
+    mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
+    data = {
+        **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
+        "sources": publish.sources(run, prepared, names),
+        **({"scores": scores} if scores else {}),
+        **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
+        **({"evaluations": prepared.thinned.evaluations} if prepared.thinned.evaluations else {}),
+        "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
+        "mixture": mixed,
+        "packing": packing(packs, made.draw, mixed["total"]["tokens"], costs, spec.seq_len, recipe.order.step),
+        "order": {"rule": recipe.order.rule, "step": recipe.order.step, "seed": recipe.seed},
+    }
+    return Planned(spec, names, keys, data, None, fitted, made.draw, packs)
+
+
+def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str], among: NDArray[np.bool_]) -> str:
+    """What the bytes of the shards depend on: the partitions used, what may be drawn of each, and the rules."""
+    recipe, corpus = run.recipe, prepared.corpus
+    starts = corpus.starts[: len(prepared.stores) + 1].tolist()
+    used = [
+        (store.name, fingerprints.of_bytes(np.packbits(among[a:b]).tobytes()))
+        for store, (a, b) in zip(prepared.stores, pairwise(starts), strict=True)
+        if among[a:b].any()
+    ]
+    return fingerprints.key(
+        spec.__dict__ | {"resolution": spec.resolution.__dict__},
+        names,
+        used,
+        [recipe.seed, recipe.media, recipe.shard_bytes, recipe.order.model_dump()],
+        fingerprints.code(*STAGE_CODE),
+    )
+
+
+def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> Fitted:
+    corpus = prepared.corpus
+    fitted = fit(
+        corpus,
+        weigh(corpus, spec.resolution),
+        among,
+        spec.fit_len,
+        # What a cut leaves is only known from the ids, which an estimate has not.
+        "drop" if prepared.estimates else spec.overlong,
+        spec.resolution,
+        _token_reader(prepared),
+        run.tokeniser.special_ids["image_pad"],
+    )
+    if spec.overlong == "error" and len(fitted.overlong):
+        first = int(fitted.overlong[0])
+        where = prepared.partitions[corpus.place(first)[0]].file.uri
+        raise BuildError(
+            f"stages.{spec.stage}: {len(fitted.overlong)} samples are longer than {spec.fit_len} tokens, the first is "
+            f"{bytes(corpus.sample_ids[first]).hex()} of {where} ({fitted.weights.tokens[first]} tokens); lower "
+            "max_pixels, raise seq_len, or set overlong: drop or truncate"
+        )
+    return fitted
+
+
+def _token_reader(prepared: Prepared) -> Callable[[int], tuple[NDArray[np.int32], NDArray[np.bool_]]]:
+    stores: dict[int, Store] = {}
+
+    def read(sample: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        number, row = prepared.corpus.place(sample)
+        if number not in stores:
+            # Samples come by partition: one store open at a time is enough.
+            stores.clear()
+            stores[number] = open_store(prepared.stores[number])
+        store = stores[number]
+        span = slice(int(store.starts[row]), int(store.starts[row + 1]))
+        return store.ids[span], store.loss[span]
+
+    return read
+
+
+def _ordered(
+    weights: Weights, made: Drawn, spec: Spec, recipe: Recipe
+) -> tuple[Packs, dict[str, dict[str, NDArray[np.int64]]]]:
+    """The packs in the order they are written, and both costs of each in every order there is."""
+    lengths, patches = weights.tokens[made.draw.samples], weights.patches[made.draw.samples]
+    costs = {"attention": made.packs.sums(lengths, power=2), "patches": made.packs.sums(patches)}
+    orders = {
+        rule: order_packs(
+            *costs.values(), rule=rule, step=recipe.order.step, seed=recipe.seed, name=spec.name, borders=made.borders
+        )
+        for rule in ("balanced", "shuffled")
+    }
+    ordered = {rule: {name: values[order] for name, values in costs.items()} for rule, order in orders.items()}
+    return made.packs.reordered(orders[recipe.order.rule]), ordered
+
+
+def _stage_funnel(
+    corpus: Corpus, spec: Spec, among: NDArray[np.bool_], fitted: Fitted, drawn: Draw, names: Sequence[str]
+) -> list[FunnelLine]:
+    chosen = np.zeros(len(corpus), bool)
+    chosen[drawn.samples] = True
+    lost = {"overlong": fitted.overlong, "no_loss_token": fitted.emptied}
+    reasons = reasons_by_source(corpus.sources, corpus.source, lost)
+    fits = [
+        FunnelLine(line.step, line.source, line.entered, line.left, reasons[corpus.sources.index(line.source)])
+        for line in funnel_lines("fit", corpus.sources, corpus.source, among, fitted.fits)
+    ]
+    draws = funnel_lines("draw", corpus.sources, corpus.source, fitted.fits, chosen)
+    return [line for line in fits + draws if line.source in names]

@@ -1,0 +1,148 @@
+"""What a manifest says of its stage in numbers: the funnel, the mixture, the packing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.pipeline.drawing import Drawn
+from mindvl_data.pipeline.spec import Spec
+from mindvl_data.recipe import Group
+from mindvl_data.steps.fit import Weights
+from mindvl_data.steps.mix import Draw
+from mindvl_data.steps.pack import Packs, again, step_balance
+
+COUNTED = ("samples", "tokens", "loss_tokens", "vision_tokens")
+# Draws summed at a time.
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FunnelLine:
+    """How many samples of a source went into a step and came out, and why the others left."""
+
+    step: str
+    source: str
+    entered: int
+    left: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "source": self.source,
+            "in": self.entered,
+            "out": self.left,
+            "reasons": dict(sorted(self.reasons.items())),
+        }
+
+
+def funnel_lines(
+    step: str,
+    sources: Sequence[str],
+    source: NDArray[Any],
+    entered: NDArray[np.bool_],
+    left: NDArray[np.bool_],
+) -> list[FunnelLine]:
+    """One line a source from masks over samples; without reasons: nothing is dropped here, only chosen."""
+    into = np.bincount(source[entered], minlength=len(sources))
+    out = np.bincount(source[left], minlength=len(sources))
+    return [FunnelLine(step, name, int(into[i]), int(out[i])) for i, name in enumerate(sources)]
+
+
+def reasons_by_source(
+    sources: Sequence[str], source: NDArray[Any], lost: Mapping[str, NDArray[np.integer]]
+) -> list[dict[str, int]]:
+    """How often each reason struck each source; lost: the samples by reason."""
+    struck = {reason: np.bincount(source[samples], minlength=len(sources)) for reason, samples in lost.items()}
+    return [{reason: int(times[i]) for reason, times in struck.items() if times[i]} for i in range(len(sources))]
+
+
+def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec) -> dict[str, Any]:
+    """What was asked of each source, and of each group, and what the draw gave, in every count there is.
+
+    weights, source: of all samples. `repeats` are passes over what could be drawn.
+    """
+    given = _by_source(weights, source, made.draw.samples, sources)
+    totals = {column: sum(given[name][column] for name in made.asked.shares) for column in COUNTED}
+    lines = {}
+    for name, share in made.asked.shares.items():
+        pool = made.pools[name]
+        passes = made.asked.passes(name, pool)
+        holds = _by_source(weights, source, pool.samples, sources)[name]
+        got = given[name]
+        lines[name] = {
+            "pool": holds,
+            "asked": {
+                "share": round(share, 6),
+                **{column: round(passes * value) for column, value in holds.items()},
+                "repeats": round(passes, 4),
+            },
+            "achieved": {
+                "share": round(got[spec.by] / totals[spec.by], 6),
+                **got,
+                "repeats": round(got[spec.by] / holds[spec.by], 4),
+            },
+        }
+    budget = spec.budget.model_dump(exclude_none=True) if spec.budget else None
+    groups = dict(_groups(spec.mixture, lines)) if spec.mixture else {}
+    return {"by": spec.by, "budget": budget, "total": totals, "sources": lines, "groups": groups}
+
+
+def _by_source(
+    weights: Weights, source: NDArray[Any], samples: NDArray[np.integer], sources: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Σ over these samples, some of them perhaps several times, of every count, by source."""
+    sums = np.zeros((len(COUNTED), len(sources)), np.int64)
+    for start in range(0, len(samples), CHUNK):
+        some = samples[start : start + CHUNK]
+        of = source[some]
+        sums[0] += np.bincount(of, minlength=len(sources))
+        for line, column in enumerate(COUNTED[1:], 1):
+            # As floats: exact, a chunk's sum is far below 2^53.
+            sums[line] += np.bincount(of, weights.of(some, column), len(sources)).astype(np.int64)
+    return {name: dict(zip(COUNTED, sums[:, i].tolist(), strict=True)) for i, name in enumerate(sources)}
+
+
+def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
+    """Every group by its path, with its share of the whole, asked and achieved."""
+    for name, member in group.members.items():
+        if isinstance(member, Group):
+            of = [lines[source] for source in member.sources()]
+            yield (
+                f"{path}{name}",
+                {side: round(sum(line[side]["share"] for line in of), 6) for side in ("asked", "achieved")},
+            )
+            yield from _groups(member, lines, f"{path}{name}.")
+
+
+def packing(
+    packs: Packs,
+    draw: Draw,
+    tokens: int,
+    costs: Mapping[str, Mapping[str, NDArray[np.int64]]],
+    seq_len: int,
+    step: int,
+) -> dict[str, Any]:
+    """Packs beside their lower bound, fill, and how level the steps of either order are: 1 means that no rank waits.
+
+    costs: by order, then by name, of each pack in that order.
+    """
+    slots = len(packs) * seq_len
+    return {
+        "packs": len(packs),
+        "lower_bound": packs.lower_bound,
+        "tokens": tokens,
+        "padding": slots - tokens,
+        "fill": round(tokens / slots, 6),
+        "repeats_together": len(again(packs, draw.samples)) if draw.repeats.any() else 0,
+        "segments_per_pack": round(len(packs.index) / len(packs), 3),
+        "cost_balance": {
+            rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}
+            for rule, ordered in costs.items()
+        },
+    }

@@ -1,0 +1,227 @@
+"""What leaves because of other samples: what evaluation sets hold, what is there twice, what is too many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mindvl_data.pipeline.pool import Pool, features, matches, pairs, pool_of
+from mindvl_data.pipeline.run import Run
+from mindvl_data.pipeline.scanning import Partition
+from mindvl_data.pipeline.scoring import Scores
+from mindvl_data.pipeline.selecting import groups_of, numbers_of
+from mindvl_data.pipeline.summary import FunnelLine
+from mindvl_data.recipe.balance import Balance
+from mindvl_data.recipe.duplicates import Decontaminate, Dedup
+from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime.memory import give_back
+from mindvl_data.steps.balance import capped, staying, tempered
+from mindvl_data.steps.dedup import kept_of, ranks
+from mindvl_data.steps.filters import NO_FILTER
+from mindvl_data.tables import ledger
+
+CODE = ("mindvl_data.steps.dedup", "mindvl_data.pipeline.pool")
+
+
+@dataclass
+class Thinned:
+    """kept: what is left, bool a partition. funnel, drops: what became of the rest, in the order of the rules.
+
+    evaluations: of every evaluation set its samples, and how many of them some training sample is alike to.
+    """
+
+    kept: list[NDArray[np.bool_]]
+    funnel: list[FunnelLine] = field(default_factory=list)
+    drops: list[pl.DataFrame] = field(default_factory=list)
+    evaluations: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def thin(
+    run: Run,
+    partitions: Sequence[Partition],
+    evaluations: Sequence[Partition],
+    first: Sequence[NDArray[np.int16]],
+    scores: Scores,
+) -> Thinned:
+    """Decontaminate, remove duplicates, balance, rule by rule, from what the filters left (see Selection.first)."""
+    thinned = Thinned([numbers == NO_FILTER for numbers in first])
+    sets = Scores(run, evaluations)
+    for rule in run.recipe.decontaminate:
+        _decontaminate(run, partitions, evaluations, (scores, sets), rule, thinned)
+    for number, duplicates in enumerate(run.recipe.dedup):
+        _dedup(run, partitions, scores, duplicates, number, thinned)
+    for number, balance in enumerate(run.recipe.balance):
+        _balance(run, partitions, scores, balance, number, thinned)
+    give_back()
+    return thinned
+
+
+def _pool(run: Run, partitions: Sequence[Partition], thinned: Thinned, sources: Sequence[str] | None) -> Pool:
+    names = list(run.recipe.sources)
+    chosen = [kept & (sources is None or p.source in sources) for p, kept in zip(partitions, thinned.kept, strict=True)]
+    return pool_of(partitions, chosen, names)
+
+
+# --------------------------------------------------------------------------------------- decontaminate
+
+
+def _decontaminate(
+    run: Run,
+    partitions: Sequence[Partition],
+    evaluations: Sequence[Partition],
+    scores: tuple[Scores, Scores],
+    rule: Decontaminate,
+    thinned: Thinned,
+) -> None:
+    """Every sample that is alike to one of an evaluation set leaves, because of the first set that has such a one.
+
+    By image one image is enough.
+    """
+    names = list(run.recipe.evaluations)
+    asked = [name for name in names if rule.against is None or name in rule.against]
+    every = [np.ones(pq.read_metadata(p.samples).num_rows, bool) & (p.source in asked) for p in evaluations]
+    pool, theirs = _pool(run, partitions, thinned, rule.sources), pool_of(evaluations, every, names)
+    here = features(run, pool, partitions, scores[0], rule, each=True)
+    there = features(run, theirs, evaluations, scores[1], rule, each=True)
+
+    def look() -> dict[str, NDArray[Any]]:
+        ours, others = matches(rule, here, there)
+        # Of several the first: in the recipe's order of sets, then of their samples.
+        order = np.lexsort((others, ours))
+        left, first = np.unique(ours[order], return_index=True)
+        return {"left": left, "other": others[order][first], "found": np.unique(others)}
+
+    found = _cached(run, "decontaminate", [rule.model_dump(), asked, here.version, there.version], look)
+    ids = theirs.taken(found["other"]).ids(evaluations)
+    for number, name in enumerate(names):
+        if name in asked:
+            told = thinned.evaluations.setdefault(name, {"samples": int((theirs.source == number).sum()), "found": 0})
+            told["found"] = max(told["found"], int((theirs.source[found["found"]] == number).sum()))
+            mine = theirs.source[found["other"]] == number
+            lost = pool.taken(found["left"][mine])
+            details = _with_ids("like ", ids[mine], f" of {name} ({rule.said})")
+            _note(run, partitions, thinned, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
+
+
+# ----------------------------------------------------------------------------------------------- dedup
+
+
+def _dedup(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Dedup, number: int, thinned: Thinned
+) -> None:
+    """Of samples that are alike the one of the smallest rank stays."""
+    pool = _pool(run, partitions, thinned, rule.sources)
+    found = features(run, pool, partitions, scores, rule)
+    prefer = _preferred(run, partitions, scores, f"dedup.{number}.prefer", pool)
+
+    def look() -> dict[str, NDArray[Any]]:
+        left, right = pairs(rule, found)
+        involved = np.unique(np.concatenate([left, right]))
+        few = pool.taken(involved)
+        rank = ranks(None if prefer is None else prefer[involved], few.source, few.ids(partitions))
+        stays = kept_of(len(few), np.searchsorted(involved, left), np.searchsorted(involved, right), rank)
+        lost = np.flatnonzero(stays != np.arange(len(few)))
+        return {"left": involved[lost], "other": involved[stays[lost]]}
+
+    version = None if prefer is None else fingerprints.of_bytes(prefer.tobytes())
+    result = _cached(run, "dedup", [rule.model_dump(), list(run.recipe.sources), found.version, version], look)
+    reason = "duplicate" if rule.near is None else "near_duplicate"
+    others = pool.taken(result["other"]).ids(partitions)
+    details = _with_ids("like ", others, f", which stays ({rule.said})")
+    _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
+
+
+def _preferred(
+    run: Run, partitions: Sequence[Partition], scores: Scores, place: str, pool: Pool
+) -> NDArray[np.float64] | None:
+    rule = run.expressions.get(place)
+    return None if rule is None else numbers_of(run, partitions, scores, rule, pool)
+
+
+# --------------------------------------------------------------------------------------------- balance
+
+
+def _balance(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Balance, number: int, thinned: Thinned
+) -> None:
+    """Of each group so many stay as the rule says; cheap beside what its scores cost, so that nothing is stored."""
+    pool = _pool(run, partitions, thinned, rule.sources)
+    named = groups_of(run, partitions, scores, run.expressions[f"balance.{number}.by"], pool)
+    names = named.drop_nulls().unique().sort()
+    codes = named.replace_strict(names, pl.arange(0, len(names), eager=True), default=-1, return_dtype=pl.Int64)
+    groups = codes.to_numpy()
+    sizes = np.bincount(groups[groups >= 0], minlength=len(names)).astype(np.int64)
+    if rule.share is None:
+        assert rule.cap is not None
+        counts = capped(sizes, rule.cap)
+    else:
+        counts = tempered(sizes, rule.share, rule.temperature)
+    prefer = _preferred(run, partitions, scores, f"balance.{number}.prefer", pool)
+    lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
+    said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]
+    details = pl.Series(said, dtype=pl.String).gather(groups[lost])
+    _note(run, partitions, thinned, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
+
+
+# ---------------------------------------------------------------------------------------------- shared
+
+
+def _cached(
+    run: Run, step: str, parts: Sequence[object], look: Callable[[], dict[str, NDArray[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """What `look` finds, from the build folder when it was found before."""
+    path = run.folder("samples") / f"{step}-{fingerprints.key(parts, fingerprints.code(*CODE))}.npz"
+    run.used.add(path)
+    if not path.exists():
+        run.work[step] += 1
+        run.progress(step, 0, 1)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **look())
+        partial.rename(path)
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _with_ids(before: str, ids: NDArray[np.uint8], after: str) -> pl.Series:
+    """Texts around sample ids (uint8 [n, 16]) in hexadecimal: String [n]."""
+    flat = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(ids), [None, pa.py_buffer(ids.tobytes())])
+    written = pl.Series("id", flat).cast(pl.Binary).bin.encode("hex")
+    return written.to_frame().select(pl.concat_str(pl.lit(before), "id", pl.lit(after))).to_series()
+
+
+def _note(
+    run: Run,
+    partitions: Sequence[Partition],
+    thinned: Thinned,
+    lost: Pool,
+    step: str,
+    reason: str,
+    details: pl.Series,
+) -> None:
+    """Take the lost samples out of what is kept, and write down why."""
+    names = list(run.recipe.sources)
+    before = np.zeros(len(names), np.int64)
+    for partition, kept in zip(partitions, thinned.kept, strict=True):
+        before[names.index(partition.source)] += int(kept.sum())
+    gone = np.bincount(lost.source, minlength=len(names))
+    for number, name in enumerate(names):
+        left = int(before[number] - gone[number])
+        thinned.funnel.append(
+            FunnelLine(step, name, int(before[number]), left, {reason: int(gone[number])} if gone[number] else {})
+        )
+    for number, partition in enumerate(partitions):
+        first, end = np.searchsorted(lost.partition, [number, number + 1])
+        if first < end:
+            rows = lost.row[first:end]
+            thinned.kept[number][rows] = False
+            named = (partition.source, partition.file.uri)
+            why = details.slice(first, end - first)
+            thinned.drops.append(ledger.of_rows(named, partition.samples, rows, step.split(":")[0], reason, why))

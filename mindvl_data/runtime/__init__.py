@@ -1,0 +1,1 @@
+"""What everything stands on: fingerprints, plugins, the terminal. Imports nothing of ours but errors."""

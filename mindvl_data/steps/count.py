@@ -1,0 +1,177 @@
+"""Counting: the kept samples of one partition become exact tokens, once, for every stage and length.
+
+Only texts with boxes that are written in pixels of the resized picture depend on a stage's bounds: their partition
+has a store for each, and what is equal in them is tokenised once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part
+from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
+from mindvl_data.tokenise import TEMPLATES, Encoded, encode, load_tokeniser
+from mindvl_data.tokenise.grounding import grounded_lines
+from mindvl_data.vision import Resolution
+
+if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, which take a third of a second to make
+    from mindvl_data.recipe import Boxes
+
+BATCH_SAMPLES = 4096
+COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]
+
+
+@dataclass(frozen=True)
+class CountTask:
+    """The partition's samples table, which of its lines are kept (packed bits), and how to render them.
+
+    boxes, columns: what the source's boxes are, and the table beside that tells of `objects`; None for most
+    sources. stores: where the tokens go, one for each of `bounds`, which only boxes look at.
+    """
+
+    source: str
+    uri: str
+    samples: Path
+    kept: bytes
+    render: str
+    loss: str
+    chat_template: str
+    tokenizer: str
+    recipe_folder: Path
+    boxes: Boxes | None
+    columns: Path | None
+    bounds: tuple[Resolution, ...]
+    stores: tuple[Path, ...]
+    drops: Path
+
+    @property
+    def done(self) -> bool:
+        return self.drops.exists() and all(store.exists() for store in self.stores)
+
+
+def count(task: CountTask) -> None:
+    """Write `task.stores` and `task.drops`: the samples with a token to learn from, and those without."""
+    batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
+    drops = [line for _, lost in batches for line in lost]
+    pq.write_table(pa.Table.from_pylist(drops, LEDGER), task.drops)
+    for number, path in enumerate(task.stores):
+        if not path.exists():
+            write_store(path, _joined([stores[number] for stores, _ in batches]))
+
+
+def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(task.samples)
+    kept = np.unpackbits(np.frombuffer(task.kept, np.uint8), count=file.metadata.num_rows).astype(bool)
+    objects = pq.read_table(task.columns, columns=[BOXES]).column(BOXES) if task.boxes and task.columns else None
+    start = 0
+    for batch in file.iter_batches(BATCH_SAMPLES, columns=COLUMNS):
+        rows = kept[start : start + batch.num_rows]
+        if objects is not None:
+            beside = objects.slice(start, batch.num_rows).combine_chunks()
+            batch = batch.append_column(BOXES, beside)
+        start += batch.num_rows
+        if rows.any():
+            yield batch.filter(pa.array(rows))
+
+
+def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], list[dict[str, Any]]]:
+    """The batch's stores, one for each of the task's bounds, and its ledger lines."""
+    tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
+    texts, rows, lost = _texts(batch, task)
+    encoded = encode(texts, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss)
+    loss_tokens = _sums(encoded.loss, encoded.offsets)
+    sound: NDArray[np.bool_] = np.all(loss_tokens[rows] > 0, axis=0)
+    lost = {int(row): Drop("empty", "no token of it is trained on") for row in np.flatnonzero(~sound)} | lost
+    sound[list(lost)] = False
+    stores = []
+    for of in rows[:, sound]:
+        kept = encoded if len(of) == len(encoded.offsets) - 1 else _selected(encoded, of)
+        stores.append(from_samples(batch.filter(pa.array(sound)), kept.ids, kept.loss, kept.offsets, loss_tokens[of]))
+    lines = batch.select(["sample_id", "key"]).filter(pa.array(~sound)).to_pylist()
+    return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
+
+
+def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[list[list[Part]], NDArray[np.int64], dict[int, Drop]]:
+    """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], and bad ones."""
+    texts = _parts(batch.column("parts"))
+    rows = np.tile(np.arange(len(texts)), (len(task.stores), 1))
+    lost: dict[int, Drop] = {}
+    for line, found in enumerate(grounded_lines(batch, tuple(texts), task.boxes)):
+        if isinstance(found, Drop):
+            lost[line] = found
+        elif found:
+            texts[line] = found.at(task.bounds[0])
+            for number, bounds in enumerate(task.bounds[1:], 1):
+                rows[number, line] = len(texts)
+                texts.append(found.at(bounds))
+    return texts, rows, lost
+
+
+def _parts(column: pa.ListArray) -> list[list[Part]]:
+    """The parts of every line, made of columns: a dictionary for each would take four times as long."""
+    fields, starts = column.flatten(), starts_of(column.value_lengths().to_numpy())
+    parts = [*map(Part, *(fields.field(name).to_pylist() for name in Part._fields))]
+    return [parts[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+
+
+def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:
+    locator = f"{task.uri}#{line['key']}"
+    return {
+        "sample_id": line["sample_id"],
+        "source": task.source,
+        "locator": locator,
+        "step": "count",
+        "reason": drop.reason,
+        "detail": drop.detail,
+    }
+
+
+def _sums(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
+    total = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.diff(total[offsets]).astype(np.int32)
+
+
+def _selected(encoded: Encoded, rows: NDArray[np.int64]) -> Encoded:
+    """These samples, in this order."""
+    lengths = np.diff(encoded.offsets)[rows]
+    offsets = starts_of(lengths)
+    tokens = np.repeat(encoded.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return Encoded(encoded.ids[tokens], encoded.loss[tokens], offsets)
+
+
+def _joined(stores: list[Store]) -> Store:
+    """The batches of a partition in one; their `uris` merged."""
+    uris = sorted({uri for store in stores for uri in store.uris})
+    place = {uri: number for number, uri in enumerate(uris)}
+    images = []
+    for store in stores:
+        table = store.images.copy()
+        table["uri"] = np.array([place[uri] for uri in store.uris], np.int32)[store.images["uri"]]
+        images.append(table)
+
+    def together(name: str, empty: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([empty, *(getattr(store, name) for store in stores)])
+
+    def starts(name: str) -> NDArray[np.int64]:
+        return starts_of(np.concatenate([[0], *(np.diff(getattr(store, name)) for store in stores)])[1:])
+
+    return Store(
+        sample_ids=together("sample_ids", np.zeros((0, 16), np.uint8)),
+        ids=together("ids", np.zeros(0, np.int32)),
+        loss=together("loss", np.zeros(0, bool)),
+        starts=starts("starts"),
+        loss_tokens=together("loss_tokens", np.zeros(0, np.int32)),
+        images=np.concatenate([np.zeros(0, IMAGE), *images]),
+        image_starts=starts("image_starts"),
+        text_hash=together("text_hash", np.zeros((0, 32), np.uint8)),
+        uris=uris,
+    )

@@ -1,0 +1,73 @@
+"""The order in which packs are written, and how level the steps of an order are."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.steps.pack.compiled import for_samples
+from mindvl_data.steps.pack.draw import shuffle, words
+
+
+def order_packs(
+    attention: NDArray[np.int64],
+    vision: NDArray[np.int64],
+    *,
+    rule: str,
+    step: int,
+    seed: int,
+    name: str,
+    borders: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """The order in which packs are written, int64 [packs], drawn from (seed, name).
+
+    attention, vision: Σ l² and patches of each pack. `shuffled`: any pack anywhere. `balanced`: the packs of a
+    step are alike in both costs; steps, and the packs within each, are shuffled. borders: where windows begin
+    and end, int64 [windows + 1]; packs then stay within their window, but its last, less than a step, go with
+    the next.
+    """
+    if borders is None:
+        return _order(attention, vision, rule, step, seed, name)
+    edges = np.unique(np.append(borders[:-1] // step * step, borders[-1])).tolist()
+    spans = [slice(first, last) for first, last in itertools.pairwise(edges)]
+    parts = [
+        span.start + _order(attention[span], vision[span], rule, step, seed, f"{name}\0window {span.start}")
+        for span in spans
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _order(
+    attention: NDArray[np.int64], vision: NDArray[np.int64], rule: str, step: int, seed: int, name: str
+) -> NDArray[np.int64]:
+    shuffled = shuffle(len(attention), seed, name)
+    full = len(attention) // step
+    if rule == "shuffled" or full < 2:
+        return shuffled
+    from mindvl_data.steps.pack.halve import halve
+
+    # What does not fill a step is any packs, not the cheapest; equal costs fall by the shuffle, not by place.
+    whole, tail = shuffled[: full * step], shuffled[full * step :]
+    ranks = [_ranks(costs[whole]) for costs in (attention, vision)]
+    weights = [1 / max(float(costs[whole].sum()), 1.0) for costs in (attention, vision)]
+    with for_samples(len(attention)):
+        alike = halve(attention[whole], vision[whole], step, ranks[0], ranks[1], weights[0], weights[1])
+    steps = whole[alike].reshape(full, step)[shuffle(full, seed, f"{name}\0steps")]
+    inside = np.argsort(words(full * step, seed, f"{name}\0inside").reshape(full, step), axis=1, kind="stable")
+    return np.concatenate([np.take_along_axis(steps, inside, axis=1).ravel(), tail])
+
+
+def _ranks(costs: NDArray[np.int64]) -> NDArray[np.int64]:
+    ranks = np.empty(len(costs), np.int64)
+    ranks[np.argsort(costs, kind="stable")] = np.arange(len(costs))
+    return ranks
+
+
+def step_balance(costs: NDArray[np.int64], step: int) -> float:
+    """Σ of the steps' largest cost over Σ of their mean, over whole steps (or all packs, when fewer): 1 is level."""
+    whole = len(costs) // step * step
+    rows = costs[:whole].reshape(-1, step) if whole else costs.reshape(1, -1)
+    mean = float(rows.mean(axis=1).sum()) if rows.size else 0.0
+    return float(rows.max(axis=1).sum()) / mean if mean else 1.0

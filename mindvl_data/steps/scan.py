@@ -1,0 +1,285 @@
+"""The scan: one file of a source becomes lines of the samples table, pointers and sizes, no pixels decoded."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mindvl_data import vision
+from mindvl_data.runtime import plugins
+from mindvl_data.sources import (
+    GROUP,
+    Asked,
+    Failed,
+    ImageBytes,
+    ImagePath,
+    Piece,
+    Record,
+    Sample,
+    SourceError,
+    Unusable,
+)
+from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
+from mindvl_data.sources.subset import UidSubset
+from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
+from mindvl_data.tables.schema import IMAGE_FILES, LEDGER, SAMPLES, Part
+from mindvl_data.vision.resize import MAX_ASPECT
+
+# A row group of the samples table: so many samples, or fewer where their texts are long.
+BATCH_SAMPLES = 4096
+BATCH_CHARS = 16 << 20
+# So many are held at a time, with the images in them, where a subset is asked for their uids.
+LOOKED_UP_SAMPLES = 64
+# Columns whose values repeat; looking for repeats in the others, hashes and texts, costs a third of the writing.
+REPEATED = ["images.list.element.uri", "images.list.element.format", "parts.list.element.role"]
+MAX_TURN = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the recipe says a sample may be."""
+
+    max_image_pixels: int = vision.MAX_IMAGE_PIXELS
+    max_images: int = 256
+    max_text_chars: int = 2_000_000
+    replace_invalid_utf8: bool = False
+    decode: bool = False
+
+
+@dataclass(frozen=True)
+class SplitTask:
+    """One large file to cut into pieces, and where to write them down."""
+
+    format: str
+    file: SourceFile
+    pieces: Path
+
+
+def split(task: SplitTask) -> None:
+    """Write `task.pieces`: the file's pieces as JSON, none where it is read in one go."""
+    pieces = plugins.load(GROUP, task.format).pieces(task.file)
+    partial = task.pieces.with_suffix(".partial")
+    partial.write_text(json.dumps(pieces))
+    _publish(partial, task.pieces)
+
+
+def parts(task: SplitTask) -> list[SourceFile]:
+    """The file's pieces, or itself."""
+    pieces = [Piece(*piece) for piece in json.loads(task.pieces.read_text())]
+    return [replace(task.file, piece=piece) for piece in pieces] or [task.file]
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One file to scan, and where its samples table goes; the rest that it writes lies beside that by name.
+
+    digest: take the SHA-256 of every image. subset: the file of uids to keep, each as often as it is listed.
+    """
+
+    source: str
+    format: str
+    file: SourceFile
+    asked: Asked
+    rules: Rules
+    digest: bool
+    subset: Path | None
+    samples: Path
+    media: Path
+
+    @property
+    def drops(self) -> Path:
+        return self.samples.with_suffix(".drops.parquet")
+
+    @property
+    def columns(self) -> Path:
+        """The fields of the data that filters name, a line a sample; only where there are such fields."""
+        return self.samples.with_suffix(".columns.parquet")
+
+    @property
+    def image_files(self) -> Path:
+        """The image files that the records name; only where they name any."""
+        return self.samples.with_suffix(".images.parquet")
+
+
+def scan(task: ScanTask) -> None:
+    """Write `task.samples`, `task.drops` and what goes with them.
+
+    Each appears by rename, the samples last: they say that the scan of this file is whole.
+    """
+    partial = [path.with_suffix(path.suffix + ".partial") for path in (task.samples, task.drops, task.media)]
+    records = plugins.load(GROUP, task.format)(task.file, task.asked)
+    columns = []
+    with (
+        ExitStack() as stack,
+        pq.ParquetWriter(partial[0], SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
+        pq.ParquetWriter(partial[1], LEDGER, compression="zstd") as drops,
+        partial[2].open("wb") as media,
+    ):
+        scanner = _Scanner(task, media)
+        counted = scanner.counted(records)
+        # What is loaded by now is not looked through again and again for cycles, of which a scan makes none.
+        stack.callback(gc.unfreeze)
+        gc.freeze()
+        while (batch := scanner.scan(counted)) != EMPTY:
+            kept, lost = batch
+            samples.write_batch(kept.table(task.source, task.file.path))
+            drops.write_batch(lost.table(task.source, task.file.path, task.file.uri))
+            columns.append(kept.data_table(task.asked.keep))
+    _publish(partial[2], task.media)
+    if task.asked.keep:
+        _write(joined(columns, task.asked.keep), task.columns)
+    if scanner.image_files:
+        _write(_image_files(scanner.image_files), task.image_files)
+    if task.file.changed():
+        raise SourceError(f"{task.file.uri}: changed while it was scanned; run the same command again")
+    _publish(partial[1], task.drops)
+    _publish(partial[0], task.samples)
+
+
+EMPTY = Kept(), Lost()
+
+
+def image_files_changed(task: ScanTask) -> bool:
+    """Whether an image that the records of a scanned file name by path is no more what the scan saw."""
+    if not task.image_files.exists():
+        return False
+    table = pq.read_table(task.image_files, schema=IMAGE_FILES)
+    paths, sizes, times = (column.to_pylist() for column in table.columns)
+    return any(
+        task.file.image_file(path) != ImageFile(size, time)
+        for path, size, time in zip(paths, sizes, times, strict=True)
+    )
+
+
+def _publish(partial: Path, path: Path) -> None:
+    if path.suffix == ".bin" and not partial.stat().st_size:
+        partial.unlink()
+        return
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    partial = path.with_suffix(path.suffix + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    _publish(partial, path)
+
+
+def _image_files(found: dict[str, ImageFile]) -> pa.Table:
+    paths = sorted(found)
+    sizes, times = ([found[path][i] for path in paths] for i in (0, 1))
+    return pa.table([paths, sizes, times], schema=IMAGE_FILES)
+
+
+class _Scanner:
+    """Records in batches to kept samples and drops. It remembers the image files it has seen."""
+
+    def __init__(self, task: ScanTask, media: IO[bytes]) -> None:
+        self._task = task
+        self._media = media
+        self._subset = UidSubset(task.subset) if task.subset else None
+        self.image_files: dict[str, ImageFile] = {}
+
+    def counted(self, records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
+        """Each record, and how often the subset lists its uid: once each where there is no subset."""
+        if self._subset is None:
+            return zip(records, itertools.repeat(1))
+        return self._looked_up(records, self._subset)
+
+    def _looked_up(self, records: Iterator[Record], subset: UidSubset) -> Iterator[tuple[Record, int]]:
+        while batch := tuple(itertools.islice(records, LOOKED_UP_SAMPLES)):
+            uids = [record.uid if isinstance(record, Sample) else None for record in batch]
+            yield from zip(batch, subset.times(uids), strict=True)
+
+    def scan(self, records: Iterator[tuple[Record, int]]) -> tuple[Kept, Lost]:
+        """What becomes of the records that come next, in their order: a batch of them."""
+        kept, lost, chars = Kept(), Lost(), 0
+        for record, times in itertools.islice(records, BATCH_SAMPLES):
+            try:
+                if isinstance(record, Failed):
+                    raise Unusable(record.drop.reason, record.drop.detail)
+                if not times:
+                    raise Unusable("not_in_subset", f"uid {record.uid}")
+                measured = self._measured(record)
+            except Unusable as error:
+                lost.add(record.key, error.drop)
+                continue
+            for copy in range(times):
+                kept.add(record.key if copy == 0 else f"{record.key}-{copy}", measured)
+            chars += measured.text_chars
+            if chars > BATCH_CHARS:
+                break
+        return kept, lost
+
+    def _measured(self, sample: Sample) -> Measured:
+        """Sizes from texts and image headers. Raises Unusable."""
+        rules = self._task.rules
+        if len(sample.images) > rules.max_images:
+            raise Unusable("too_many_images", f"{len(sample.images)} images, limits.images is {rules.max_images}")
+        parts, replaced, chars, digest = self._texts(sample.parts)
+        opened = [image if isinstance(image, ImageBytes) else self._opened(image) for image in sample.images]
+        headers = [self._header(image) for image in opened]
+        images = [self._line(image, header) for image, header in zip(opened, headers, strict=True)]
+        uid = None if sample.uid is None else clean(sample.uid)
+        return Measured(uid, sample.data, parts, images, chars, replaced, digest)
+
+    def _texts(self, parts: list[Part]) -> tuple[list[Part], int, int, bytes]:
+        """The parts within the rules for text, characters replaced, characters, and the hash. Raises Unusable."""
+        rules, replaced = self._task.rules, 0
+        text = "\0".join([part.text or "" for part in parts])
+        try:
+            encoded = text.encode()
+        except UnicodeEncodeError as error:
+            if not rules.replace_invalid_utf8:
+                raise Unusable("invalid_utf8", f"at character {error.start} of its texts") from error
+            parts = [part if part.text is None else part._replace(text=clean(part.text)) for part in parts]
+            replaced, encoded = len(SURROGATES.findall(text)), clean(text).encode()
+        chars = len(text) - max(0, len(parts) - 1)
+        if chars > rules.max_text_chars or (parts and parts[-1].turn > MAX_TURN):
+            raise Unusable("text_too_long", f"{chars} characters, limits.text_chars is {rules.max_text_chars}")
+        return parts, replaced, chars, hashlib.sha256(encoded).digest()
+
+    def _opened(self, image: ImagePath) -> ImageBytes:
+        if SURROGATES.search(image.path):
+            raise Unusable("missing_image", f"{clean(image.path)!r} is not UTF-8")
+        try:
+            opened, found = self._task.file.image(image.path)
+        except Unusable as error:
+            if error.drop.reason == "missing_image":
+                self.image_files[image.path] = MISSING
+            raise
+        if found:
+            self.image_files[image.path] = found
+        return opened
+
+    def _header(self, image: ImageBytes) -> vision.ImageHeader:
+        rules = self._task.rules
+        try:
+            header = vision.read_header(image.data, rules.max_image_pixels)
+            if max(header.width, header.height) > MAX_ASPECT * min(header.width, header.height):
+                raise Unusable("aspect_ratio", f"{header.width}x{header.height}")
+            if rules.decode:
+                vision.load_rgb(image.data, rules.max_image_pixels)
+        except vision.BadImage as error:
+            raise Unusable(error.reason, error.detail) from error
+        return header
+
+    def _line(self, image: ImageBytes, header: vision.ImageHeader) -> ImageLine:
+        uri, offset = image.uri, image.offset
+        if uri is None:
+            uri, offset = f"build:media/{self._task.media.name}", self._media.tell()
+            self._media.write(image.data)
+        digest = hashlib.sha256(image.data).digest() if self._task.digest else None
+        return ImageLine(uri, offset, len(image.data), header.width, header.height, header.format, digest)

@@ -1,0 +1,107 @@
+"""One partition through the functions that score it, a batch at a time; each column goes into a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from mindvl_data.media import MediaReader
+from mindvl_data.steps.scores import THUMBNAIL, ScoreError, Thumbnails, Wanted, function_of, inputs_of
+from mindvl_data.steps.scores.columns import write_columns
+from mindvl_data.tables.store import starts_of
+from mindvl_data.vision import BadImage, load_rgb
+
+BATCH_SAMPLES = 4096
+# Decoded thumbnails take 4 KiB each, and a picture is decoded whole before it is small.
+BATCH_PICTURES = 512
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where the images of a samples table lie: what a MediaReader needs."""
+
+    build_folder: Path
+    roots: tuple[str, ...]
+    recipe_folder: Path
+    max_pixels: int
+
+    def opened(self) -> MediaReader:
+        return MediaReader(self.build_folder, self.roots, self.recipe_folder)
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """A partition's samples table, and the columns it is to have: which function, and the file for its values."""
+
+    samples: Path
+    wanted: Mapping[Path, Wanted]
+    pictures: Pictures
+
+
+def score(task: ScoreTask) -> None:
+    """Write every file of `task.wanted`. Raises ScoreError where a function does not return a value a sample."""
+    functions = {path: function_of(wanted) for path, wanted in task.wanted.items()}
+    asked = sorted({name for function in functions.values() for name in inputs_of(function)})
+    found: dict[Path, list[pl.Series]] = {path: [] for path in functions}
+    for inputs, count in _batches(task, asked):
+        for path, function in functions.items():
+            wanted = task.wanted[path]
+            values = function(*(inputs[name] for name in inputs_of(function)), **dict(wanted.options))
+            if not isinstance(values, pl.Series) or len(values) != count:
+                raise ScoreError(f"the score {wanted.function} did not return a pl.Series of {count} values")
+            found[path].append(values.rename(wanted.column))
+    for path, parts in found.items():
+        # A batch of nulls alone may have no kind of its own.
+        kind = next((part.dtype for part in parts if part.dtype != pl.Null), pl.Null)
+        column = pl.concat([part.cast(kind) if part.dtype == pl.Null else part for part in parts])
+        write_columns(column.to_frame(), path)
+
+
+def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any], int]]:
+    """The inputs of every batch of lines, and how many lines it has."""
+    columns = [name for name in asked if name not in ("text", "thumbnails")]
+    columns += ["parts"] * ("text" in asked) + ["images"] * ("thumbnails" in asked)
+    size = BATCH_PICTURES if "thumbnails" in asked else BATCH_SAMPLES
+    with task.pictures.opened() as reader:
+        file = pq.ParquetFile(task.samples)
+        # A table without lines is a batch too: its columns have kinds all the same.
+        none = pa.RecordBatch.from_pylist([], pa.schema([file.schema_arrow.field(name) for name in columns]))
+        for batch in file.iter_batches(size, columns=columns) if file.metadata.num_rows else [none]:
+            inputs: dict[str, Any] = {
+                name: pl.Series(name, batch.column(name)) for name in columns if name not in ("parts", "images")
+            }
+            if "text" in asked:
+                inputs["text"] = texts(batch.column("parts"))
+            if "thumbnails" in asked:
+                inputs["thumbnails"] = _thumbnails(batch.column("images"), reader, task.pictures.max_pixels)
+            yield inputs, batch.num_rows
+
+
+def texts(parts: pa.Array) -> pl.Series:
+    """The `parts` of n samples → the text of each, newlines between its pieces: String [n], empty where it has none."""
+    pieces = pl.Series("text", parts).list.eval(pl.element().struct.field("text").drop_nulls())
+    return pieces.list.join("\n").fill_null("")
+
+
+def _thumbnails(images: pa.ListArray, reader: MediaReader, max_pixels: int) -> Thumbnails:
+    lines = images.flatten().to_pylist()
+    levels = np.zeros((len(lines), THUMBNAIL, THUMBNAIL), np.uint8)
+    sound = np.ones(len(lines), bool)
+    for number, line in enumerate(lines):
+        data = reader.read(line["uri"], line["offset"], line["size"], line["sha256"])
+        try:
+            picture = load_rgb(data, max_pixels, at_least=THUMBNAIL)
+        except BadImage:
+            sound[number] = False
+            continue
+        small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        levels[number] = np.asarray(small)
+    return Thumbnails(levels, sound, starts_of(images.value_lengths().to_numpy(zero_copy_only=False)))

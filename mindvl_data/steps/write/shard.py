@@ -1,0 +1,90 @@
+"""One shard as a task: what it needs to be written anywhere, and the note that says it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.shards import ShardInfo, pack_bytes, write_shard
+from mindvl_data.steps.write.assemble import packs
+from mindvl_data.steps.write.segments import Segments
+from mindvl_data.vision import Resolution
+
+
+@dataclass(frozen=True)
+class DealtImages:
+    """The files that the shard's images were dealt to; run int32 [images] into them, offset int64 [images].
+
+    notes: of the shards that share the files. When all are written, the files have had their use.
+    """
+
+    paths: Sequence[str]
+    run: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    notes: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
+
+    note: where `write` says what the manifest needs to know of it. roots: see MediaReader. dealt: None where
+    embedded images are read from their sources.
+    """
+
+    path: Path
+    note: Path
+    seq_len: int
+    first_pack: int
+    segments: Segments
+    offsets: NDArray[np.int64]
+    stores: Mapping[int, Path]
+    sources: Sequence[str]
+    resolution: Resolution
+    media: str
+    image_pad: int
+    pad: int
+    build_folder: Path
+    recipe_folder: Path
+    roots: Sequence[str]
+    dealt: DealtImages | None = None
+
+
+def write(task: WriteTask) -> ShardInfo:
+    """Write one shard, and then `note` with what the manifest says of it: a resumed build reads that.
+
+    Raises MediaError when a source changed since its scan.
+    """
+    info = write_shard(task.path, packs(task), task.seq_len, task.sources)
+    partial = task.note.with_suffix(".partial")
+    partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
+    partial.rename(task.note)
+    if task.dealt and all(note.is_file() for note in task.dealt.notes):
+        for path in task.dealt.paths:
+            Path(path).unlink(missing_ok=True)
+    return info
+
+
+def written(path: Path, note: Path) -> ShardInfo | None:
+    """What an earlier, interrupted build finished of this shard."""
+    if not note.is_file() or not path.is_file():
+        return None
+    fields = json.loads(note.read_text())
+    digests = tuple(bytes.fromhex(digest) for digest in fields.pop("pack_digests"))
+    return ShardInfo(**fields, pack_digests=digests)
+
+
+def shard_borders(image_bytes: NDArray[np.int64], seq_len: int, shard_bytes: int) -> list[tuple[int, int]]:
+    """(first pack, end) of every shard, closed in pack order before it would pass `shard_bytes`."""
+    borders, first, size = [], 0, 0
+    for number, more in enumerate(pack_bytes(seq_len, 0) + image_bytes):
+        if size and size + more > shard_bytes:
+            borders.append((first, number))
+            first, size = number, 0
+        size += int(more)
+    return [*borders, (first, len(image_bytes))] if len(image_bytes) else borders

@@ -1,0 +1,65 @@
+"""The drop ledger: every sample that left, at which step, for which reason. One Parquet file a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from numpy.typing import NDArray
+
+from mindvl_data.tables.schema import LEDGER, Drop
+
+COLUMNS = LEDGER.names
+
+
+def of_samples(named: tuple[str, str], samples: Path, step: str, lines: pl.DataFrame) -> pl.DataFrame:
+    """Ledger lines of samples that the samples table holds; their locators come from it.
+
+    named: the source, and its file as outputs show it. lines: sample_id (Binary), reason, detail.
+    """
+    keys = pl.scan_parquet(samples).select(pl.col("sample_id").cast(pl.Binary), "key")
+    located = lines.lazy().join(keys, on="sample_id", how="left").collect()
+    return located.select(
+        "sample_id",
+        source=pl.lit(named[0]),
+        locator=pl.concat_str(pl.lit(f"{named[1]}#"), "key"),
+        step=pl.lit(step),
+        reason="reason",
+        detail="detail",
+    )
+
+
+def of_rows(
+    named: tuple[str, str], samples: Path, rows: NDArray[Any], step: str, reason: str, details: pl.Series
+) -> pl.DataFrame:
+    """Ledger lines of these rows of a samples table, as columns: there may be millions.
+
+    named: the source, and its file as outputs show it. details: String [rows].
+    """
+    Drop(reason)
+    table = pl.read_parquet(samples, columns=["sample_id", "key"]).select(pl.all().gather(rows))
+    return table.select(
+        pl.col("sample_id").cast(pl.Binary),
+        source=pl.lit(named[0]),
+        locator=pl.concat_str(pl.lit(f"{named[1]}#"), "key"),
+        step=pl.lit(step),
+        reason=pl.lit(reason),
+        detail=details,
+    )
+
+
+def read(paths: Iterable[Path]) -> pl.DataFrame:
+    """The ledger lines that a step's workers wrote, one file a partition."""
+    empty = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String) | {"sample_id": pl.Binary})
+    frames = [pl.read_parquet(path).with_columns(pl.col("sample_id").cast(pl.Binary)) for path in paths]
+    return pl.concat([empty, *frames])
+
+
+def write(folder: Path, name: str, frames: Sequence[pl.DataFrame]) -> None:
+    """Write `folder/name.parquet`, sorted by sample id; it appears whole, by rename."""
+    folder.mkdir(exist_ok=True)
+    partial = folder / f"{name}.parquet.partial"
+    pl.concat([read(()), *frames]).sort(COLUMNS).write_parquet(partial)
+    partial.rename(folder / f"{name}.parquet")

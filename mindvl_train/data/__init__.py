@@ -1,0 +1,1 @@
+"""Packs of the stream become the tensors of a batch, ahead of the loop."""

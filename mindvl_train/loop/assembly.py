@@ -1,0 +1,171 @@
+"""Everything a run needs, found and checked before a file is written or a weight is drawn."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mindvl_data.manifest import Manifest
+from mindvl_train import accelerators, plugins
+from mindvl_train.accelerators import Accelerator
+from mindvl_train.config.loading import LoadedConfig, validate
+from mindvl_train.config.schema import ModelSettings, TrainConfig
+from mindvl_train.data.batch import Batch, BatchLayout
+from mindvl_train.kernels.registry import resolve
+from mindvl_train.loop.optim import build_optimizer, freeze_all_but
+from mindvl_train.loop.stages import Stage, open_manifest, open_stages
+from mindvl_train.loop.tokenizer_fit import check_fit
+from mindvl_train.models.spec import ModelSpec
+from mindvl_train.parallel.fit import Limits, StageShape, limits_of
+from mindvl_train.presets import read_preset
+from mindvl_train.weights.imported import Imported, ImportedError, read_imported
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The parts of a run.
+
+    Attributes:
+        config: the validated YAML.
+        record: what `run.json` keeps of it, with the ids of the manifests.
+        model: on the meta device, without weights yet.
+        weights: what it begins with; None: fresh draws.
+        after_step: what to do with it after every optimizer step.
+        flops: (batch, times its parts' arithmetic is done, ranks that share it) → operations of one rank.
+        kernel_names: the implementation of every operation.
+        layout: how packs become batches.
+        stages: those that train, in their order.
+        average: the last stage's name and the shares of others in it, if it is an average.
+        limits: what a mesh can divide.
+        holdout: the held-out set, if there is one.
+        accelerator: where the model trains.
+    """
+
+    config: TrainConfig
+    record: dict[str, Any]
+    model: nn.Module
+    weights: Mapping[str, Tensor] | None
+    after_step: Callable[[nn.Module], Mapping[str, float]]
+    flops: Callable[[Batch, Mapping[str, int], int], float] | None
+    kernel_names: dict[str, str]
+    layout: BatchLayout
+    stages: list[Stage]
+    average: tuple[str, Mapping[str, float]] | None
+    limits: Limits
+    holdout: Manifest | None
+    accelerator: Accelerator
+
+    @property
+    def last_stage(self) -> int:
+        """What a finished run's progress counts: all stages, the average among them."""
+        return len(self.stages) + bool(self.average)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that the whole run delivers, padding included."""
+        return sum(stage.total_tokens for stage in self.stages)
+
+    def tokens_before(self, stage: int, stage_step: int) -> int:
+        """Of them, those delivered before a step of a stage; `stage` may be the number of stages."""
+        before = sum(each.total_tokens for each in self.stages[:stage])
+        return before + sum(each.tokens_per_step * stage_step for each in self.stages[stage : stage + 1])
+
+
+def assemble(loaded: LoadedConfig, where: str) -> Assembly:
+    """Finds the plugins, opens the manifests and holds them against the model.
+
+    Args:
+        loaded: the run's configuration.
+        where: its file, for messages.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    config = loaded.config
+    accelerator = accelerators.choose(config.accelerator)
+    kernels = resolve(config.kernels, accelerator.device_type, config.precision)
+    spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
+    imported = _imported(config.model)
+    settings = imported.config if imported else _fresh(config.model)
+    model_config = validate(spec.config, settings, where, "model.config.")
+    inputs = spec.inputs(model_config)
+    stages = open_stages(config)
+    holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
+    manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
+    check_fit(list(manifests.values()), inputs, _known(config.model, imported))
+    with torch.device("meta"):
+        model = spec.build(model_config, kernels)
+    _check_globs(model, config)
+    shapes = [StageShape(s.name, s.config.global_batch, s.config.micro_batch, s.manifest.seq_len) for s in stages]
+    last = config.last_average
+    first = stages[0].manifest
+    manifest_ids = first.tokenizer["special_ids"]
+    facts = {
+        "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
+        "weights": config.model.weights,
+        "special_ids": manifest_ids,
+        # What an export writes a processor from.
+        "tokenizer": {"sha256": first.tokenizer["sha256"]},
+        "chat_template": dict(first.data["chat_template"]),
+        "resolution": dict(first.resolution),
+        "manifests": {name: manifest.id for name, manifest in manifests.items()},
+    }
+    return Assembly(
+        config=config,
+        record=loaded.record | facts,
+        model=model,
+        weights=imported.tensors if imported else None,
+        after_step=spec.after_step,
+        flops=partial(spec.flops, model_config) if spec.flops else None,
+        kernel_names=kernels.names,
+        layout=BatchLayout(
+            patch=inputs.patch,
+            merge=inputs.merge,
+            image_pad=manifest_ids["image_pad"],
+            window=inputs.window,
+            position_axes=inputs.position_axes,
+            loss_weight=config.loss_weight,
+            resize=config.resize,
+        ),
+        stages=stages,
+        average=(last[0], last[1].average) if last else None,
+        limits=limits_of(model, shapes),
+        holdout=holdout,
+        accelerator=accelerator,
+    )
+
+
+def _imported(model: ModelSettings) -> Imported | None:
+    """The model folder that the run begins from, if it does."""
+    if model.weights is None:
+        return None
+    imported = read_imported(Path(model.weights))
+    if imported.model != model.name:
+        raise ImportedError(f"model.weights: {model.weights} holds a {imported.model!r}, model.name is {model.name!r}")
+    return imported
+
+
+def _known(model: ModelSettings, imported: Imported | None) -> ModelSettings:
+    """The settings with what the published tokenizer says, where the YAML does not say otherwise."""
+    if imported is None:
+        return model
+    return model.model_copy(
+        update={
+            "special_ids": imported.special_ids | model.special_ids,
+            "tokenizer_sha256": model.tokenizer_sha256 or imported.tokenizer_sha256,
+        }
+    )
+
+
+def _fresh(model: ModelSettings) -> dict[str, Any]:
+    return model.config if model.preset is None else read_preset(model.preset)
+
+
+def _check_globs(model: nn.Module, config: TrainConfig) -> None:
+    """A glob that selects nothing in the last stage is better known before the first."""
+    for stage in config.trained_stages.values():
+        build_optimizer(freeze_all_but(model, stage.train), stage.lr, config.optimizer)

@@ -1,0 +1,131 @@
+"""A stage of a run: its manifest, what trains in it, how fast and for how many steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from mindvl_data.errors import UserError
+from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_train import plugins
+from mindvl_train.config.schema import StageConfig, TrainConfig
+from mindvl_train.loop.schedules import Schedule
+from mindvl_train.weights.fingerprints import fingerprints
+
+
+class MissingManifestError(UserError):
+    """A manifest that the YAML names and nobody built."""
+
+
+class FrozenMovedError(UserError):
+    """A parameter that was frozen has changed: a fault in the trainer, and the stage is worth nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage with its manifest opened and its schedule found.
+
+    Attributes:
+        name: its key in the run's YAML.
+        parent: the stage whose weights it begins with; None: the run's first weights.
+        config: its part of the YAML.
+        manifest: what it trains on.
+        schedule: the learning rate's shape.
+        total_steps: optimizer steps from beginning to end.
+    """
+
+    name: str
+    parent: str | None
+    config: StageConfig
+    manifest: Manifest
+    schedule: Schedule
+    total_steps: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all ranks, padding included."""
+        return self.config.global_batch * self.manifest.seq_len
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens delivered from beginning to end, padding included."""
+        return self.total_steps * self.tokens_per_step
+
+    def factor(self, step: int) -> float:
+        """The factor on every learning rate at a step of the stage, counted from 0."""
+        return self.schedule(step, self.total_steps, self.config.schedule)
+
+
+def open_stages(config: TrainConfig) -> list[Stage]:
+    """The stages that train, in their order.
+
+    Raises:
+        MissingManifestError, ManifestError: a manifest is not there, or damaged.
+        PluginError: a schedule that nobody registers.
+    """
+    stages: list[Stage] = []
+    for name, stage in config.trained_stages.items():
+        before = stages[-1].name if stages else None
+        stages.append(_open_stage(name, stage, stage.parent or before, Path(config.data)))
+    return stages
+
+
+def open_manifest(path: Path, key: str) -> Manifest:
+    """The manifest that the YAML names at `key`.
+
+    Raises:
+        MissingManifestError, ManifestError: it is not there, or damaged.
+    """
+    if not path.exists():
+        raise MissingManifestError(
+            f"{key}: {path} does not exist; build it with `python -m mindvl_data build RECIPE`, or set `data` to "
+            "the folder that a build wrote"
+        )
+    return read_manifest(path)
+
+
+def _open_stage(name: str, config: StageConfig, parent: str | None, data: Path) -> Stage:
+    manifest = open_manifest(data / config.manifest, f"stages.{name}.manifest")
+    packs = config.until.in_packs(manifest.num_packs, manifest.seq_len)
+    return Stage(
+        name=name,
+        parent=parent,
+        config=config,
+        manifest=manifest,
+        schedule=plugins.load(plugins.SCHEDULES, config.schedule.name),
+        total_steps=steps_for(packs, manifest.num_packs, config.global_batch),
+    )
+
+
+def steps_for(packs: int, packs_per_epoch: int, global_batch: int) -> int:
+    """Steps that deliver `packs`; the last step of every epoch is filled up, not shared with the next."""
+    epochs, rest = divmod(packs, packs_per_epoch)
+    return epochs * -(-packs_per_epoch // global_batch) + -(-rest // global_batch)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What a stage changed: tensors by part of the model, the first word of a parameter's name."""
+
+    moved: dict[str, int]
+    unchanged: dict[str, int]
+
+
+def movement(before: Mapping[str, str], model: nn.Module) -> Movement:
+    """Compares the parameters with their fingerprints at the stage's beginning.
+
+    Raises:
+        FrozenMovedError: a parameter moved that does not train.
+    """
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    moved: dict[str, int] = {}
+    unchanged: dict[str, int] = {}
+    for name, digest in fingerprints(model).items():
+        changed = digest != before[name]
+        if changed and not trains[name]:
+            raise FrozenMovedError(f"{name} is frozen in this stage and has changed; please report this")
+        counts = moved if changed else unchanged
+        part = name.split(".")[0]
+        counts[part] = counts.get(part, 0) + 1
+    return Movement(moved, unchanged)

@@ -1,0 +1,158 @@
+"""One stage of a run, step by step: micro-batches, their gradients, the optimizer, and what is said of it.
+
+Everything that decides a loss comes from the configuration, the manifest and the place in the run, so that a run
+that was killed goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from mindvl_data.errors import UserError
+from mindvl_data.manifest import Manifest
+from mindvl_data.stream import PackStream
+from mindvl_train.data.batch import Batch
+from mindvl_train.data.loader import Loader, StepBatches
+from mindvl_train.loop.assembly import Assembly
+from mindvl_train.loop.metrics import Record
+from mindvl_train.loop.optim import set_learning_rates
+from mindvl_train.loop.stages import Stage
+from mindvl_train.loop.step import describe_non_finite, everyone, rank_step, step_record
+from mindvl_train.models.flops import passes
+from mindvl_train.parallel.context import share_of
+from mindvl_train.parallel.data import add_copies_up, clip_gradients
+from mindvl_train.parallel.host import total
+from mindvl_train.parallel.mesh import Mesh
+from mindvl_train.weights.checkpoint import Progress
+
+
+class NonFiniteError(UserError):
+    """A loss or gradient that is not a number; names the packs of the step."""
+
+
+class Trainer:
+    """Takes the steps of one stage.
+
+    Args:
+        parts: of the run.
+        mesh: of its ranks.
+        model: what of it trains has been chosen.
+        optimizer: over that.
+        stage: to train.
+        progress: where the run stands, in this stage.
+        log: hears of every step.
+    """
+
+    def __init__(
+        self,
+        parts: Assembly,
+        mesh: Mesh,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        stage: Stage,
+        progress: Progress,
+        log: Callable[[Record], None],
+    ) -> None:
+        self.parts = parts
+        self.mesh = mesh
+        self.model = model
+        self.optimizer = optimizer
+        self.stage = stage
+        self.progress = progress
+        self.log = log
+
+    def steps(self) -> Iterator[Progress]:
+        """Takes those that are left; where the run stands after each."""
+        config = self.stage.config
+        loader = loader_of(self.stage.manifest, self.parts, self.mesh, config.global_batch, config.micro_batch)
+        if self.progress.stage_step:
+            loader.stream.load_state_dict({"manifest": self.progress.manifest, "packs": self.progress.packs})
+        waiting_since = time.perf_counter()
+        for batches in loader.steps(self.stage.total_steps - self.progress.stage_step):
+            self._take_step(batches, waiting_since)
+            yield self.progress
+            waiting_since = time.perf_counter()
+
+    def _take_step(self, batches: StepBatches, waiting_since: float) -> None:
+        waited = time.perf_counter() - waiting_since
+        rates = set_learning_rates(self.optimizer, self.stage.factor(self.progress.stage_step))
+        shares = [share_of(batch, self.mesh) for batch in batches.batches]
+        losses = self._accumulate(shares)
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = clip_gradients(trained, self.parts.config.optimizer.clip_grad_norm)
+        rows = everyone(rank_step(shares, losses, waited, self.mesh.device, self._flops(shares)))
+        loss = sum(row.loss for row in rows)
+        finite = math.isfinite(loss + norm)
+        self._advance(batches, skipped=not finite)
+        if finite:
+            self.optimizer.step()
+        else:
+            self._refuse_or_skip(batches, losses, norm)
+        # A step that is left out moves nothing, the balance of experts neither.
+        noted = self.parts.after_step(self.model) if finite else {}
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - waiting_since
+        self.log(
+            {
+                "event": "step",
+                "step": self.progress.step,
+                "stage": self.stage.name,
+                "stage_step": self.progress.stage_step,
+                "stage_steps": self.stage.total_steps,
+                "loss": loss,
+                "grad_norm": norm,
+                "lr": rates,
+                **step_record(rows, self.mesh.sizes.share, seconds, self.parts.config.peak_tflops),
+                **noted,
+                "skipped": self.progress.skipped,
+            }
+        )
+
+    def _accumulate(self, batches: Sequence[Batch]) -> list[float]:
+        """Gradients and losses of one step: weighted sums over its micro-batches, divided once by the weights of
+        all micro-batches of all ranks.
+
+        Their sum over ranks is the same for every split of the step.
+        """
+        divisor = total(sum(batch.total_weight for batch in batches))
+        losses = []
+        for number, batch in enumerate(batches, start=1):
+            # Copies of the sharded model add their gradients up once a step.
+            add_copies_up(self.model, now=number == len(batches))
+            loss: Tensor = self.model(batch.to(self.mesh.device)) / divisor
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).tolist()
+
+    def _flops(self, batches: Sequence[Batch]) -> float:
+        count, times = self.parts.flops, passes([n for n, p in self.model.named_parameters() if p.requires_grad])
+        return sum(count(batch, times, self.mesh.sizes.share) for batch in batches) if count else 0.0
+
+    def _refuse_or_skip(self, batches: StepBatches, losses: Sequence[float], norm: float) -> None:
+        rule = self.parts.config.non_finite
+        described = describe_non_finite(self.stage, batches.batches, losses, norm)
+        if rule.action == "stop" or self.progress.skipped > rule.at_most:
+            raise NonFiniteError(described)
+        self.log({"event": "skipped", "step": self.progress.step, "stage": self.stage.name, "why": described})
+
+    def _advance(self, batches: StepBatches, *, skipped: bool) -> None:
+        self.progress = replace(
+            self.progress,
+            step=self.progress.step + 1,
+            stage_step=self.progress.stage_step + 1,
+            manifest=batches.cursor.manifest,
+            packs=batches.cursor.packs,
+            skipped=self.progress.skipped + skipped,
+        )
+
+
+def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:
+    """This rank's batches of a manifest, from its beginning and without end."""
+    settings, ranks = parts.config.loader, mesh.sizes.data
+    stream = PackStream(manifest, mesh.data_rank, ranks, global_batch, epochs=None, deal="cost")
+    packs = global_batch // ranks
+    return Loader(stream, packs, micro_batch, parts.layout, settings.workers, settings.ahead, settings.kind)

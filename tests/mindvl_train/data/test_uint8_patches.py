@@ -1,0 +1,47 @@
+"""Levels normalised on the device are the patches of the published processor."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mindvl_data import vision
+from mindvl_train.data.batch import collate
+from mindvl_train.data.uint8_patches import decode_levels, normalise
+from tests.mindvl_data.packs import png
+from tests.mindvl_train.synthetic import LAYOUT, mixed_packs
+
+
+@given(seed=st.integers(0, 99), width=st.integers(20, 300), height=st.integers(20, 300))
+@settings(max_examples=25, deadline=None)
+def test_levels_become_the_patches_of_decode(seed: int, width: int, height: int) -> None:
+    data = png(seed, (width, height))
+    _, h, w = vision.patch_grid(width, height, vision.Resolution())
+    found = normalise(torch.from_numpy(decode_levels(data, h, w, 14, 2)))
+    assert np.abs(found.numpy() - vision.decode(data, h, w)).max() < 1e-6
+
+
+def test_a_batch_of_levels_becomes_the_batch() -> None:
+    packs = mixed_packs(4, 24)
+    whole, levels = collate(packs, LAYOUT), collate(packs, LAYOUT, pixels="levels")
+    assert levels.patches.nbytes * 8 == whole.patches.nbytes
+    moved = levels.to(torch.device("cpu"))
+    torch.testing.assert_close(moved.patches, whole.patches, atol=1e-6, rtol=0)
+    assert torch.equal(moved.ids, whole.ids)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (150, 90)])
+def test_the_faster_resize_differs_by_a_tenth_of_a_level_at_most(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=90)
+    _, h, w = vision.patch_grid(*size, vision.Resolution(max_pixels=100_000))
+    by = {name: decode_levels(file.getvalue(), h, w, 14, 2, name).astype(int) for name in ("pillow", "torch")}
+    difference = np.abs(by["pillow"] - by["torch"])
+    assert difference.max() <= 1
+    assert difference.mean() < 0.1

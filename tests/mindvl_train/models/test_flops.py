@@ -1,0 +1,50 @@
+"""The arithmetic that is counted by formula is the arithmetic that torch counts."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.flops import _of_pair, batch_flops, passes
+from mindvl_train.models.initialise import give_weights
+from mindvl_train.models.vlm import VLM, VLMConfig
+from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, image_sample, pack_of, text_sample
+
+MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_shared_experts": 1}
+LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 6}
+DECODERS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "experts": {"moe": MOE | {"dense_layers": (0,)}},
+    "latent": {"latent": LATENT, "qkv_bias": False, "qk_norm": False},
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("window", [None, 56])
+def test_a_forward_pass_is_counted_exactly(decoder: str, window: int | None) -> None:
+    rng = np.random.default_rng(1)
+    packs = [pack_of([image_sample(rng, (8, 6), 9), text_sample(rng, 30)]), pack_of([text_sample(rng, 51)])]
+    vision = TINY_MODEL["vision"] | {"window_size": window, "fullatt_block_indexes": (1,) if window else ()}
+    config = VLMConfig(vision=vision, decoder=TINY_MODEL["decoder"] | DECODERS[decoder])
+    with torch.device("meta"):
+        model = VLM(config, resolve(KernelConfig(), "cpu"))
+    give_weights(model, 0, torch.device("cpu"))
+    batch = collate(packs, BatchLayout(**{**vars(LAYOUT), "window": config.vision.window}))
+    # Written out as products, which torch counts; its fused kernel for CPUs it does not.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(batch)
+    once = {"vision": 1, "projector": 1, "decoder": 1}
+    # Torch counts every pair of tokens, though a causal kernel looks at half of them.
+    masked = batch.attention_cost * _of_pair(config.decoder)
+    assert batch_flops(config, batch, once, share=1) + masked == counter.get_total_flops()
+
+
+def test_what_does_not_train_costs_less() -> None:
+    assert passes({"vision.a", "projector.b", "decoder.c"}) == {"vision": 3, "projector": 3, "decoder": 3}
+    assert passes({"projector.b"}) == {"vision": 1, "projector": 3, "decoder": 2}
+    assert passes({"decoder.c"}) == {"vision": 1, "projector": 1, "decoder": 3}

@@ -1,0 +1,169 @@
+"""What a run would take, measured without memory."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mindvl_data import vision
+from mindvl_data.manifest import pack_at, packs_of, read_manifest
+from mindvl_train import presets
+from mindvl_train.accelerators import CPU
+from mindvl_train.cli import app
+from mindvl_train.config.loading import load_config
+from mindvl_train.data.batch import collate
+from mindvl_train.dtensor import local
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.loop.assembly import assemble
+from mindvl_train.loop.optim import MOMENTS, build_optimizer, freeze_all_but
+from mindvl_train.loop.run import train
+from mindvl_train.models.initialise import give_weights
+from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.parallel.mesh import Sizes, build_mesh, joined
+from mindvl_train.parallel.parallelise import parallelise
+from mindvl_train.planning import plan
+from mindvl_train.planning.plan import Plan, make_plan
+from mindvl_train.presets import PresetError, read_preset
+from tests.conftest import QUICKSTART
+from tests.mindvl_train.synthetic import MOE, TINY_MODEL, tiny_model, write_run
+
+SIZES = {
+    "mindvl-671b-a37b": 671_721_323_008,
+    "mindvl-8b": 8_869_907_456,
+    "open-qwen2vl-2b": 2_209_776_640,
+    "tiny": 1_558_800,
+    "tiny-moe": 2_138_816,
+}
+
+
+def _plan(path: Path, ranks: int = 1, *overrides: str) -> Plan:
+    return make_plan(load_config(path, overrides), str(path), ranks)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_are_models_of_their_size(name: str) -> None:
+    with torch.device("meta"):
+        model = VLM(VLMConfig(**read_preset(name)), resolve(KernelConfig(), "cpu"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
+
+
+def test_the_tiny_preset_is_the_quickstarts_model() -> None:
+    assert read_preset("tiny") == load_config(QUICKSTART / "train.yaml").config.model.config
+
+
+def test_an_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(PresetError, match=r"there is no 'mindvl-8'; did you mean 'mindvl-8b'"):
+        read_preset("mindvl-8")
+
+
+def test_a_preset_trains(tmp_path: Path) -> None:
+    path = write_run(tmp_path, model={"name": "vlm", "preset": "tiny-moe"})
+    until = [f"stages.{stage}.until={{packs: 2}}" for stage in ("warmup", "everything")]
+    result = train(load_config(path, until), str(path), tmp_path / "run")
+    assert set(result.stages[1].moved) == {"vision", "projector", "decoder"}
+
+
+def test_what_trains_and_what_is_sharded(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    whole, shared = _plan(path), _plan(path, 4)
+    parameters = sum(parameter.numel() for parameter in tiny_model().parameters())
+    projector = sum(parameter.numel() for parameter in tiny_model().projector.parameters())
+    assert (whole.parameters, whole.active) == (parameters, parameters)
+    warmup, everything = whole.stages
+    assert (warmup.trained, everything.trained) == (projector, parameters)
+    assert (everything.weights, everything.gradients, everything.optimizer) == tuple(
+        4 * parameters * n for n in (1, 1, 2)
+    )
+    assert shared.stages[1].optimizer == pytest.approx(everything.optimizer / 4, abs=8)
+    assert shared.stages[1].activations == everything.activations
+    # A frozen tower keeps nothing for gradients that nobody asks for.
+    assert warmup.activations < everything.activations
+    assert warmup.flops_per_token < everything.flops_per_token
+
+
+def test_bfloat16_narrows_what_is_used_and_not_what_is_kept(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    wide, narrow = (_plan(path, 2, f"precision={precision}").stages[1] for precision in ("float32", "bfloat16"))
+    assert (narrow.weights, narrow.gradients, narrow.optimizer) == (wide.weights, wide.gradients, wide.optimizer)
+    assert narrow.gathered == wide.gathered / 2
+    assert 0.5 * wide.activations < narrow.activations < 0.7 * wide.activations
+    # Nothing is gathered by one rank alone, unless it has to be narrowed.
+    assert _plan(path).stages[1].gathered == 0
+    assert _plan(path, 1, "precision=bfloat16").stages[1].gathered == narrow.gathered
+
+
+def test_checkpointed_blocks_and_a_chunked_loss_keep_less(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    kept = _plan(path).stages[1].activations
+    assert _plan(path, 1, "activation_checkpointing=true").stages[1].activations < 0.7 * kept
+    assert _plan(path, 1, "kernels={cross_entropy: chunked}").stages[1].activations < kept
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_rank_holds_what_was_planned(tmp_path: Path, precision: str) -> None:
+    """The trainer's own parts, with weights: bytes of every piece after a step."""
+    path = write_run(tmp_path)
+    planned = _plan(path, 1, f"precision={precision}").stages[1]
+    parts = assemble(load_config(path, [f"precision={precision}"]), str(path))
+    with joined(CPU) as device:
+        model = parallelise(parts.model, build_mesh(Sizes(), device), parts.config)
+        give_weights(model, 1, device)
+        config = parts.stages[1].config
+        optimizer = build_optimizer(freeze_all_but(model, config.train), config.lr, parts.config.optimizer)
+        model(collate(list(packs_of(parts.stages[1].manifest))[:3], parts.layout)).backward()
+        optimizer.step()
+        weights = list(model.parameters())
+        state = [moments[name] for moments in optimizer.state.values() for name in MOMENTS]
+        held = [_bytes(each) for each in (weights, [weight.grad for weight in weights], state)]
+    assert held == [planned.weights, planned.gradients, planned.optimizer]
+
+
+def _bytes(tensors: Sequence[torch.Tensor | None]) -> int:
+    return sum(local(each).numel() * each.element_size() for each in tensors if each is not None)
+
+
+def test_operations_are_three_times_two_a_parameter_and_token(tmp_path: Path) -> None:
+    """Forward, and backward for inputs and weights: 6 a parameter that multiplies, besides attention."""
+    wide = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 56}
+    decoder = TINY_MODEL["decoder"] | wide
+    path = write_run(tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": decoder}})
+    stage = _plan(path).stages[1]
+    layers = 2 * (256 * (32 + 2 * 16) + 32 * 256 + 3 * 256 * 512)
+    assert stage.flops_per_token == pytest.approx(6 * layers, rel=0.1)
+
+
+def test_the_costliest_pack_is_found_without_reading_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most patches, then the dearest attention; shards that are not its own may be anything else."""
+    read: list[int] = []
+    monkeypatch.setattr(plan, "pack_at", lambda manifest, number: read.append(number) or pack_at(manifest, number))
+    monkeypatch.setattr(vision, "decode", None)
+    monkeypatch.setattr("mindvl_train.data.batch.decode_levels", None)
+    _plan(write_run(tmp_path))
+    for number, name in zip(read, ("first", "second"), strict=True):
+        packs = list(packs_of(read_manifest(tmp_path / "data" / name)))
+        assert number == max(packs, key=lambda pack: (pack.num_patches, pack.attention_cost, -pack.index)).index
+
+
+def test_a_token_meets_few_experts(tmp_path: Path) -> None:
+    path = write_run(
+        tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": TINY_MODEL["decoder"] | {"moe": MOE}}}
+    )
+    found = _plan(path)
+    expert = 3 * 24 * 8
+    assert found.parameters - found.active == 4 * expert
+
+
+def test_nothing_is_written_and_nothing_allocated_by_the_command(tmp_path: Path) -> None:
+    path = write_run(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, ["plan", str(path), "--ranks", "2", "--memory", "0.0001", "--json"])
+    planned = json.loads(result.stdout)
+    assert planned["ranks"] == 2
+    assert not any(stage["fits"] for stage in planned["stages"])
+    assert sorted(tmp_path.rglob("*")) == before
+    text = CliRunner().invoke(app, ["plan", str(path)]).stdout
+    assert "active for a token" in text
+    assert "on each of 1 ranks of 64 GiB" in text

@@ -1,0 +1,93 @@
+"""Published `config.json` files load as they are, and mean models of the published size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mindvl_train import plugins
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.decoder import Decoder, DecoderConfig
+from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.weights.published.family import Joint, PublishedError
+
+CONFIGS = Path(__file__).parent / "configs"
+# Parameters without the buffers that transformers keeps apart.
+SIZES = {
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b-instruct-2507": 30_532_122_624,
+    "deepseek-v3-bf16": 671_026_419_200,
+    "deepseek-r1-0528": 671_026_419_200,
+    "qwen2.5-vl-3b": 3_754_622_976,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "qwen2.5-vl-7b-saved-by-4.49": 8_292_166_656,
+    "qwen2.5-vl-7b-saved-by-4.53": 8_292_166_656,
+}
+
+
+def published(name: str) -> tuple[Any, dict[str, Any]]:
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    return plugins.load(plugins.PUBLISHED, config["model_type"]), config
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_published_configuration_is_a_model_of_the_published_size(name: str) -> None:
+    family, config = published(name)
+    kernels = resolve(KernelConfig(), "cpu")
+    with torch.device("meta"):
+        if isinstance(family, Joint):
+            vlm = VLMConfig(vision=family.vision.read(config), decoder=family.language.read(config))
+            assert count(VLM(vlm, kernels)) == SIZES[name]
+        else:
+            assert count(Decoder(family.read(config), kernels)) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_is_written_is_read_as_the_same(name: str) -> None:
+    family, config = published(name)
+    if isinstance(family, Joint):
+        vision, decoder = family.vision.read(config), family.language.read(config)
+        written = family.write(vision, decoder)
+        assert written is not None
+        assert (family.vision.read(written), family.language.read(written)) == (vision, decoder)
+    else:
+        assert family.read(family.write(family.read(config))) == family.read(config)
+
+
+def test_no_family_takes_the_model_of_another() -> None:
+    decoders: dict[str, DecoderConfig] = {
+        name: family.language.read(config) if isinstance(family, Joint) else family.read(config)
+        for name in SIZES
+        for family, config in [published(name)]
+    }
+    for name, decoder in decoders.items():
+        takers = [
+            kind
+            for kind in plugins.available(plugins.PUBLISHED)
+            for family in [plugins.load(plugins.PUBLISHED, kind)]
+            if kind != "qwen2_5_vl_vision" and not isinstance(family, Joint) and family.write(decoder)
+        ]
+        assert takers == ([] if name.startswith("qwen2.5-vl") else [published(name)[1]["model_type"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("qwen3-8b", {"use_sliding_window": True}, "use_sliding_window is True; only False"),
+        ("qwen3-8b", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "of type 'yarn'"),
+        ("qwen2.5-7b", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu'"),
+        ("qwen3-30b-a3b-instruct-2507", {"attention_bias": True}, "attention_bias is True"),
+        ("deepseek-v3-bf16", {"topk_method": "greedy"}, "topk_method is 'greedy'; only 'noaux_tc'"),
+    ],
+)
+def test_what_we_do_not_compute_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    family, config = published(name)
+    with pytest.raises(PublishedError, match=message):
+        family.read(config | changes)

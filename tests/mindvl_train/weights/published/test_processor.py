@@ -1,0 +1,243 @@
+"""A chat with an image, through transformers' processor and model out of an export, and through our build and batch.
+
+The same ids, the same pixels, the same logits, the same answer.
+"""
+
+import importlib.util
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import (
+    AutoProcessor,
+    ProcessorMixin,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
+
+from mindvl_data.manifest import read_manifest
+from mindvl_data.pipeline import build
+from mindvl_data.recipe import load_recipe
+from mindvl_data.shards import Pack
+from mindvl_data.stream import PackStream
+from mindvl_train.config.loading import load_config
+from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.loop.run import train
+from mindvl_train.models.initialise import give_weights
+from mindvl_train.models.vlm import SPEC, VLM, VLMConfig
+from mindvl_train.weights.imported import read_imported
+from mindvl_train.weights.published.exporting import export_model
+from mindvl_train.weights.published.family import PublishedError
+from mindvl_train.weights.published.importing import import_model
+from tests.conftest import QUICKSTART
+from tests.mindvl_train.parity import DECODER, ROPE, VISION, Joint, _drawn
+
+VOCAB_SIZE, SEQ_LEN, NEW_TOKENS = 4096, 96, 6
+IDS = {"image_token_id": 4094, "video_token_id": 4095, "vision_start_token_id": 4091, "vision_end_token_id": 4092}
+DECODER_IDS = {"vocab_size": VOCAB_SIZE, "bos_token_id": 4082, "eos_token_id": 4084, "pad_token_id": 4082}
+QUESTION, ANSWER = "What is on this page?", "A red square and a name."
+MESSAGES = [
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]},
+    {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
+]
+# The published template, with what is said of videos and tools left out.
+PUBLISHED_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
+    "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that is one folder, our model with the same weights, and the pack that our build makes of the chat."""
+
+    folder: Path
+    ours: VLM
+    layout: BatchLayout
+    pack: Pack
+    image: Image.Image
+
+
+def _publish(folder: Path) -> Path:
+    """A small Qwen2.5-VL as its publisher lays it down: weights, tokenizer, template, processor."""
+    text = DECODER | DECODER_IDS | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1]}}
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **IDS))
+    _drawn(Joint(model)).save(folder)
+    (folder / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer.json").read_bytes())
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": PUBLISHED_TEMPLATE}))
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    published = {
+        "min_pixels": 3136,
+        "max_pixels": 12845056,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(published))
+    return folder
+
+
+def _picture() -> Image.Image:
+    """Neither side a multiple of 28, and 1.7 times as wide as high."""
+    coarse = Image.fromarray(np.random.default_rng(2).integers(0, 256, (5, 7, 3), dtype=np.uint8))
+    return coarse.resize((171, 101))
+
+
+def _data_set(folder: Path, tokenizer: Path) -> Path:
+    """The chat as a data set of one pack."""
+    folder.mkdir()
+    _picture().save(folder / "page.png")
+    turns = [{"from": "human", "value": f"<image>{QUESTION}"}, {"from": "gpt", "value": ANSWER}]
+    (folder / "chat.json").write_text(json.dumps([{"id": "0", "image": "page.png", "conversations": turns}]))
+    recipe: dict[str, Any] = {
+        "name": "chat",
+        "seed": 1,
+        "tokenizer": str(tokenizer),
+        "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 12845056},
+        "sources": {"chat": {"format": "llava", "path": "chat.json", "kind": "document"}},
+        "stages": {"sft": {"seq_len": SEQ_LEN, "budget": {"epochs": 1}, "mixture": {"chat": 1.0}}},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return build(load_recipe(folder / "recipe.yaml"), folder / "built").out / f"sft-{SEQ_LEN}" / "manifest.json"
+
+
+def _run(folder: Path, manifest: Path, model: dict[str, Any]) -> Path:
+    """One step."""
+    stage = {"manifest": manifest.name, "lr": {"*": 1e-4}, "until": {"packs": 1}, "global_batch": 1}
+    config = {"name": "chat", "data": str(manifest.parent), "model": model, "stages": {"sft": stage}}
+    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    train(load_config(folder / "train.yaml"), "train.yaml", folder / "run")
+    return folder / "run"
+
+
+DRAWN = {
+    "vision": {key: value for key, value in VISION.items() if key != "out_hidden_size"},
+    "decoder": {key: DECODER[key] for key in list(DECODER)[1:6]}
+    | {"vocab_size": VOCAB_SIZE, "head_dim": 6, "qkv_bias": True, "mrope_section": [1, 1, 1]},
+}
+
+
+@pytest.fixture(scope="module", params=["imported", "imported and trained", "drawn"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("exported")
+    model: dict[str, Any] = {"name": "vlm", "config": DRAWN}
+    tokenizer = QUICKSTART / "tokenizer.json"
+    if request.param != "drawn":
+        import_model(_publish(folder / "published"), None, folder / "ours", seed=0)
+        # Without a word on the tokenizer: the import knows its hash, and the data is built with it.
+        model = {"name": "vlm", "weights": str(folder / "ours")}
+        tokenizer = folder / "ours" / "published" / "language" / "tokenizer.json"
+    manifest = _data_set(folder / "data", tokenizer)
+    source = folder / "ours" if request.param == "imported" else _run(folder, manifest, model)
+    report = export_model(source, folder / "out", tokenizer=tokenizer if request.param == "drawn" else None)
+    assert report.written == (".",)
+    assert report.tokenizer
+    # Our side starts from the same files, as any user would.
+    import_model(folder / "out", None, folder / "again", seed=0)
+    imported = read_imported(folder / "again")
+    config = VLMConfig(**imported.config)
+    with torch.device("meta"):
+        ours = VLM(config, resolve(KernelConfig(), "cpu"))
+    give_weights(ours, 0, torch.device("cpu"), imported.tensors)
+    inputs = SPEC.inputs(config)
+    layout = BatchLayout(14, 2, IDS["image_token_id"], window=inputs.window, position_axes=inputs.position_axes)
+    (pack,) = PackStream(read_manifest(manifest))
+    return Exported(folder / "out", ours, layout, pack, _picture())
+
+
+class NoVideo:
+    """What stands for the processor of videos."""
+
+    @classmethod
+    def from_pretrained(cls, *_: Any, **__: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def processor(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The whole processor; where torchvision is missing, without the part that reads videos, which needs it."""
+    if importlib.util.find_spec("torchvision") is None:
+        place = (__name__, NoVideo.__name__)
+        monkeypatch.setitem(MODALITY_TO_AUTOPROCESSOR_MAPPING._MAPPING_NAMES, "video_processor", place)
+        checked = ProcessorMixin.check_argument_for_proper_class
+        monkeypatch.setattr(
+            ProcessorMixin,
+            "check_argument_for_proper_class",
+            lambda self, name, part: None if name == "video_processor" else checked(self, name, part),
+        )
+    return AutoProcessor.from_pretrained(exported.folder)
+
+
+def _inputs(processor: Any, messages: list[dict[str, Any]], image: Image.Image, *, ask: bool) -> Any:
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+    return processor(text=[text], images=[image], return_tensors="pt")
+
+
+def _chat(pack: Pack, tokens: list[int]) -> Pack:
+    """The pack's first segment, with other tokens from its images on."""
+    ids = np.array(tokens, np.int32)
+    return replace(
+        pack,
+        tokens=ids,
+        loss_mask=np.zeros(len(ids), bool),
+        cu_seqlens=np.array([0, len(ids)], np.int32),
+        num_tokens=len(ids),
+    )
+
+
+def test_the_processor_makes_of_the_chat_what_our_build_makes(exported: Exported, processor: Any) -> None:
+    assert type(processor).__name__ == "Qwen2_5_VLProcessor"
+    theirs = _inputs(processor, MESSAGES, exported.image, ask=False)
+    pack = exported.pack
+    assert theirs["input_ids"][0].tolist() == pack.tokens[: pack.num_tokens].tolist()
+    assert theirs["image_grid_thw"].tolist() == [list(image.grid) for image in pack.images]
+    # In merge blocks, as everywhere outside a tower with windows.
+    patches = collate([pack], replace(exported.layout, window=None)).patches
+    torch.testing.assert_close(theirs["pixel_values"], patches, atol=1e-6, rtol=0)
+
+
+def test_transformers_answers_the_same(exported: Exported, processor: Any) -> None:
+    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(exported.folder, output_loading_info=True)
+    assert not any(info.values()), info
+    theirs = _inputs(processor, MESSAGES[:1], exported.image, ask=True)
+    prompt = theirs["input_ids"][0].tolist()
+    with torch.no_grad():
+        expected = model.eval()(**theirs, use_cache=False).logits[0]
+        found = exported.ours.logits(collate([_chat(exported.pack, prompt)], exported.layout))
+        assert (found - expected).abs().max() <= 1e-5
+        answer = model.generate(**theirs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, len(prompt) :].tolist()
+    ours: list[int] = []
+    while len(ours) < len(answer):
+        with torch.no_grad():
+            logits = exported.ours.logits(collate([_chat(exported.pack, prompt + ours)], exported.layout))
+        ours.append(int(logits[-1].argmax()))
+    assert ours == answer
+
+
+def test_a_tokenizer_that_the_data_was_not_built_with_is_refused(tmp_path: Path) -> None:
+    manifest = _data_set(tmp_path / "data", QUICKSTART / "tokenizer.json")
+    run = _run(tmp_path, manifest, {"name": "vlm", "config": DRAWN})
+    other = json.loads((QUICKSTART / "tokenizer.json").read_text())
+    other["model"]["merges"].pop()
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(PublishedError, match=r"--tokenizer .*: is .*, the run's data was built with"):
+        export_model(run, tmp_path / "out", tokenizer=tmp_path)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,211 @@
+"""Published weights come in, train, go out and open in transformers; nothing is lost on the way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from typer.testing import CliRunner
+
+from mindvl_train.cli import app
+from mindvl_train.config.loading import load_config
+from mindvl_train.config.run_folder import RunFolderError
+from mindvl_train.data.batch import collate
+from mindvl_train.loop.run import train
+from mindvl_train.loop.tokenizer_fit import FitError
+from mindvl_train.models.initialise import give_weights
+from mindvl_train.weights import tensor_files
+from mindvl_train.weights.imported import read_imported
+from mindvl_train.weights.published.exporting import export_model
+from mindvl_train.weights.published.family import PublishedError
+from mindvl_train.weights.published.importing import import_model
+from mindvl_train.weights.saved import open_saved
+from mindvl_train.weights.tensor_files import open_folder
+from tests.mindvl_train.parity import CASES, Joint, _drawn, _imported, _oracle_inputs, samples
+from tests.mindvl_train.synthetic import SPECIAL_IDS, TINY_MODEL, pack_of, write_run
+
+# The data sets of `synthetic` know no tokenizer.
+SAME_IDS = {"tokenizer_sha256": "0" * 64}
+TOKENS = {"<|image_pad|>": 5, "<|vision_start|>": 3, "<|vision_end|>": 4, "<|endoftext|>": 0}
+
+
+def publish(case: str, folder: Path, image_pad: int = 5) -> Path:
+    """An oracle of `parity` as its publisher would lay it down, with a tokenizer and a processor."""
+    folder.mkdir(parents=True)
+    _drawn(CASES[case]()).save(folder)
+    home = folder if case == "Qwen2.5-VL" else folder / "language"
+    added = [{"id": image_pad if id_ == 5 else id_, "content": token} for token, id_ in TOKENS.items()]
+    (home / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    (home / "chat_template.jinja").write_text("{{ messages }}")
+    (home / "preprocessor_config.json").write_text("{}")
+    (home / "modeling_custom.py").write_text("raise SystemExit")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_export_import_export_gives_the_same_bytes(case: str, tmp_path: Path) -> None:
+    import_model(publish(case, tmp_path / "published"), None, tmp_path / "first", seed=0)
+    export_model(tmp_path / "first", tmp_path / "out")
+    import_model(tmp_path / "out", None, tmp_path / "second", seed=1)
+    export_model(tmp_path / "second", tmp_path / "again")
+    assert content(tmp_path / "again") == content(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.py")), "code is not ours to pass on"
+    assert list((tmp_path / "out").rglob("chat_template.jinja"))
+
+
+@pytest.mark.parametrize("case", ["Qwen2.5-VL", "Qwen2.5-ViT + DeepSeek-V3"])
+@pytest.mark.parametrize("at", ["import", "export"])
+def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> None:
+    """Stored in bfloat16, or rounded on the way out: what is exported says so, and comes back as it was."""
+    published = publish(case, tmp_path / "published")
+    import_model(published, None, tmp_path / "first", seed=0, dtype="bfloat16" if at == "import" else None)
+    export_model(tmp_path / "first", tmp_path / "out", "bfloat16")
+    import_model(tmp_path / "out", None, tmp_path / "second", seed=1)
+    export_model(tmp_path / "second", tmp_path / "again")
+    assert content(tmp_path / "again") == content(tmp_path / "out")
+    home = tmp_path / "out" if case == "Qwen2.5-VL" else tmp_path / "out" / "language"
+    assert json.loads((home / "config.json").read_text())["dtype"] == "bfloat16"
+    theirs, out = open_folder(published if case == "Qwen2.5-VL" else published / "language"), open_folder(home)
+    for name, tensor in out.items():
+        wide = name.endswith("e_score_correction_bias")
+        assert torch.equal(tensor, theirs[name].to(torch.float32 if wide else torch.bfloat16)), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_was_published_is_what_is_exported(case: str, tmp_path: Path) -> None:
+    import_model(publish(case, tmp_path / "published"), None, tmp_path / "ours", seed=0)
+    export_model(tmp_path / "ours", tmp_path / "out")
+    for part in ("",) if case == "Qwen2.5-VL" else ("language", "vision"):
+        theirs, back = open_folder(tmp_path / "published" / part), open_folder(tmp_path / "out" / part)
+        assert set(theirs) == set(back)
+        assert all(torch.equal(theirs[name], back[name]) for name in theirs)
+
+
+def trained(folder: Path, weights: Path | None) -> tuple[Path, dict[str, Any]]:
+    """A run of two steps from imported weights, or from fresh ones; its folder and its last weights."""
+    model = {"name": "vlm", "weights": str(weights), **SAME_IDS} if weights else {"name": "vlm", "config": TINY_MODEL}
+    path = write_run(folder, model=model)
+    quick = [f"stages.{stage}.until={{packs: 1}}" for stage in ("warmup", "everything")]
+    result = train(load_config(path, quick), str(path), folder / "run")
+    return folder / "run", dict(open_saved(result.checkpoint / "weights"))
+
+
+def test_a_run_begins_from_imported_weights_and_its_export_answers_the_same(tmp_path: Path) -> None:
+    import_model(publish("Qwen2.5-VL", tmp_path / "published"), None, tmp_path / "ours", seed=0)
+    run, weights = trained(tmp_path / "work", tmp_path / "ours")
+    begun = read_imported(tmp_path / "ours").tensors
+    moved = {name: (weights[name] - begun[name]).abs().max().item() for name in begun}
+    assert 0 < max(moved.values()) < 0.1, "it began elsewhere"
+    export_model(run, tmp_path / "out")
+    oracle = Joint(Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out").eval())
+    ours, layout = _imported(oracle, tmp_path / "check")
+    give_weights(ours, 0, torch.device("cpu"), weights)
+    pack = pack_of(samples())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack])), atol=1e-5, rtol=1e-5
+        )
+
+
+def test_a_fresh_run_exports_its_parts(tmp_path: Path) -> None:
+    decoder = TINY_MODEL["decoder"] | {"qkv_bias": False}
+    path = write_run(tmp_path, model={"name": "vlm", "config": TINY_MODEL | {"decoder": decoder}})
+    quick = [f"stages.{stage}.until={{packs: 1}}" for stage in ("warmup", "everything")]
+    train(load_config(path, quick), str(path), tmp_path / "run")
+    report = export_model(tmp_path / "run", tmp_path / "out")
+    assert report.written == ("language", "vision", "projector.safetensors")
+    assert not report.tokenizer
+    language, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "language", output_loading_info=True)
+    assert type(language).__name__ == "Qwen3ForCausalLM"
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    _, info = Qwen2_5_VisionTransformerPretrainedModel.from_pretrained(
+        tmp_path / "out" / "vision", output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+
+
+def test_a_decoder_that_no_published_class_computes_is_not_exported(tmp_path: Path) -> None:
+    run, _ = trained(tmp_path, None)
+    with pytest.raises(PublishedError, match="no published class computes this decoder"):
+        export_model(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_vision_tower_joins_any_language_model_with_a_drawn_projector(tmp_path: Path) -> None:
+    language = publish("Qwen2.5-ViT + Qwen3", tmp_path / "qwen3") / "language"
+    vision = publish("Qwen2.5-VL", tmp_path / "vl")
+    report = import_model(language, vision, tmp_path / "ours", seed=4)
+    assert report.drawn == ("projector",)
+    ours, theirs = read_imported(tmp_path / "ours"), open_folder(vision)
+    name = "blocks.2.attn.qkv.weight"
+    assert torch.equal(ours.tensors[f"vision.{name}"], theirs[f"visual.{name}"])
+    assert ours.config["decoder"]["qk_norm"]
+    assert ours.special_ids == {"image_pad": 5, "vision_start": 3, "vision_end": 4, "end_of_text": 0}
+
+
+def test_a_tokenizer_that_the_weights_do_not_know_is_refused(tmp_path: Path) -> None:
+    import_model(publish("Qwen2.5-VL", tmp_path / "published", image_pad=9), None, tmp_path / "ours", seed=0)
+    with pytest.raises(FitError, match=f"its image_pad is token {SPECIAL_IDS['image_pad']}, the model's is 9"):
+        trained(tmp_path / "work", tmp_path / "ours")
+
+
+def test_a_tokenizer_of_the_same_ids_but_another_hash_is_refused(tmp_path: Path) -> None:
+    import_model(publish("Qwen2.5-VL", tmp_path / "published"), None, tmp_path / "ours", seed=0)
+    known = read_imported(tmp_path / "ours").tokenizer_sha256
+    path = write_run(tmp_path / "work", model={"name": "vlm", "weights": str(tmp_path / "ours")})
+    with pytest.raises(FitError, match=f"its tokenizer is 0{{64}}, the run's is {known}; .*model.tokenizer_sha256: 0"):
+        train(load_config(path), str(path), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_the_weights_it_began_with(tmp_path: Path) -> None:
+    published = publish("Qwen2.5-VL", tmp_path / "published")
+    import_model(published, None, tmp_path / "ours", seed=0)
+    path = write_run(tmp_path / "work", model={"name": "vlm", "weights": str(tmp_path / "ours"), **SAME_IDS})
+    quick = [f"stages.{stage}.until={{packs: 1}}" for stage in ("warmup", "everything")]
+    train(load_config(path, quick), str(path), tmp_path / "run")
+    (tmp_path / "ours").rename(tmp_path / "moved")
+    moved = [*quick, f"model.weights={tmp_path / 'moved'}"]
+    assert train(load_config(path, moved), str(path), tmp_path / "run").already_finished
+    tensors = load_file(published / "model.safetensors")
+    tensors["model.norm.weight"] *= 2
+    save_file(tensors, published / "model.safetensors")
+    import_model(published, None, tmp_path / "ours", seed=0)
+    with pytest.raises(RunFolderError, match=r"model.weights_sha256: was .* is now"):
+        train(load_config(path, quick), str(path), tmp_path / "run")
+
+
+def test_large_models_are_spread_over_files_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_files.write_folder, "__defaults__", (20_000,))
+    published = publish("Qwen2.5-VL", tmp_path / "published")
+    import_model(published, None, tmp_path / "ours", seed=0)
+    export_model(tmp_path / "ours", tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[-1] == f"model-{len(files):05d}-of-{len(files):05d}.safetensors"
+    _, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+    import_model(tmp_path / "out", None, tmp_path / "again", seed=1)
+    ours, again = read_imported(tmp_path / "ours").tensors, read_imported(tmp_path / "again").tensors
+    assert all(torch.equal(ours[name], again[name]) for name in ours)
+
+
+def test_commands_say_what_they_wrote(tmp_path: Path) -> None:
+    published = publish("Qwen2.5-ViT + Qwen3", tmp_path / "published")
+    result = CliRunner().invoke(app, ["import", str(published), "--out", str(tmp_path / "ours")])
+    assert result.exit_code == 0, result.output
+    assert "parameters (vision" in result.stdout
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "ours"), "--out", str(tmp_path / "out")])
+    assert result.stdout.splitlines()[-1].endswith("projector.safetensors")
+    again = CliRunner().invoke(app, ["export", str(tmp_path / "ours"), "--out", str(tmp_path / "out")])
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
