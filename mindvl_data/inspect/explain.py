@@ -171,7 +171,7 @@ def _texts(folder: Path, line: pl.DataFrame, objects: str | None) -> list[str]:
         found = grounded(parts, sizes, rule, objects)
     except BadBox:
         return []  # why is in the ledger
-    return [part.text for part in found.at(Resolution(**data["resolution"])) if part.text] if found else []
+    return [part.text for part in found.at(Resolution.of(data["resolution"])) if part.text] if found else []
 
 
 def _draws(folder: Path, uid: bytes) -> list[dict[str, Any]]:

@@ -4,7 +4,15 @@
 manifest there is no data set. manifests/README.md lists every key.
 """
 
-from mindvl_data.manifest.document import FILE_NAME, FORMAT_VERSION, KEYS, Manifest, ManifestError, write_manifest
+from mindvl_data.manifest.document import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    KEYS,
+    READABLE_VERSIONS,
+    Manifest,
+    ManifestError,
+    write_manifest,
+)
 from mindvl_data.manifest.files import beside, check_shard, open_shard, pack_at, pack_costs, packs_of
 from mindvl_data.manifest.reading import read_manifest
 
@@ -12,6 +20,7 @@ __all__ = [
     "FILE_NAME",
     "FORMAT_VERSION",
     "KEYS",
+    "READABLE_VERSIONS",
     "Manifest",
     "ManifestError",
     "beside",

@@ -11,8 +11,11 @@ from typing import Any
 
 from mindvl_data.errors import UserError
 from mindvl_data.shards import ShardCache, ShardInfo
+from mindvl_data.vision import Resolution
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 differs in nothing but what it cannot say.
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 FILE_NAME = "manifest.json"
 KEYS = (
     "format_version",
@@ -89,8 +92,9 @@ class Manifest:
         return dict(self.data["tokenizer"])
 
     @property
-    def resolution(self) -> Mapping[str, int]:
-        return dict(self.data["resolution"])
+    def resolution(self) -> Resolution:
+        """How its images become patches."""
+        return Resolution.of(self.data["resolution"])
 
     @property
     def order(self) -> Mapping[str, Any]:

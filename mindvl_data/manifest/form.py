@@ -89,10 +89,26 @@ def _optional(**forms: Form) -> Form:
     return form
 
 
+def _all(*forms: Form) -> Form:
+    def form(value: Any, where: str) -> Iterator[tuple[str, str]]:
+        # What is no mapping is said once.
+        for each in forms:
+            found = list(each(value, where))
+            yield from found
+            if found:
+                return
+
+    return form
+
+
 TEXT = _is(lambda value: isinstance(value, str), "a text")
 COUNT = _is(lambda value: _whole(value, 0), "a whole number")
 POSITIVE = _is(lambda value: _whole(value, 1), "a whole number above 0")
 NUMBER = _is(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number")
+CHANNELS = _is(
+    lambda value: isinstance(value, list) and len(value) == 3 and all(isinstance(item, int | float) for item in value),
+    "three numbers",
+)
 LIST = _is(lambda value: isinstance(value, list), "a list")
 TEXTS = _is(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), "texts")
 # A file of the set lies beside its manifest, and nowhere else.
@@ -112,7 +128,10 @@ MANIFEST = _keys(
         name=TEXT, sha256=TEXT, vocab_size=COUNT, special_ids=_keys(**dict.fromkeys(SPECIAL, COUNT)), pad_id=COUNT
     ),
     chat_template=_keys(),
-    resolution=_keys(patch=POSITIVE, merge=POSITIVE, min_pixels=COUNT, max_pixels=COUNT),
+    resolution=_all(
+        _keys(patch=POSITIVE, merge=POSITIVE, min_pixels=COUNT, max_pixels=COUNT),
+        _optional(mean=CHANNELS, deviation=CHANNELS),
+    ),
     sources=_by_name(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT)))),
     funnel=LIST,
     mixture=_keys(total=_optional(samples=COUNT, tokens=COUNT, loss_tokens=COUNT, vision_tokens=COUNT)),

@@ -12,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from mindvl_data.manifest.document import FILE_NAME, FORMAT_VERSION, Manifest, ManifestError
+from mindvl_data.manifest.document import FILE_NAME, READABLE_VERSIONS, Manifest, ManifestError
 from mindvl_data.manifest.form import problems_of_form
 from mindvl_data.shards import ShardCache, patiently
 
@@ -70,9 +70,9 @@ def _checked(raw: bytes, seal: bytes, where: str) -> dict[str, Any]:
     except ValueError as error:
         raise ManifestError(f"{where}: not JSON ({error}); build the data set again") from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise ManifestError(
-            f"{where}: format_version is {version}, this version reads {FORMAT_VERSION}; "
+            f"{where}: format_version is {version}, this version reads {' and '.join(map(str, READABLE_VERSIONS))}; "
             "build the data set again, or use the version that wrote it"
         )
     problems = problems_of_form(data)

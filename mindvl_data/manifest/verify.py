@@ -81,7 +81,7 @@ def _pack_problems(
 ) -> Iterator[str]:
     if len(reader) != shard.packs:
         yield f"holds {len(reader)} packs, the manifest says {shard.packs}"
-    tokenizer, merge = manifest.tokenizer, manifest.resolution["merge"]
+    tokenizer, merge = manifest.tokenizer, manifest.resolution.merge
     for pack in reader:
         seen.add(pack, number, merge)
         if pack.seq_len != manifest.seq_len:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
-from mindvl_data.pipeline.run import BuildError, Run, bounds_of
+from mindvl_data.pipeline.run import BuildError, Run
 from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
@@ -206,13 +206,13 @@ def _bounds(run: Run, name: str) -> tuple[Resolution, ...]:
     """The bounds at which a source's texts differ: those of every set that may draw from it, or any one."""
     boxes, recipe = run.recipe.sources[name].boxes, run.recipe
     if boxes is None or boxes.write != "resized":
-        return (bounds_of(recipe),)
-    stages = [bounds_of(recipe, stage) for stage in recipe.stages.values() if name in stage.mixture.sources()]
-    return tuple(dict.fromkeys([*stages, *([bounds_of(recipe)] if recipe.holdout or not stages else [])]))
+        return (recipe.image_rule(),)
+    stages = [recipe.image_rule(stage) for stage in recipe.stages.values() if name in stage.mixture.sources()]
+    return tuple(dict.fromkeys([*stages, *([recipe.image_rule()] if recipe.holdout or not stages else [])]))
 
 
 def _name(bounds: Resolution) -> str:
-    return "-".join(map(str, bounds.__dict__.values()))
+    return "-".join(map(str, (bounds.patch, bounds.merge, bounds.min_pixels, bounds.max_pixels)))
 
 
 def estimate_sources(

@@ -93,7 +93,7 @@ def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[s
             "pad_id": tokeniser.pad_id,
         },
         "chat_template": run.template.describe(run.recipe.chat_template),
-        "resolution": dict(resolution.__dict__),
+        "resolution": resolution.described(),
     }
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from mindvl_data.engines.local import Engine
 from mindvl_data.errors import UserError
-from mindvl_data.recipe import LoadedRecipe, Recipe, Stage
+from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
-from mindvl_data.vision import Resolution
 
 Progress = Callable[[str, int, int], None]
 
@@ -101,9 +100,3 @@ class Run:
         self.work[name] += len(tasks)
         self.progress(name, 0, sum(sizes) if sizes else len(tasks))
         return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total), sizes)
-
-
-def bounds_of(recipe: Recipe, stage: Stage | None = None) -> Resolution:
-    """How a stage resizes pictures; without a stage, how the recipe does."""
-    own = stage.resolution.model_dump(exclude_none=True) if stage else {}
-    return Resolution(**(recipe.resolution.model_dump() | own))

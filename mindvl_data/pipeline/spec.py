@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindvl_data.pipeline.run import bounds_of
 from mindvl_data.recipe import Budget, Group, Recipe, Stage
 from mindvl_data.vision import Resolution
 
@@ -36,7 +35,7 @@ def specs(recipe: Recipe) -> list[Spec]:
     found = [_spec(recipe, name, stage, length) for name, stage in recipe.stages.items() for length in stage.seq_len]
     if recipe.holdout:
         length = recipe.holdout.seq_len
-        found.append(Spec("holdout", length, length, "drop", bounds_of(recipe), None, "tokens", None, 1))
+        found.append(Spec("holdout", length, length, "drop", recipe.image_rule(), None, "tokens", None, 1))
     return found
 
 
@@ -46,7 +45,7 @@ def _spec(recipe: Recipe, name: str, stage: Stage, seq_len: int) -> Spec:
         seq_len=seq_len,
         fit_len=seq_len if stage.fit == "each" else min(stage.seq_len),
         overlong=stage.overlong,
-        resolution=bounds_of(recipe, stage),
+        resolution=recipe.image_rule(stage),
         mixture=stage.mixture,
         by=stage.by,
         budget=stage.budget,

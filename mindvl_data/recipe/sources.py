@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
+from mindvl_data import vision
 from mindvl_data.recipe.fields import Model, Paths
 from mindvl_data.recipe.forecast import Size
 
-
-class Resolution(Model):
-    """How an image becomes patches: the Qwen2-VL rule. Bounds are in pixels after the resize."""
-
-    patch: int = Field(14, ge=1)
-    merge: int = Field(2, ge=1)
-    min_pixels: int = Field(3136, ge=1)
-    max_pixels: int = Field(1003520, ge=1)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Resolution:
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
-        return self
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class PixelBounds(Model):
-    """A stage's own pixel bounds; what is left out is the recipe's."""
+    """A stage's own bounds, in pixels after the resize; what is left out is the recipe's."""
 
     min_pixels: int | None = Field(None, ge=1)
     max_pixels: int | None = Field(None, ge=1)
+
+    def over(self, rule: vision.Resolution) -> vision.Resolution:
+        """The rule with what is given here."""
+        return replace(rule, **self.model_dump(exclude_none=True))
+
+
+class Resolution(PixelBounds):
+    """How an image becomes patches; what is left out is the `processor`'s. Bounds are in pixels after the resize."""
+
+    patch: int | None = Field(None, ge=1)
+    merge: int | None = Field(None, ge=1)
+    mean: tuple[Mean, Mean, Mean] | None = None
+    """Of red, green and blue on a scale of 0 to 1: what the tower was trained with, `image_mean` of its processor."""
+    deviation: tuple[Deviation, Deviation, Deviation] | None = None
+    """Likewise, `image_std`."""
+
+    def over(self, rule: vision.Resolution) -> vision.Resolution:
+        """The rule with what is given here."""
+        given = self.model_dump(exclude_none=True)
+        pixels = {name: given.pop(name) for name in vision.Normalisation._fields if name in given}
+        return replace(rule, **given, normalisation=rule.normalisation._replace(**pixels))
 
 
 class Boxes(Model):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mindvl_data import vision
 from mindvl_data.recipe.balance import Balance
 from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 from mindvl_data.recipe.fields import Model, Name, nearest
@@ -17,8 +18,10 @@ from mindvl_data.recipe.rewrite import Rewrite
 from mindvl_data.recipe.scores import Score
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
+from mindvl_data.runtime import plugins
 from mindvl_data.tables.schema import FILTER_COLUMNS
 
+PROCESSORS = "mindvl_data.processors"
 CREDENTIALS = re.compile(r"://[^/]*@")
 
 
@@ -34,7 +37,10 @@ class Recipe(Model):
     """Whether shards hold the image bytes or say where they lie."""
     embed_limit: int = Field(50_000_000_000, ge=0)
     """Bytes of images above which a packed set is not embedded without this being raised."""
+    processor: str = "qwen2-vl"
+    """Whose image rule: `qwen2-vl` (Qwen2-VL, Qwen2.5-VL), `qwen3-vl` (Qwen3-VL, Qwen3.5), or a plugin's."""
     resolution: Resolution = Resolution()
+    """What is other than the processor's."""
     limits: Limits = Limits()
     sources: dict[Name, Source] = Field(min_length=1)
     scores: dict[Name, Score] = Field({})
@@ -74,11 +80,34 @@ class Recipe(Model):
             raise ValueError("filters: two have the same name")
         if self.holdout and "holdout" in self.stages:
             raise ValueError("stages.holdout: the name is taken by the held-out set")
-        for name, stage in self.stages.items():
-            bounds = self.resolution.model_dump() | stage.resolution.model_dump(exclude_none=True)
-            if bounds["min_pixels"] > bounds["max_pixels"]:
-                raise ValueError(f"stages.{name}.resolution: min_pixels {bounds['min_pixels']} is above its max_pixels")
         return self
+
+    @field_validator("processor")
+    @classmethod
+    def _processor_exists(cls, name: str) -> str:
+        plugins.load(PROCESSORS, name)
+        return name
+
+    @model_validator(mode="after")
+    def _pictures_have_one_rule(self) -> Recipe:
+        published: vision.Resolution = plugins.load(PROCESSORS, self.processor)
+        given = self.resolution
+        if (given.patch or published.patch) != published.patch and not (given.mean and given.deviation):
+            raise ValueError(
+                f"resolution.patch: {given.patch} is not that of the processor {self.processor} ({published.patch}): "
+                "name another `processor`, or give the `mean` and `deviation` of its tower too"
+            )
+        rules = {"resolution": self.image_rule()}
+        rules |= {f"stages.{name}.resolution": self.image_rule(stage) for name, stage in self.stages.items()}
+        for place, rule in rules.items():
+            if rule.min_pixels > rule.max_pixels:
+                raise ValueError(f"{place}: min_pixels {rule.min_pixels} is above max_pixels {rule.max_pixels}")
+        return self
+
+    def image_rule(self, stage: Stage | None = None) -> vision.Resolution:
+        """How a stage's pictures become patches; without a stage, those of the held-out set."""
+        rule = self.resolution.over(plugins.load(PROCESSORS, self.processor))
+        return stage.resolution.over(rule) if stage else rule
 
     @model_validator(mode="after")
     def _evaluations_exist(self) -> Recipe:

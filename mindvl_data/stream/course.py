@@ -185,7 +185,8 @@ def _check_fit(manifests: Sequence[Manifest]) -> None:
 def _decisive(manifest: Manifest, what: str) -> object:
     if what == "tokenizer":
         return manifest.tokenizer["sha256"]
-    return manifest.resolution["patch"], manifest.resolution["merge"]
+    rule = manifest.resolution
+    return rule.patch, rule.merge, rule.normalisation
 
 
 def _length(period: Period, arrangement: Arrangement, sizes: Sequence[int]) -> int | None:

@@ -8,10 +8,8 @@ from PIL import Image
 
 from mindvl_data.vision.bad_image import BadImage
 from mindvl_data.vision.header import GREY_16, MAX_IMAGE_PIXELS, open_image, read_header
+from mindvl_data.vision.normalisation import CLIP, Normalisation
 
-# The statistics of OpenAI's CLIP, which Qwen2-VL's image processor was published with.
-MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
-DEVIATION: Final = (0.26862954, 0.26130258, 0.27577711)
 TEMPORAL_PATCH: Final = 2
 
 _TRANSPOSE = {
@@ -32,6 +30,7 @@ def decode(
     patch: int = 14,
     merge: int = 2,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
+    normalisation: Normalisation = CLIP,
 ) -> NDArray[np.float32]:
     """Patches of an encoded image: float32 [grid_h·grid_w, 3·2·patch·patch], in merge-block order.
 
@@ -40,7 +39,7 @@ def decode(
     """
     picture = load_rgb(data, max_image_pixels)
     picture = picture.resize((grid_w * patch, grid_h * patch), Image.Resampling.BICUBIC)
-    return patchify(np.asarray(picture), patch, merge)
+    return patchify(np.asarray(picture), patch, merge, normalisation)
 
 
 def load_rgb(
@@ -66,14 +65,16 @@ def load_rgb(
     return picture.transpose(_TRANSPOSE[header.orientation])
 
 
-def patchify(pixels: NDArray[np.uint8], patch: int = 14, merge: int = 2) -> NDArray[np.float32]:
+def patchify(
+    pixels: NDArray[np.uint8], patch: int = 14, merge: int = 2, normalisation: Normalisation = CLIP
+) -> NDArray[np.float32]:
     """Levels 0..255 [height, width, 3] → × 1/255, mean and deviation → patches (see `decode`)."""
     grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
     blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
     blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid_h * grid_w, 3, patch, patch)
     levels = np.arange(256) / 255
     patches = np.empty((grid_h * grid_w, 3, TEMPORAL_PATCH, patch, patch), np.float32)
-    for channel, (mean, deviation) in enumerate(zip(MEAN, DEVIATION, strict=True)):
+    for channel, (mean, deviation) in enumerate(zip(*normalisation, strict=True)):
         table = ((levels - mean) / deviation).astype(np.float32)
         patches[:, channel] = table[blocks[:, channel]][:, None]
     return patches.reshape(grid_h * grid_w, -1)

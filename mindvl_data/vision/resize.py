@@ -1,25 +1,57 @@
 """The resize rule: from a picture's size to its grid of patches, for one picture and for a column of them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.vision.bad_image import BadImage
+from mindvl_data.vision.normalisation import CLIP, Normalisation
 
 MAX_ASPECT: Final = 200
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """Side of a patch in pixels, patches merged per side, and the bounds on the resized picture's pixels."""
+    """What a family's image processor does to a picture: the rule that a build counts by and a trainer decodes by.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        merge: patches merged on a side.
+        min_pixels, max_pixels: bounds on the resized picture.
+        normalisation: of the pixels, in red, green and blue.
+    """
 
     patch: int = 14
     merge: int = 2
     min_pixels: int = 3136
     max_pixels: int = 1_003_520
+    normalisation: Normalisation = CLIP
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> "Resolution":
+        """The inverse of `described`."""
+        pixels = {name: tuple(described[name]) for name in Normalisation._fields if name in described}
+        sizes = {key: value for key, value in described.items() if key not in pixels}
+        return cls(**sizes, normalisation=Normalisation(**pixels) if pixels else CLIP)
+
+    def described(self) -> dict[str, Any]:
+        """The rule for a manifest; without `mean` and `deviation` they are CLIP's."""
+        sizes = {name: getattr(self, name) for name in ("patch", "merge", "min_pixels", "max_pixels")}
+        pixels = {name: list(values) for name, values in self.normalisation._asdict().items()}
+        return sizes if self.normalisation == CLIP else sizes | pixels
+
+
+# The rows of the table `mindvl_data.processors`, which plugins extend: what families were published with. The first
+# serves Qwen2-VL and Qwen2.5-VL, with an upper bound of ours (1,280 tokens; theirs is 12,845,056
+# pixels), the second Qwen3-VL and Qwen3.5.
+QWEN2_VL: Final = Resolution()
+QWEN3_VL: Final = Resolution(
+    patch=16, min_pixels=65_536, max_pixels=16_777_216, normalisation=Normalisation((0.5,) * 3, (0.5,) * 3)
+)
 
 
 def smart_resize(width: int, height: int, resolution: Resolution) -> tuple[int, int]:

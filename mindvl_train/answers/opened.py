@@ -90,6 +90,7 @@ def _open(trained: Trained, accelerator: str) -> Opened:
     layout = BatchLayout(
         patch=inputs.patch,
         merge=inputs.merge,
+        normalisation=inputs.normalisation,
         image_pad=trained.special_ids["image_pad"],
         window=inputs.window,
         position_axes=inputs.position_axes,

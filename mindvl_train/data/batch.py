@@ -66,6 +66,7 @@ class Batch:
         vision_cost: Σ n² over the frames of the images.
         packs: the packs' places in the manifest, for messages.
         samples: the ids of their samples in hexadecimal, likewise.
+        normalisation: of levels, which `to` makes patches of.
         feature_order: where ranks share packs (`parallel/context.py`): the order in which features leave.
         features_sent, features_received: how many to and from each of those ranks.
     """
@@ -92,6 +93,7 @@ class Batch:
     vision_cost: int
     packs: tuple[int, ...]
     samples: tuple[str, ...]
+    normalisation: vision.Normalisation = vision.CLIP
     feature_order: Tensor | None = None
     features_sent: tuple[int, ...] = ()
     features_received: tuple[int, ...] = ()
@@ -101,7 +103,7 @@ class Batch:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
         if moved["patches"].dtype == torch.uint8:
-            moved["patches"] = normalise(moved["patches"])
+            moved["patches"] = normalise(moved["patches"], self.normalisation)
         return replace(self, **moved)
 
 
@@ -122,6 +124,7 @@ class BatchLayout:
         patch: side of a patch in pixels.
         merge: patches on a side of the square that becomes one token.
         image_pad: the id of the image placeholder.
+        normalisation: of the pixels.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
         loss_weight: a name in `LOSS_WEIGHTS`.
@@ -131,6 +134,7 @@ class BatchLayout:
     patch: int
     merge: int
     image_pad: int
+    normalisation: vision.Normalisation = vision.CLIP
     window: int | None = None
     position_axes: int = 1
     loss_weight: str = "token"
@@ -177,6 +181,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         vision_cost=sum(pack.vision_cost for pack in packs),
         packs=tuple(pack.index for pack in packs),
         samples=tuple(sample.hex() for pack in packs for sample in pack.sample_ids),
+        normalisation=layout.normalisation,
     )
 
 
@@ -267,7 +272,11 @@ def _decode(pack: Pack, image: PackImage, layout: BatchLayout, pixels: Pixels) -
     frames, height, width = image.grid
     if pixels == "black":
         return np.zeros((image.num_patches, layout.patch**2 * CHANNELS), np.uint8)
-    decode = partial(decode_levels, resize=layout.resize) if pixels == "levels" else vision.decode
+    decode = (
+        partial(decode_levels, resize=layout.resize)
+        if pixels == "levels"
+        else partial(vision.decode, normalisation=layout.normalisation)
+    )
     try:
         patches = decode(image.data or b"", height, width, layout.patch, layout.merge)
     except vision.BadImage as error:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mindvl_data import vision
-from mindvl_data.vision.pixels import DEVIATION, MEAN, TEMPORAL_PATCH
+from mindvl_data.vision.pixels import TEMPORAL_PATCH
 
-CHANNELS = len(MEAN)
+CHANNELS = 3
 
 
 def _pillow(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -45,11 +45,10 @@ def decode_levels(
     return rows.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, -1)
 
 
-def normalise(levels: Tensor) -> Tensor:
+def normalise(levels: Tensor, normalisation: vision.Normalisation = vision.CLIP) -> Tensor:
     """[N, patch² · 3] uint8, as `decode_levels` makes them → [N, 3 · 2 · patch²] float32, as `vision.decode` does
-    to 1e-6: × 1/255, mean and deviation of the published processor, the one frame doubled."""
-    deviation = torch.tensor(DEVIATION, dtype=torch.float32, device=levels.device)
-    mean = torch.tensor(MEAN, dtype=torch.float32, device=levels.device)
+    to 1e-6: × 1/255, mean and deviation, the one frame doubled."""
+    mean, deviation = torch.tensor(normalisation, dtype=torch.float32, device=levels.device)
     values = levels.view(len(levels), -1, CHANNELS).to(torch.float32)
     scaled = torch.addcmul(-mean / deviation, values, 1.0 / (255.0 * deviation)).transpose(1, 2)
     return scaled[:, :, None].expand(-1, -1, TEMPORAL_PATCH, -1).reshape(len(levels), -1)

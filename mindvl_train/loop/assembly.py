@@ -111,7 +111,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         # What an export writes a processor from.
         "tokenizer": {"sha256": first.tokenizer["sha256"]},
         "chat_template": dict(first.data["chat_template"]),
-        "resolution": dict(first.resolution),
+        "resolution": first.resolution.described(),
         "manifests": {name: manifest.id for name, manifest in manifests.items()},
     }
     return Assembly(
@@ -125,6 +125,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         layout=BatchLayout(
             patch=inputs.patch,
             merge=inputs.merge,
+            normalisation=inputs.normalisation,
             image_pad=manifest_ids["image_pad"],
             window=inputs.window,
             position_axes=inputs.position_axes,

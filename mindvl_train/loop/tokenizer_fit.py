@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
+from mindvl_data.vision import Resolution
 from mindvl_train.config.schema import ModelSettings
 from mindvl_train.models.spec import ModelInputs
 
@@ -25,7 +26,7 @@ def check_fit(manifests: Sequence[Manifest], inputs: ModelInputs, settings: Mode
         for problem in _problems(manifest, inputs, expected_sha256, settings.special_ids)
     ]
     if problems:
-        advice = "build the data set again with the model's tokenizer and resolution, or change `model`"
+        advice = "build the data set again with the model's tokenizer and processor, or change `model`"
         raise FitError("\n".join([*problems, advice]))
 
 
@@ -46,6 +47,13 @@ def _problems(
     for name, token in special_ids.items():
         if tokenizer["special_ids"].get(name) != token:
             yield f"its {name} is token {tokenizer['special_ids'].get(name)}, the model's is {token}"
-    for key, size in (("patch", inputs.patch), ("merge", inputs.merge)):
-        if manifest.resolution[key] != size:
-            yield f"its resolution.{key} is {manifest.resolution[key]}, the model's is {size}"
+    yield from _wrong_pixels(manifest.resolution, inputs)
+
+
+def _wrong_pixels(rule: Resolution, inputs: ModelInputs) -> Iterator[str]:
+    for key, found, size in (("patch", rule.patch, inputs.patch), ("merge", rule.merge, inputs.merge)):
+        if found != size:
+            yield f"its resolution.{key} is {found}, the model's is {size}"
+    for key, values, expected in zip(rule.normalisation._fields, rule.normalisation, inputs.normalisation, strict=True):
+        if values != expected:
+            yield f"its pixels have the {key} {list(values)}, the model's tower is made for {list(expected)}"

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
+from mindvl_data.vision import CLIP, Normalisation
 from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.registry import Kernels
 
@@ -19,6 +20,7 @@ class ModelInputs:
         vocab_size: rows of the embedding; may be padded beyond the tokenizer's vocabulary.
         patch: side of a vision patch in pixels.
         merge: patches on a side of the square that becomes one token.
+        normalisation: of the pixels that its vision tower was made for.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
     """
@@ -26,6 +28,7 @@ class ModelInputs:
     vocab_size: int
     patch: int
     merge: int
+    normalisation: Normalisation = CLIP
     window: int | None = None
     position_axes: int = 1
 

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from mindvl_data.vision.normalisation import CLIP, Channels, Normalisation
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.kernels.segments import Segments
 from mindvl_train.models.layers import FeedForward, RMSNorm, inverse_frequencies, rotary_table
@@ -33,6 +34,14 @@ class VisionConfig(BaseModel):
     # Pixels on a side of a window; None: every layer attends to whole images, else those of `fullatt_…`.
     window_size: int | None = None
     fullatt_block_indexes: tuple[int, ...] = ()
+    # Of the pixels, in red, green and blue on a scale of 0 to 1.
+    mean: Channels = CLIP.mean
+    deviation: Channels = CLIP.deviation
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What it expects of its pixels."""
+        return Normalisation(self.mean, self.deviation)
 
     @property
     def window(self) -> int | None:

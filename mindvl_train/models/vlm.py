@@ -109,6 +109,7 @@ def _inputs(config: Any) -> ModelInputs:
         vocab_size=config.decoder.vocab_size,
         patch=config.vision.patch_size,
         merge=config.vision.spatial_merge_size,
+        normalisation=config.vision.normalisation,
         window=config.vision.window,
         position_axes=1 if getattr(config.decoder, "mrope_section", None) is None else 3,
     )

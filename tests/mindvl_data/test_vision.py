@@ -1,4 +1,4 @@
-"""Sizes, grids and pixels of images, held against Pillow and transformers' Qwen2-VL processor."""
+"""Sizes, grids and pixels of images, held against Pillow and transformers' processors."""
 
 import io
 import struct
@@ -19,6 +19,8 @@ from PIL import Image, ImageDraw, ImageOps
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
 from mindvl_data import vision
+from mindvl_data.recipe.whole import PROCESSORS
+from mindvl_data.runtime import plugins
 from mindvl_data.vision import BadImage, Resolution
 from mindvl_data.vision.header import _metadata_first, _orientation, _walk, open_image
 
@@ -144,28 +146,46 @@ def test_an_empty_column_has_no_grids() -> None:
 # --- the quickstart's images
 
 
-def test_grids_from_the_header_are_those_of_the_decoded_picture_and_of_the_published_processor() -> None:
-    processor = Qwen2VLImageProcessorPil()
+# What each family of the table was published with (`preprocessor_config.json`); our upper bound of the first is lower.
+PUBLISHED = {
+    "qwen2-vl": {"size": {"shortest_edge": 3136, "longest_edge": 1_003_520}},
+    "qwen3-vl": {
+        "patch_size": 16,
+        "size": {"shortest_edge": 65_536, "longest_edge": 16_777_216},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    },
+}
+
+
+def test_every_shipped_processor_is_held_against_a_published_one() -> None:
+    assert plugins.names(PROCESSORS) == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_grids_from_the_header_are_those_of_the_decoded_picture_and_of_the_published_processor(family: str) -> None:
+    processor, rule = Qwen2VLImageProcessorPil(**PUBLISHED[family]), plugins.load(PROCESSORS, family)
     assert len(corpus()) == 347
     for name, data in corpus().items():
         header = vision.read_header(data)
         picture = vision.load_rgb(data)
         assert picture.size == (header.width, header.height), name
-        _, grid_h, grid_w = vision.patch_grid(header.width, header.height, Resolution())
+        _, grid_h, grid_w = vision.patch_grid(header.width, header.height, rule)
         assert grid_h * grid_w == processor.get_number_of_image_patches(picture.height, picture.width), name
 
 
 @pytest.mark.slow
-def test_patches_equal_the_published_processor() -> None:
-    processor = Qwen2VLImageProcessorPil()
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_patches_equal_the_published_processor(family: str) -> None:
+    processor, rule = Qwen2VLImageProcessorPil(**PUBLISHED[family]), plugins.load(PROCESSORS, family)
     for name, data in list(corpus().items())[::6]:
         header = vision.read_header(data)
-        grid = vision.patch_grid(header.width, header.height, Resolution())
+        grid = vision.patch_grid(header.width, header.height, rule)
         picture = Image.open(io.BytesIO(data))
         # The processor drops an alpha channel: what it makes of transparency is not what a viewer sees.
         published = processor(vision.load_rgb(data) if picture.has_transparency_data else picture)
         assert published["image_grid_thw"].tolist() == [list(grid)], name
-        patches = vision.decode(data, *grid[1:])
+        patches = vision.decode(data, *grid[1:], rule.patch, rule.merge, normalisation=rule.normalisation)
         assert patches.shape == published["pixel_values"].shape, name
         np.testing.assert_allclose(patches, published["pixel_values"], rtol=0, atol=1e-5, err_msg=name)
 

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from mindvl_data.manifest import write_manifest
+from mindvl_data.manifest import FORMAT_VERSION, write_manifest
 from mindvl_data.shards import (
     Pack,
     PackImage,
@@ -192,7 +192,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
             "mixture": {"total": {}},
             "recipe_hash": "0" * 64,
             "engine_version": "0",
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "id": content_id(pack_digest(pack) for pack in packs),
             "stage": folder.name,
             "seq_len": seq_len,

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mindvl_data.vision.pixels import DEVIATION, MEAN
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
@@ -90,8 +89,8 @@ def _image_processor(resolution: dict[str, Any], vision: VisionConfig) -> dict[s
         "patch_size": vision.patch_size,
         "temporal_patch_size": vision.temporal_patch_size,
         "merge_size": vision.spatial_merge_size,
-        "image_mean": list(MEAN),
-        "image_std": list(DEVIATION),
+        "image_mean": list(vision.mean),
+        "image_std": list(vision.deviation),
     }
 
 

@@ -1,6 +1,7 @@
 """Levels normalised on the device are the patches of the published processor."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mindvl_data import vision
+from mindvl_data.vision import CLIP
+from mindvl_data.vision.resize import QWEN2_VL, QWEN3_VL
 from mindvl_train.data.batch import collate
 from mindvl_train.data.uint8_patches import decode_levels, normalise
 from tests.mindvl_data.packs import png
@@ -18,16 +21,19 @@ from tests.mindvl_train.synthetic import LAYOUT, mixed_packs
 
 @given(seed=st.integers(0, 99), width=st.integers(20, 300), height=st.integers(20, 300))
 @settings(max_examples=25, deadline=None)
-def test_levels_become_the_patches_of_decode(seed: int, width: int, height: int) -> None:
+@pytest.mark.parametrize("rule", [QWEN2_VL, QWEN3_VL], ids=["qwen2-vl", "qwen3-vl"])
+def test_levels_become_the_patches_of_decode(rule: vision.Resolution, seed: int, width: int, height: int) -> None:
     data = png(seed, (width, height))
-    _, h, w = vision.patch_grid(width, height, vision.Resolution())
-    found = normalise(torch.from_numpy(decode_levels(data, h, w, 14, 2)))
-    assert np.abs(found.numpy() - vision.decode(data, h, w)).max() < 1e-6
+    _, h, w = vision.patch_grid(width, height, rule)
+    found = normalise(torch.from_numpy(decode_levels(data, h, w, rule.patch, rule.merge)), rule.normalisation)
+    patches = vision.decode(data, h, w, rule.patch, rule.merge, normalisation=rule.normalisation)
+    assert np.abs(found.numpy() - patches).max() < 1e-6
 
 
-def test_a_batch_of_levels_becomes_the_batch() -> None:
-    packs = mixed_packs(4, 24)
-    whole, levels = collate(packs, LAYOUT), collate(packs, LAYOUT, pixels="levels")
+@pytest.mark.parametrize("normalisation", [CLIP, QWEN3_VL.normalisation])
+def test_a_batch_of_levels_becomes_the_batch(normalisation: vision.Normalisation) -> None:
+    packs, layout = mixed_packs(4, 24), replace(LAYOUT, normalisation=normalisation)
+    whole, levels = collate(packs, layout), collate(packs, layout, pixels="levels")
     assert levels.patches.nbytes * 8 == whole.patches.nbytes
     moved = levels.to(torch.device("cpu"))
     torch.testing.assert_close(moved.patches, whole.patches, atol=1e-6, rtol=0)

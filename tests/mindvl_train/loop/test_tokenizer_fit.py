@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_data.vision import CLIP, Normalisation
 from mindvl_train.config.schema import ModelSettings
 from mindvl_train.loop.tokenizer_fit import FitError, check_fit
 from mindvl_train.models.spec import ModelInputs
@@ -34,6 +35,11 @@ def test_a_padded_embedding_fits(tmp_path: Path) -> None:
         (ModelInputs(40, 14, 2), {}, "its tokenizer has 50 tokens, the model embeds 40"),
         (ModelInputs(50, 16, 2), {}, "its resolution.patch is 14, the model's is 16"),
         (ModelInputs(50, 14, 1), {}, "its resolution.merge is 2, the model's is 1"),
+        (
+            ModelInputs(50, 14, 2, Normalisation((0.5, 0.5, 0.5), CLIP.deviation)),
+            {},
+            f"its pixels have the mean {list(CLIP.mean)}, the model's tower is made for [0.5, 0.5, 0.5]",
+        ),
         (FITS, {"tokenizer_sha256": "f" * 64}, f"its tokenizer is {'0' * 64}, the run's is {'f' * 64}"),
         (FITS, {"special_ids": {"image_pad": 9}}, "its image_pad is token 5, the model's is 9"),
         (FITS, {"special_ids": {"video_pad": 9}}, "its video_pad is token None, the model's is 9"),
