@@ -106,8 +106,8 @@ def build(special_ids: dict[str, int], vocab_size: int) -> Qwen2_5_VLForConditio
 def train(manifest: str, steps: int, learning_rate: float = 3e-3) -> list[float]:
     """The loss of every step."""
     stream = PackStream(manifest, epochs=None)
-    tokenizer, resolution = stream.manifest.tokenizer, stream.manifest.resolution
-    layout = BatchLayout(resolution["patch"], resolution["merge"], tokenizer["special_ids"]["image_pad"])
+    tokenizer, rule = stream.manifest.tokenizer, stream.manifest.resolution
+    layout = BatchLayout(rule.patch, rule.merge, tokenizer["special_ids"]["image_pad"], rule.normalisation)
     with tempfile.TemporaryDirectory() as folder:
         trainer = PackTrainer(
             model=build(tokenizer["special_ids"], tokenizer["vocab_size"]),

@@ -32,9 +32,10 @@ def layout_of(stream: PackStream) -> BatchLayout:
     """How the manifest's packs become batches for a model without windows and with plain positions."""
     manifest = stream.manifest
     return BatchLayout(
-        patch=manifest.resolution["patch"],
-        merge=manifest.resolution["merge"],
+        patch=manifest.resolution.patch,
+        merge=manifest.resolution.merge,
         image_pad=manifest.tokenizer["special_ids"]["image_pad"],
+        normalisation=manifest.resolution.normalisation,
     )
 
 
