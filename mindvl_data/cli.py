@@ -16,6 +16,7 @@ from mindvl_data.runtime.terminal import open_bar, open_console, print_json, rep
 
 if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
+    from mindvl_data.media import Access
     from mindvl_data.pipeline import BuildReport
 
 app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -32,6 +33,13 @@ Out = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the recipe.")
+]
+MediaRoot = Annotated[
+    Path | None, typer.Option("--media-root", help="The folder that referenced images are relative to; may be read.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="PREFIX", help="A URL, folder or tokenizer of the set that may be opened."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For a program: JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -80,16 +88,19 @@ def show(
     pack: Annotated[
         int | None, typer.Option(min=0, help="Show this pack: segments, text, grids, what is learnt.")
     ] = None,
+    media_root: MediaRoot = None,
+    allow: Allow = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show a manifest, or one pack of it."""
     with reported(debug):
         from mindvl_data.manifest import read_manifest
+        from mindvl_data.media import access_to
 
         found = read_manifest(manifest)
         if pack is not None:
-            _show_pack(found, pack, as_json)
+            _show_pack(found, pack, access_to(found.build_folder, media_root, allow or []), as_json)
         elif as_json:
             print_json(found.data)
         else:
@@ -211,6 +222,8 @@ def export(
     packs: Annotated[
         bool, typer.Option("--packs", help="The packs themselves, not the samples drawn for them.")
     ] = False,
+    media_root: MediaRoot = None,
+    allow: Allow = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -222,7 +235,11 @@ def export(
         found = read_manifest(manifest)
         with open_bar() as bar:
             task = bar.add_task(f"export to {to}", total=found.num_packs)
-            count = write(found, to, folder, packs, lambda done, total: bar.update(task, completed=done, total=total))
+
+            def progress(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            count = write(found, to, folder, packs, progress, media_root, allow or [])
         if as_json:
             print_json({"folder": str(folder), "format": to, "records": count, "manifest": found.id})
         else:
@@ -332,12 +349,12 @@ def _report(report: BuildReport, as_json: bool) -> None:
         console.print(f"\nNext: python -m mindvl_data show {shown(first)}", soft_wrap=True)
 
 
-def _show_pack(manifest: Any, number: int, as_json: bool) -> None:
+def _show_pack(manifest: Manifest, number: int, access: Access, as_json: bool) -> None:
     from mindvl_data.inspect import packs
     from mindvl_data.manifest import pack_at
 
     pack, image_pad = pack_at(manifest, number), manifest.tokenizer["special_ids"]["image_pad"]
-    decode, note = packs.decoder_of(manifest)
+    decode, note = packs.decoder_of(manifest, access)
     if as_json:
         print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
     else:

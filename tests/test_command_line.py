@@ -21,12 +21,14 @@ OPTIONS = {
     "build": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
-    "export": ["--debug", "--help", "--json", "--packs", "--to", "DIR", "MANIFEST"],
+    "export": [
+        *["--allow", "--debug", "--help", "--json", "--media-root", "--packs", "--to", "DIR", "MANIFEST"],
+    ],
     "gc": ["--debug", "--help", "--json", "--sets", "--yes", "BUILD"],
     "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
     "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
     "schema": ["--help"],
-    "show": ["--debug", "--help", "--json", "--pack", "MANIFEST"],
+    "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
     "verify": ["--debug", "--help", "--json", "MANIFEST"],
 }
 

@@ -7,13 +7,14 @@ records, the folder to fill and what it is made of. A folder appears whole, by r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mindvl_data.errors import UserError
 from mindvl_data.exports.records import Record, packs, samples
 from mindvl_data.manifest import Manifest
 from mindvl_data.runtime import plugins
+from mindvl_data.stream import PackStream
 
 GROUP = "mindvl_data.exports"
 Writer = Callable[[Iterator[Record], Path, Manifest], None]
@@ -31,10 +32,13 @@ def export(
     folder: Path,
     whole_packs: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    media_root: str | Path | None = None,
+    allow: Sequence[str] = (),
 ) -> int:
     """Write the samples in the order of the mixture (or the packs) to `folder`; returns how many records.
 
     What an export that was killed left is removed, and all is written again. progress: packs done, of how many.
+    media_root, allow: where else images may be read (see `media.access_to`).
     Raises ExportError, UnknownPlugin, ManifestError, or MediaError where a referenced image changed.
     """
     writer: Writer = plugins.load(GROUP, format_name)
@@ -45,8 +49,9 @@ def export(
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    stream = PackStream(manifest, media_root=media_root, allow=allow)
     images = not getattr(writer, "samples_only", False)
-    records = packs(manifest, progress) if whole_packs else samples(manifest, partial, progress, images)
+    records = packs(stream, progress) if whole_packs else samples(stream, partial, progress, images)
     counted = _Counted(records)
     writer(counted, partial, manifest)
     partial.rename(folder)

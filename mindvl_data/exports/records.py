@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.exports.texts import Texts
-from mindvl_data.manifest import Manifest, packs_of
+from mindvl_data.manifest import Manifest, ManifestError, packs_of, unknown_sources
 from mindvl_data.shards import Pack, PackImage
 from mindvl_data.stream import PackStream
 from mindvl_data.vision import read_header
@@ -29,9 +29,11 @@ class Record:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def packs(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[Record]:
-    """Every pack in the manifest's order."""
-    for number, pack in enumerate(PackStream(manifest)):
+def packs(stream: PackStream, progress: Callable[[int, int], None]) -> Iterator[Record]:
+    """Every pack of a stream in its order."""
+    manifest = stream.manifest
+    for number, pack in enumerate(stream):
+        _check_sources(manifest, pack)
         yield Record(
             key=f"{number:09d}",
             meta={
@@ -50,15 +52,17 @@ def packs(manifest: Manifest, progress: Callable[[int, int], None]) -> Iterator[
 
 
 def samples(
-    manifest: Manifest, scratch: Path, progress: Callable[[int, int], None], images: bool = True
+    stream: PackStream, scratch: Path, progress: Callable[[int, int], None], images: bool = True
 ) -> Iterator[Record]:
     """Every draw in the order of the packs, its text as the source has it: whole, also where the pack holds a cut.
 
     scratch: a folder for the texts meanwhile. images: whether the records have theirs.
     """
+    manifest = stream.manifest
     with Texts(manifest, scratch) as texts:
         number = 0
-        for done, pack in enumerate(PackStream(manifest) if images else packs_of(manifest), 1):
+        for done, pack in enumerate(stream if images else packs_of(manifest), 1):
+            _check_sources(manifest, pack)
             for segment, mine in enumerate(_by_segment(pack)):
                 uid = pack.sample_ids[segment]
                 said = texts[uid]
@@ -75,6 +79,15 @@ def samples(
                 )
                 number += 1
             progress(done, manifest.num_packs)
+
+
+def _check_sources(manifest: Manifest, pack: Pack) -> None:
+    """Raises ManifestError where a pack names a source that the manifest has not: files are called after them."""
+    if strange := unknown_sources(manifest, pack):
+        raise ManifestError(
+            f"{manifest.where}: pack {pack.index} names the source {strange[0]!r}, which the manifest has not; "
+            "`python -m mindvl_data verify` lists what else is wrong"
+        )
 
 
 def _by_segment(pack: Pack) -> list[list[PackImage]]:

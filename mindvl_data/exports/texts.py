@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.tables.schema import SAMPLES_INDEX
+from mindvl_data.tables.samples import tables_of
 
 FILE = "texts.scratch"
 COLUMNS = ["sample_id", "uid", "parts"]
@@ -66,15 +66,9 @@ class Texts:
         return found
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
-        index = self._build / "samples" / SAMPLES_INDEX
-        try:
-            tables = json.loads(index.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{index}: cannot be read ({error}); samples are exported from their build folder"
-            ) from error
-        for table in tables:
-            for batch in pq.ParquetFile(index.with_name(table["samples"])).iter_batches(BATCH, columns=COLUMNS):
+        for table in tables_of(self._build):
+            path = self._build / "samples" / table["samples"]
+            for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=COLUMNS):
                 yield from self._drawn(batch)
 
     def _drawn(self, batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:

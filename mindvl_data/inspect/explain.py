@@ -5,7 +5,6 @@ Reads the build folder alone: the samples table, the ledger and the draws.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from rich.text import Text
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
-from mindvl_data.media import expand
 from mindvl_data.recipe import Boxes
-from mindvl_data.tables.schema import BOXES, SAMPLES_INDEX, Part
+from mindvl_data.tables.samples import tables_of
+from mindvl_data.tables.schema import BOXES, Part
 from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import Resolution
 
@@ -80,13 +79,6 @@ def _is_id(name: str) -> bool:
 
 def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
     """Lines of the samples tables that the last build used, with the source and file of each."""
-    index = build / "samples" / SAMPLES_INDEX
-    try:
-        tables = json.loads(index.read_text())
-    except (OSError, ValueError) as error:
-        raise ExplainError(
-            f"{index}: cannot be read ({error}); explain needs the build folder as it was built"
-        ) from error
     frames = [
         pl.read_parquet(build / "samples" / table["samples"], columns=list(columns)).with_columns(
             pl.col("sample_id").cast(pl.Binary),
@@ -96,7 +88,7 @@ def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
             scores=pl.lit("/".join(table["scores"])),
             rewritten=pl.lit(table["rewritten"]),
         )
-        for table in tables
+        for table in tables_of(build)
     ]
     return pl.concat(frames)
 
@@ -164,7 +156,7 @@ def _texts(folder: Path, line: pl.DataFrame, objects: str | None) -> list[str]:
     how = data["recipe"]["sources"].get(source, {}).get("boxes")
     if how is None or source not in data["sources"]:
         return []
-    rule = Boxes.model_validate(how | ({"pattern": expand(how["pattern"])} if how.get("pattern") else {}))
+    rule = Boxes.model_validate(how)
     parts = [Part(**part) for part in line["parts"][0]]
     sizes = [(image["width"], image["height"]) for image in line["images"][0]]
     try:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.media import expand, recipe_folder
+from mindvl_data.media import Access, expand, leads_out
 from mindvl_data.shards import Pack
 from mindvl_data.tokenise import load_tokeniser
 
@@ -23,16 +23,26 @@ LEARNT = "green"
 Decode: TypeAlias = Callable[[list[int]], str]
 
 
-def decoder_of(manifest: Manifest) -> tuple[Decode, str]:
-    """The manifest's own tokenizer as a function, and "" ; or ids as they are, and why there is no text."""
+def decoder_of(manifest: Manifest, access: Access) -> tuple[Decode, str]:
+    """The manifest's own tokenizer as a function, and "" ; or ids as they are, and why there is no text.
+
+    A tokenizer is looked up, on disk or in a hub, only where `access` names it: a manifest may come from anybody.
+    """
     name = manifest.tokenizer["name"]
+    named = name == "qwen" or name in access.tokenizers
+    if not named and not _lies_in(access.folder, name):
+        return _ids, f"(no text: the manifest names the tokenizer {name!r}; to look it up, give --allow {name!r})"
     try:
-        tokeniser = load_tokeniser(expand(name), Path(recipe_folder(manifest.path.parent.parent)))
+        tokeniser = load_tokeniser(expand(name) if named else name, access.folder or Path())
     except UserError as error:
         return _ids, f"(no text: {error})"
     if tokeniser.hash != manifest.tokenizer["sha256"]:
-        return _ids, f"(no text: the tokenizer {name} has changed since the build)"
+        return _ids, f"(no text: the tokenizer {name} is not the one that the set was built with)"
     return tokeniser.decode, ""
+
+
+def _lies_in(folder: Path | None, name: str) -> bool:
+    return folder is not None and not leads_out(name, in_store=False) and (folder / name).exists()
 
 
 def _ids(ids: list[int]) -> str:

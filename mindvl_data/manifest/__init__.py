@@ -13,7 +13,7 @@ from mindvl_data.manifest.document import (
     ManifestError,
     write_manifest,
 )
-from mindvl_data.manifest.files import beside, check_shard, open_shard, pack_at, pack_costs, packs_of
+from mindvl_data.manifest.files import beside, check_shard, open_shard, pack_at, pack_costs, packs_of, unknown_sources
 from mindvl_data.manifest.reading import read_manifest
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "pack_costs",
     "packs_of",
     "read_manifest",
+    "unknown_sources",
     "write_manifest",
 ]

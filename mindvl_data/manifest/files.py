@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.manifest.document import Manifest, ManifestError
+from mindvl_data.manifest.form import PLAIN
 from mindvl_data.shards import (
     Pack,
     ShardCache,
@@ -118,3 +119,12 @@ def pack_at(manifest: Manifest, number: int) -> Pack:
                 return reader[number - first]
         first += shard.packs
     raise ManifestError(f"{manifest.where}: there is no pack {number}; its packs are 0 to {manifest.num_packs - 1}")
+
+
+def unknown_sources(manifest: Manifest, pack: Pack) -> list[str]:
+    """Names of sources in a pack that its manifest has not, or that no recipe can give: files are called after them.
+
+    A manifest without any (sets made by hand) knows every plain name.
+    """
+    known = manifest.data["sources"]
+    return sorted({name for name in pack.sources if not PLAIN.fullmatch(name) or (known and name not in known)})

@@ -6,6 +6,7 @@ version may add to it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,22 @@ def _all(*forms: Form) -> Form:
     return form
 
 
+def _by_plain_name(inner: Form) -> Form:
+    """The same, of keys that can be names of files: exports are called after them."""
+
+    def form(value: Any, where: str) -> Iterator[tuple[str, str]]:
+        yield from _by_name(inner)(value, where)
+        if isinstance(value, Mapping):
+            yield from ((f"{where}.{name}", "a plain name") for name in value if not PLAIN.fullmatch(name))
+
+    return form
+
+
+PLAIN = re.compile(r"\w[\w.-]*")
 TEXT = _is(lambda value: isinstance(value, str), "a text")
 COUNT = _is(lambda value: _whole(value, 0), "a whole number")
 POSITIVE = _is(lambda value: _whole(value, 1), "a whole number above 0")
+NAME = _is(lambda value: isinstance(value, str) and bool(PLAIN.fullmatch(value)), "a plain name")
 NUMBER = _is(lambda value: isinstance(value, int | float) and not isinstance(value, bool), "a number")
 CHANNELS = _is(
     lambda value: isinstance(value, list) and len(value) == 3 and all(isinstance(item, int | float) for item in value),
@@ -122,7 +136,7 @@ MANIFEST = _keys(
     recipe_hash=TEXT,
     recipe=_optional(sources=_by_name(_keys(path=_either(TEXT, TEXTS)))),
     engine_version=TEXT,
-    stage=TEXT,
+    stage=NAME,
     seq_len=POSITIVE,
     tokenizer=_keys(
         name=TEXT, sha256=TEXT, vocab_size=COUNT, special_ids=_keys(**dict.fromkeys(SPECIAL, COUNT)), pad_id=COUNT
@@ -132,7 +146,7 @@ MANIFEST = _keys(
         _keys(patch=POSITIVE, merge=POSITIVE, min_pixels=COUNT, max_pixels=COUNT),
         _optional(mean=CHANNELS, deviation=CHANNELS),
     ),
-    sources=_by_name(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT)))),
+    sources=_by_plain_name(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT)))),
     funnel=LIST,
     mixture=_keys(total=_optional(samples=COUNT, tokens=COUNT, loss_tokens=COUNT, vision_tokens=COUNT)),
     packing=_keys(packs=COUNT, lower_bound=COUNT, tokens=COUNT, padding=COUNT, fill=NUMBER),

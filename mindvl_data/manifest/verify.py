@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard
+from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard, unknown_sources
+from mindvl_data.media import BUILD_SCHEME, fixed_folder, source_roots
 from mindvl_data.shards import (
     Pack,
     ShardError,
@@ -86,8 +87,21 @@ def _pack_problems(
         seen.add(pack, number, merge)
         if pack.seq_len != manifest.seq_len:
             yield f"pack {pack.index}: {pack.seq_len} tokens, the manifest says {manifest.seq_len}"
+        yield from (f"pack {pack.index}: {problem}" for problem in _strange(manifest, pack))
         for problem in pack_problems(pack, tokenizer["special_ids"], tokenizer["vocab_size"], merge):
             yield f"pack {pack.index}: {problem}"
+
+
+def _strange(manifest: Manifest, pack: Pack) -> Iterator[str]:
+    """What a pack names or refers to that the manifest does not know."""
+    for name in unknown_sources(manifest, pack):
+        yield f"names the source {name!r}, which the manifest has not"
+    roots = [fixed_folder(root) for root in source_roots(manifest.data["recipe"].get("sources", {}))]
+    for number, image in enumerate(pack.images):
+        if image.data is None and image.uri and not image.uri.startswith((BUILD_SCHEME, *roots)):
+            yield f"image {number} lies at {image.uri!r}, where no source of the manifest is"
+        if image.data is None and ((image.offset or 0) < 0 or (image.size or 0) <= 0):
+            yield f"image {number} is no range of a file"
 
 
 def _file_problems(manifest: Manifest, name: str, expected: str, seen: _Seen) -> list[str]:

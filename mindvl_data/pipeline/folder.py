@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from mindvl_data.errors import UserError
-from mindvl_data.media import LOCAL_FILE
+from mindvl_data.note import LOCAL_FILE
 from mindvl_data.pipeline.run import BuildError
 from mindvl_data.recipe import LoadedRecipe
 

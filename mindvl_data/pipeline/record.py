@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mindvl_data.media import LOCAL_FILE
+from mindvl_data.media import source_roots
+from mindvl_data.note import LOCAL_FILE, BuilderNote, note_text
 from mindvl_data.pipeline.prepare import Prepared
 from mindvl_data.pipeline.run import Run
 from mindvl_data.pipeline.scanning import Partition
@@ -23,9 +24,11 @@ USES = "uses.json"
 
 
 def write_note(run: Run) -> None:
-    """Where the recipe lies: no part of the data set, but a reader of referenced media needs it."""
-    where = {"recipe_folder": str(run.loaded.folder), "recipe": run.loaded.path.name}
-    _write(run.out / LOCAL_FILE, json.dumps(where) + "\n")
+    """Where the recipe and its data lie here: no part of the data set, but a reader of referenced media needs it."""
+    raw = run.loaded.raw
+    roots = source_roots({**raw.get("evaluations", {}), **raw["sources"]})
+    note = BuilderNote(str(run.loaded.folder), run.loaded.path.name, roots, str(raw["tokenizer"]))
+    _write(run.out / LOCAL_FILE, note_text(note))
 
 
 def write_index(run: Run, prepared: Prepared) -> None:

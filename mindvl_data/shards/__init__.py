@@ -4,7 +4,7 @@ The layout is the contract between the engine and any trainer (docs/format.md). 
 that one pack is one range read; buffers are uncompressed, so that a memory map is the array.
 """
 
-from mindvl_data.shards.cache import ShardCache
+from mindvl_data.shards.cache import ShardCache, cache_folder
 from mindvl_data.shards.checking import pack_problems
 from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.layout import ShardError, schema, shard_name
@@ -23,6 +23,7 @@ __all__ = [
     "ShardReader",
     "StoreError",
     "attention_cost",
+    "cache_folder",
     "content_id",
     "file_sha256",
     "locked",

@@ -25,7 +25,8 @@ BLOCK_BYTES = 8 << 20
 WAIT_SECONDS = 0.1
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Where this user keeps what was fetched: MINDVL_CACHE, or ~/.cache/mindvl."""
     return Path(os.environ.get("MINDVL_CACHE") or Path.home() / ".cache" / "mindvl")
 
 
@@ -38,7 +39,7 @@ class ShardCache:
     """folder: MINDVL_CACHE or ~/.cache/mindvl. max_bytes: MINDVL_CACHE_GB or 64 GB; the files used longest ago
     give way (on disk until the last process that has one mapped closes it)."""
 
-    folder: Path = field(default_factory=_folder)
+    folder: Path = field(default_factory=cache_folder)
     max_bytes: int = field(default_factory=_max_bytes)
     patience: Patience = field(default_factory=Patience)
 

@@ -50,6 +50,8 @@ def _image_problems(pack: Pack, special_ids: Mapping[str, int], merge: int) -> l
         )
         if not framed:
             problems.append(f"image {number} is not framed by vision-start and vision-end")
+        if min(image.grid) < 1 or image.grid[1] % merge or image.grid[2] % merge:
+            problems.append(f"the grid of image {number} is no whole number of merged patches")
         if image.data is None and image.uri is None:
             problems.append(f"image {number} has neither bytes nor a place to read them")
         if image.data is not None and image.sha256 != hashlib.sha256(image.data).digest():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mindvl_data.manifest import Manifest, ManifestError
+from mindvl_data.media import access_to
 from mindvl_data.shards import Pack
 from mindvl_data.stream.course import AnyManifest, Curriculum, Mixture, Slot, lay_out
 from mindvl_data.stream.cursor import Last, Step, next_step
@@ -29,7 +30,9 @@ class PackStream:
     of the last batch of an epoch; with `pad` it is filled by packs whose loss mask is false everywhere. deal:
     a rank takes every world-th pack of a batch (`turn`), or as many so that Σ l² and patches of the ranks even
     out (`cost`); the batch, and so the gradient, is the same. Every shard's hash is checked when it is first
-    opened. Raises ManifestError, and ValueError for arguments that cannot work.
+    opened. media_root, allow: what else may be opened for images that lie elsewhere (see `access_to`): a manifest
+    that came from somebody opens nothing beyond its own folder. Raises ManifestError, and ValueError for arguments
+    that cannot work.
     """
 
     def __init__(
@@ -42,18 +45,19 @@ class PackStream:
         last: Last = "pad",
         media_root: str | Path | None = None,
         deal: Deal = "turn",
+        allow: Sequence[str] = (),
     ) -> None:
         self.manifests, self.course = lay_out(manifest, epochs)
         self.global_batch = world if global_batch is None else global_batch
         self.skipped = 0
         self._rank, self._world, self._last, self._deal = rank, world, last, deal
         self._n = 0
-        self._media_root = media_root
+        self._accesses = tuple(access_to(each.build_folder, media_root, allow) for each in self.manifests)
         self._readers = self._opened()
         self._check()
 
     def _opened(self) -> tuple[PackReader, ...]:
-        return tuple(PackReader(each, self._media_root) for each in self.manifests)
+        return tuple(PackReader(*each) for each in zip(self.manifests, self._accesses, strict=True))
 
     def _check(self) -> None:
         if not 0 <= self._rank < self._world:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.manifest import Manifest, ManifestError, open_shard
-from mindvl_data.media import MediaError, MediaReader, source_roots
+from mindvl_data.media import Access, MediaError, MediaReader
 from mindvl_data.shards import Pack, PackImage, ShardReader
 from mindvl_data.stream.epochs import EpochOrder, order_of_epoch
 
@@ -21,10 +20,9 @@ OPEN_SHARDS = 4
 class PackReader:
     """The packs of a manifest in the order of any epoch; it travels to another process without what it has open."""
 
-    def __init__(self, manifest: Manifest, media_root: str | Path | None) -> None:
+    def __init__(self, manifest: Manifest, access: Access) -> None:
         self._manifest = manifest
-        roots = source_roots(manifest.data["recipe"].get("sources", {}))
-        self._media = MediaReader(manifest.build_folder, roots, media_root)
+        self._media = MediaReader(manifest.build_folder, access)
         counts = [shard.packs for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._order: EpochOrder | None = None

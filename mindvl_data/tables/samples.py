@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mindvl_data.tables.schema import IMAGES, LEDGER, PARTS, SAMPLES, Drop, Part, sample_ids
+from mindvl_data.errors import UserError
+from mindvl_data.tables.schema import IMAGES, LEDGER, PARTS, SAMPLES, SAMPLES_INDEX, Drop, Part, sample_ids
 
 # They stand for bytes that are not UTF-8, and are what a lone \ud800 in JSON makes: no text can hold them.
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -182,3 +185,27 @@ def joined(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
     except pa.ArrowException:
         texts = [[_as_text(column.to_pylist()) for column in table.columns] for table in tables]
         return pa.concat_tables([pa.table(columns, list(names)) for columns in texts])
+
+
+class NoSamplesError(UserError):
+    """A build folder that does not say which samples tables are its last build's; the message names the file."""
+
+
+def tables_of(build: Path) -> list[dict[str, Any]]:
+    """Which tables the last build used, as it noted them: each with its source, file, scores and rewritten texts.
+
+    The folder may come from anybody: names that are not those of files in it are refused. Raises NoSamplesError.
+    """
+    index = build / "samples" / SAMPLES_INDEX
+    try:
+        tables = json.loads(index.read_text(encoding="utf-8"))
+        names = [name for table in tables for name in (table["samples"], table["rewritten"], *table["scores"])]
+        if strange := [name for name in names if not isinstance(name, str) or Path(name).name != name]:
+            raise ValueError(f"{strange[0]!r} is no file of its folder")
+        if not all(isinstance(table[name], str) for table in tables for name in ("source", "file")):
+            raise ValueError("a source or file is no text")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise NoSamplesError(
+            f"{index}: cannot be read ({error}); this needs the build folder as it was built"
+        ) from error
+    return list(tables)

@@ -24,18 +24,24 @@ MOST = "200704,401408,602112,1003520"
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run, a checkpoint, or an imported or exported folder.")]
 Accelerator = Annotated[str, typer.Option("--accelerator", help="Where it runs.")]
+MediaRoot = Annotated[Path | None, typer.Option("--media-root", help="The folder that referenced pictures lie below.")]
+Allow = Annotated[
+    list[str] | None, typer.Option("--allow", metavar="PREFIX", help="A URL or folder of pictures that may be opened.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")]
 
 
 def evaluate(
     source: Model,
     manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="A held-out set.")],
+    media_root: MediaRoot = None,
+    allow: Allow = None,
     accelerator: Accelerator = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Prints the scores as JSON, for a program.")] = False,
     debug: Debug = False,
 ) -> None:
     """Loss and right answers on a held-out set, by source and by kind."""
-    or_exit(lambda: _evaluate(source, manifest, accelerator, as_json), debug)
+    or_exit(lambda: _evaluate(source, _stream(manifest, media_root, allow), accelerator, as_json), debug)
 
 
 def generate(
@@ -65,19 +71,31 @@ def resolve(
     write: Annotated[
         Path | None, typer.Option("--write", metavar="FOLDER", help="The exported folder that gets the best bounds.")
     ] = None,
+    media_root: MediaRoot = None,
+    allow: Allow = None,
     accelerator: Accelerator = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Prints the points as JSON, for a program.")] = False,
     debug: Debug = False,
 ) -> None:
     """Searches the bounds on pictures' pixels that answer a held-out set best."""
     bounds = (min_pixels, max_pixels)
-    or_exit(lambda: _resolve(source, manifest, bounds, generated, (plot, write), accelerator, as_json), debug)
+    written = (plot, write)
+    or_exit(
+        lambda: _resolve(
+            source, _stream(manifest, media_root, allow), bounds, generated, written, accelerator, as_json
+        ),
+        debug,
+    )
 
 
-def _evaluate(source: Path, manifest: Path, accelerator: str, as_json: bool) -> None:
+def _stream(manifest: Path, media_root: Path | None, allow: list[str] | None) -> PackStream:
+    return PackStream(manifest, media_root=media_root, allow=allow or [])
+
+
+def _evaluate(source: Path, stream: PackStream, accelerator: str, as_json: bool) -> None:
     from mindvl_train.answers.evaluation import by_kind, evaluate, total
 
-    stream, opened = _held_out(source, manifest, accelerator)
+    opened = _held_out(source, stream, accelerator)
     console = open_console(stderr=True)
     packs = track(stream, "evaluate", stream.manifest.num_packs, console=console, disable=not console.is_terminal)
     sources = evaluate(opened.model, packs, opened.layout, opened.device)
@@ -87,7 +105,7 @@ def _evaluate(source: Path, manifest: Path, accelerator: str, as_json: bool) -> 
         scores = {name: {each: score.as_json() for each, score in group.items()} for name, group in groups.items()}
         print(json.dumps({"manifest": stream.manifest.id, "total": whole.as_json(), **scores}))
         return
-    table = Table(title=str(manifest), title_justify="left")
+    table = Table(title=stream.manifest.where, title_justify="left")
     table.add_column("")
     table.add_column("")
     for column in ("samples", "loss", "answers", "right"):
@@ -115,7 +133,7 @@ def _generate(
 
 def _resolve(
     source: Path,
-    manifest: Path,
+    stream: PackStream,
     bounds: tuple[str, str],
     generated: int,
     out: tuple[Path | None, Path | None],
@@ -125,14 +143,12 @@ def _resolve(
     from mindvl_train.answers import resolution
 
     least, most = (_numbers(text) for text in bounds)
-    _, opened = _held_out(source, manifest, accelerator)
+    opened = _held_out(source, stream, accelerator)
     pairs = resolution.resolutions(opened, least, most)
     console = open_console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("bounds", total=len(pairs))
-        points = resolution.search(
-            opened, lambda: PackStream(manifest), pairs, generated, lambda _: progress.advance(task)
-        )
+        points = resolution.search(opened, stream.reopened, pairs, generated, lambda _: progress.advance(task))
     chosen = resolution.best(points)
     plot, export = out
     if plot:
@@ -158,13 +174,12 @@ def _print_points(points: "list[Point]", chosen: "Point") -> None:
     open_console(stderr=False).print(table)
 
 
-def _held_out(source: Path, manifest: Path, accelerator: str) -> "tuple[PackStream, Opened]":
+def _held_out(source: Path, stream: PackStream, accelerator: str) -> "Opened":
     from mindvl_train.answers.opened import open_model
 
-    stream = PackStream(manifest)
     opened = open_model(source, accelerator)
     opened.check(stream.manifest)
-    return stream, opened
+    return opened
 
 
 def _numbers(text: str) -> list[int]:

@@ -165,11 +165,17 @@ class MeshConfig(Frozen):
 
 
 class LoaderConfig(Frozen):
-    """What decodes images (threads, or processes where the loop keeps the interpreter busy), and steps kept ready."""
+    """What decodes images (threads, or processes where the loop keeps the interpreter busy), and steps kept ready.
+
+    Of images that a set refers to and this user's build did not note here: `media_root` is the folder that their
+    paths are relative to, `allow` what else of URLs and folders may be opened.
+    """
 
     kind: Literal["threads", "processes"] = "threads"
     workers: Positive = 1
     ahead: Positive = 2
+    media_root: str | None = None
+    allow: tuple[str, ...] = ()
 
 
 class CheckpointConfig(Frozen):

@@ -153,6 +153,12 @@ class Trainer:
 def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:
     """This rank's batches of a manifest, from its beginning and without end."""
     settings, ranks = parts.config.loader, mesh.sizes.data
-    stream = PackStream(manifest, mesh.data_rank, ranks, global_batch, epochs=None, deal="cost")
+    stream = PackStream(
+        *(manifest, mesh.data_rank, ranks, global_batch),
+        epochs=None,
+        deal="cost",
+        media_root=settings.media_root,
+        allow=settings.allow,
+    )
     packs = global_batch // ranks
     return Loader(stream, packs, micro_batch, parts.layout, settings.workers, settings.ahead, settings.kind)

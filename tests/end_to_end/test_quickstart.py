@@ -15,7 +15,7 @@ import yaml
 from mindvl_data import vision
 from mindvl_data.manifest import read_manifest
 from mindvl_data.manifest.verify import verify
-from mindvl_data.media import LOCAL_FILE
+from mindvl_data.note import LOCAL_FILE
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack, ShardReader

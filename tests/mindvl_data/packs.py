@@ -75,12 +75,19 @@ def make_pack(index: int, seq_len: int = 64, lengths: Sequence[int] = (20, 30), 
     )
 
 
-def make_manifest(folder: Path, packs: Sequence[Pack], per_shard: int = 4, step: int = 2, stage: str = "stage") -> Path:
+def make_manifest(
+    folder: Path,
+    packs: Sequence[Pack],
+    per_shard: int = 4,
+    step: int = 2,
+    stage: str = "stage",
+    sources: Sequence[str] = ("a", "b"),
+) -> Path:
     """Packs as a data set on disk; returns the path of its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     seq_len = packs[0].seq_len
     shards = [
-        write_shard(folder / shard_name(number), packs[first : first + per_shard], seq_len, ["a", "b"])
+        write_shard(folder / shard_name(number), packs[first : first + per_shard], seq_len, list(sources))
         for number, first in enumerate(range(0, len(packs), per_shard))
     ]
     draws = sorted(

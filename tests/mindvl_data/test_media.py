@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.media import MediaError, MediaReader, expand, fixed_folder, source_roots
+from mindvl_data.media import Access, MediaError, MediaReader, expand, fixed_folder, source_roots
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def reader(tmp_path: Path) -> MediaReader:
     for name in ("recipe/data/a$HOME::b.png", "recipe/secret.txt", "build/media/x.bin", "build/local.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"0123456789")
-    return MediaReader(tmp_path / "build", ["data/"], tmp_path / "recipe")
+    return MediaReader(tmp_path / "build", Access(tmp_path / "recipe", ("data/",)))
 
 
 def test_ranges_of_sources_and_of_the_builds_own_media_are_read(reader: MediaReader) -> None:
@@ -34,16 +34,16 @@ def test_ranges_of_sources_and_of_the_builds_own_media_are_read(reader: MediaRea
     ],
 )
 def test_a_shard_leads_nowhere_else(reader: MediaReader, uri: str) -> None:
-    with pytest.raises(MediaError, match=r"lies in none|is no file of the build"):
+    with pytest.raises(MediaError, match=r"lies in no folder|is no file of the build"):
         reader.read(uri, 0, 1, None)
 
 
 def test_a_root_at_the_recipe_itself_is_no_way_out(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_bytes(b"x")
-    reader = MediaReader(tmp_path, source_roots({"a": {"path": "x.jsonl"}}), tmp_path)
+    reader = MediaReader(tmp_path, Access(tmp_path, tuple(source_roots({"a": {"path": "x.jsonl"}}))))
     assert reader.read("x.jsonl", 0, 1, None) == b"x"
     for uri in ("/etc/passwd", "memory://a/b"):
-        with pytest.raises(MediaError, match="lies in none"):
+        with pytest.raises(MediaError, match="lies in no folder"):
             reader.read(uri, 0, 1, None)
 
 

@@ -28,11 +28,13 @@ OPTIONS = {
     "average": {"folders", "--out", "--weights", "--json", "--debug"},
     "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
     "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
-    "evaluate": {"source", "manifest", "--accelerator", "--json", "--debug"},
+    "evaluate": {"source", "manifest", "--media-root", "--allow", "--accelerator", "--json", "--debug"},
     "generate": {"source", "prompt", "--image", "--tokenizer", "--limit", "--accelerator", "--debug"},
     "resolve": {
         *("source", "--eval", "--min-pixels", "--max-pixels", "--generate"),
         *("--plot", "--write", "--accelerator", "--json", "--debug"),
+        "--media-root",
+        "--allow",
     },
 }
 

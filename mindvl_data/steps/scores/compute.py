@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mindvl_data.media import MediaReader
+from mindvl_data.media import Access, MediaReader
 from mindvl_data.steps.scores import THUMBNAIL, ScoreError, Thumbnails, Wanted, function_of, inputs_of
 from mindvl_data.steps.scores.columns import write_columns
 from mindvl_data.tables.store import starts_of
@@ -34,7 +34,7 @@ class Pictures:
     max_pixels: int
 
     def opened(self) -> MediaReader:
-        return MediaReader(self.build_folder, self.roots, self.recipe_folder)
+        return MediaReader(self.build_folder, Access(self.recipe_folder, self.roots))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.media import MediaReader, changed
+from mindvl_data.media import Access, MediaReader, changed
 from mindvl_data.shards import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, windows
 from mindvl_data.steps.write.segments import Stores, images, texts
@@ -32,7 +32,7 @@ def packs(task: WriteTask) -> Iterator[Pack]:
         for span in assembly.spans:
             yield from assembly.packs(span, None)
         return
-    with MediaReader(task.build_folder, task.roots, task.recipe_folder) as media:
+    with MediaReader(task.build_folder, Access(task.recipe_folder, tuple(task.roots))) as media:
         place: Callable[[str], str] = str if task.dealt else media.place
         with RangeReader(place) as reader:
             read = ahead(lambda span: assembly.read(reader, span), assembly.spans)

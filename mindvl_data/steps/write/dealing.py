@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.media import MediaReader
+from mindvl_data.media import Access, MediaReader
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
 from mindvl_data.tables.store import starts_of
 
@@ -55,7 +55,10 @@ def deal(task: DealTask) -> None:
     partial = task.folder.with_name(f"{task.folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with MediaReader(task.build_folder, task.roots, task.recipe_folder) as media, RangeReader(media.place) as reader:
+    with (
+        MediaReader(task.build_folder, Access(task.recipe_folder, tuple(task.roots))) as media,
+        RangeReader(media.place) as reader,
+    ):
 
         def read(span: tuple[int, int]) -> tuple[NDArray[np.int32], list[memoryview]]:
             rows = slice(*span)

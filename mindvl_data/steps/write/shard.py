@@ -33,7 +33,7 @@ class DealtImages:
 class WriteTask:
     """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
 
-    note: where `write` says what the manifest needs to know of it. roots: see MediaReader. dealt: None where
+    note: where `write` says what the manifest needs to know of it. roots: see Access. dealt: None where
     embedded images are read from their sources.
     """
 

@@ -9,10 +9,9 @@ import pytest
 
 from mindvl_data.inspect.explain import ExplainError, sample_at, stories
 from mindvl_data.manifest import pack_at, read_manifest
-from mindvl_data.media import MediaReader, source_roots
+from mindvl_data.media import MediaReader, access_to
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
-from tests.conftest import QUICKSTART
 
 
 def test_a_story_leads_to_the_bytes_and_to_every_draw(quickstart: BuildReport) -> None:
@@ -22,7 +21,7 @@ def test_a_story_leads_to_the_bytes_and_to_every_draw(quickstart: BuildReport) -
     draws = story["draws"]["multitask-4096"]
     assert any(d["pack"] == 3 and d["start"] <= 20 < d["stop"] for d in draws)
     embedded = {image.sha256 for image in pack_at(manifest, 3).images}
-    with MediaReader(quickstart.out, source_roots(manifest.data["recipe"]["sources"]), QUICKSTART) as media:
+    with MediaReader(quickstart.out, access_to(manifest.build_folder)) as media:
         for image in story["images"]:
             data = media.read(image["uri"], image["offset"], image["size"], None)
             assert hashlib.sha256(data).digest() in embedded

@@ -14,7 +14,7 @@ from mindvl_data.shards import ShardInfo
 from mindvl_data.steps.write import assemble, dealing, plan_deals, write
 from mindvl_data.steps.write.reads import Ranges
 from tests.conftest import QUICKSTART
-from tests.mindvl_data.write.made import ways_of_one_set
+from tests.mindvl_data.steps.write.made import ways_of_one_set
 
 
 def test_a_dealt_set_has_the_same_bytes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from mindvl_data.media import MediaError
 from mindvl_data.shards import ShardReader
 from mindvl_data.steps.write import assemble, write, written
 from mindvl_data.tables.store import open_store
-from tests.mindvl_data.write.made import ways_of_one_set
+from tests.mindvl_data.steps.write.made import ways_of_one_set
 
 
 @pytest.mark.parametrize("window", [1, 10_000, 1 << 30])
