@@ -321,13 +321,15 @@ def _report(report: BuildReport, as_json: bool) -> None:
             {"name": s.name, "state": s.state, "manifest": shown(s.manifest), **dict(s.data)} for s in report.stages
         ]
         head = {"out": shown(report.out), "urls": report.urls, "work": dict(report.work)}
-        print_json(head | {"estimates": estimates, "stages": stages})
+        print_json(head | {"warnings": [*report.warnings], "estimates": estimates, "stages": stages})
         return
     from mindvl_data.inspect import stages as tables
 
     console = open_console()
     sets = [(stage.name, stage.data) for stage in report.stages]
     console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow")
     console.print(tables.mixtures(sets), "")
     console.print(tables.overview(sets), "")
     for stage in report.stages:

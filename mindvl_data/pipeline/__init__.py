@@ -20,7 +20,7 @@ from mindvl_data.pipeline.prepare import Prepared, prepare
 from mindvl_data.pipeline.run import BuildError, Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
-from mindvl_data.pipeline.summary import FunnelLine
+from mindvl_data.pipeline.summary import FunnelLine, warnings
 from mindvl_data.pipeline.upload import upload
 from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
 from mindvl_data.steps.estimate import Estimate
@@ -32,7 +32,10 @@ __all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "che
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build made, or a plan would make. work: the tasks each step really did. urls: manifests in a store."""
+    """What a build made, or a plan would make.
+
+    work: the tasks each step really did. urls: manifests in a store. warnings: what a person should look at.
+    """
 
     recipe: Recipe
     out: Path
@@ -41,6 +44,7 @@ class BuildReport:
     work: Counter[str]
     estimates: Mapping[str, Estimate]
     urls: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
 
 def build(
@@ -78,7 +82,8 @@ def build(
             record.write_uses(run, [stage.name for stage in stages])
             publish.clear(out)
         urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
-        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls)
+        said = warnings(prepared.funnel, run.rules)
+        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
 
 
 def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:

@@ -21,6 +21,7 @@ from mindvl_data.recipe.duplicates import Alike
 from mindvl_data.runtime import fingerprints
 from mindvl_data.steps.dedup import Pairs, Pictures, image_keys, near_pictures, near_texts, same, same_as
 from mindvl_data.steps.scores.minhash import PERMUTATIONS
+from mindvl_data.tables.draws import hashed
 from mindvl_data.tables.store import starts_of
 
 SCORE = {"image": "image_hash", "text": "text_minhash"}
@@ -132,7 +133,17 @@ def matches(rule: Alike, ours: Features, theirs: Features) -> Pairs:
 def _exact(
     partition: Partition, rows: NDArray[np.int32], by: str, each: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """128-bit keys of the texts, the images together or each, of those rows that have any; and of which row each is."""
+    """128-bit keys of what a rule compares, of those rows that have any of it; and of which row each is.
+
+    each: by image, a key an image in the place of one for all of a row. By sample, images and texts are one key.
+    """
+    if by == "sample":
+        (with_text, texts), (with_images, images) = (_exact(partition, rows, one, False) for one in ("text", "image"))
+        keys = np.zeros((len(rows), 2), np.uint64)
+        keys[with_text] = texts
+        keys[with_images] ^= np.stack([hashed(images[:, i], i, "sample") for i in (0, 1)], axis=1)
+        owner = np.union1d(with_text, with_images)
+        return owner, keys[owner]
     if by == "text":
         table = pq.read_table(partition.samples, columns=["text_hash", "text_chars"])
         hashes = np.ascontiguousarray(_fixed(table.column("text_hash").combine_chunks())[rows]).view("<u8")

@@ -72,7 +72,7 @@ class Run:
     def digest(self) -> bool:
         """Whether images are known by their SHA-256: what is referenced is checked against it whenever it is read."""
         recipe = self.recipe
-        alike = any(rule.by == "image" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
+        alike = any(rule.by != "text" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
         models = any(isinstance(score, (ClipScore, JudgeScore)) for score in recipe.scores.values())
         return recipe.holdout is not None or recipe.media == "reference" or alike or models or bool(recipe.rewrite)
 

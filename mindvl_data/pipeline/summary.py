@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mindvl_data.pipeline.drawing import Drawn
 from mindvl_data.pipeline.spec import Spec
 from mindvl_data.recipe import Group
+from mindvl_data.steps.filters import Rule
 from mindvl_data.steps.fit import Weights
 from mindvl_data.steps.mix import Draw
 from mindvl_data.steps.pack import Packs, again, step_balance
@@ -19,6 +20,9 @@ from mindvl_data.steps.pack import Packs, again, step_balance
 COUNTED = ("samples", "tokens", "loss_tokens", "vision_tokens")
 # Draws summed at a time.
 CHUNK = 1 << 20
+# The share of a source above which what one rule takes is worth a word.
+NOTEWORTHY = {"filter": 1 / 3, "decontaminate": 0.1, "dedup": 0.1}
+ALIKE_HINT = "`by: sample` keeps samples that differ in their images or in their texts"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class FunnelLine:
             "out": self.left,
             "reasons": dict(sorted(self.reasons.items())),
         }
+
+
+def warnings(funnel: Sequence[FunnelLine], rules: Sequence[Rule]) -> list[str]:
+    """Where one rule takes so much of a source that it may do what nobody meant; a `top` is meant to."""
+    meant = {f"filter: {rule.name}" for rule in rules if rule.top is not None}
+    found = []
+    for line in funnel:
+        lost, what = line.entered - line.left, line.step.split(":")[0]
+        if line.step not in meant and lost > NOTEWORTHY.get(what, 1) * line.entered:
+            hint = f"; {ALIKE_HINT}" if line.step in ("dedup: image", "dedup: text") else ""
+            found.append(f"{line.step} takes {lost:,} of the {line.entered:,} samples of {line.source}{hint}")
+    return found
 
 
 def funnel_lines(

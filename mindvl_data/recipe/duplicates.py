@@ -14,8 +14,9 @@ MAX_DISTANCE = 8
 class Alike(Model):
     """When two samples are alike: exactly, or nearly."""
 
-    by: Literal["image", "text"]
-    """All images in their order, or all texts. Samples without images, or without a letter, are alike to none."""
+    by: Literal["sample", "image", "text"]
+    """All images in their order and all texts, or one of the two alone. Samples that have nothing of it are alike to
+    none."""
     near: float | None = Field(None, gt=0)
     """By image: the most bits (1 to 8) of 64 in which perceptual hashes differ; every image is decoded for them. By
     text: the least Jaccard similarity (0.3 to 1) of their sets of 5-character pieces, as MinHash estimates it."""
@@ -24,6 +25,10 @@ class Alike(Model):
     def _near_what(self) -> Alike:
         if self.near is None:
             return self
+        if self.by == "sample":
+            raise ValueError(
+                "near: whole samples are compared exactly; add a rule by: image or by: text for what is near"
+            )
         if self.by == "image" and not (self.near == int(self.near) and 1 <= self.near <= MAX_DISTANCE):
             raise ValueError(f"near is {self.near:g}: by image it is a number of bits, 1 to {MAX_DISTANCE}")
         if self.by == "text" and not 0.3 <= self.near <= 1:
@@ -38,6 +43,9 @@ class Alike(Model):
 class Dedup(Alike):
     """Of samples that are alike, also through others, one stays."""
 
+    by: Literal["sample", "image", "text"] = "sample"
+    """`sample`: the same images in their order and the same texts. By image or text alone, of several questions about
+    one picture, or of several pictures with one caption, a single one stays."""
     prefer: str | None = None
     """A Polars SQL expression: the sample in which it is largest stays. Ties, and by default all, go by the recipe's
     order of sources, then by sample id."""

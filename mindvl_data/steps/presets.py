@@ -33,7 +33,7 @@ def datacomp_basic(
 ) -> list[Condition]:
     return [
         Condition("English", f"{language} = 'en'"),
-        Condition("more than 2 words", "words > 2"),
+        Condition("more than 2 words", "spaced_words > 2"),
         Condition("more than 5 characters", "text_chars > 5"),
         Condition("smaller side at least 200", f"{width} >= 200 and {height} >= 200"),
         Condition("aspect at most 3", f"{width} * 1.0 / {height} <= 3.0 and {height} * 1.0 / {width} <= 3.0"),

@@ -134,3 +134,19 @@ def test_pictures_that_do_not_decode_are_alike_to_none(tmp_path: Path) -> None:
     broken = out.getvalue()[:5000]
     crawl(tmp_path / "crawl.parquet", [{"image": broken}, {"image": broken + b"x"}, {"image": big(1)}])
     assert kept(built(tmp_path, dedup=[{"by": "image", "near": 4}])) == {"0", "1", "2"}
+
+
+def test_by_sample_several_questions_about_one_picture_stay_and_by_image_is_warned_of(tmp_path: Path) -> None:
+    rows = [{"caption": f"question {i % 5}", "image": big(i // 3)} for i in range(12)]
+    rows += [{"caption": "question 0", "image": big(0)}]
+    crawl(tmp_path / "crawl.parquet", rows)
+    report = built(tmp_path, dedup=[{}])
+    assert len(dropped(report, "dedup")) == 1
+    assert dropped(report, "dedup").keys() <= {"0", "12"}
+    assert not report.warnings
+    by_image = built(tmp_path, dedup=[{"by": "image"}])
+    assert len(dropped(by_image, "dedup")) == 9
+    assert by_image.warnings == [
+        "dedup: image takes 9 of the 13 samples of crawl; `by: sample` keeps samples that differ in their images or in "
+        "their texts"
+    ]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from mindvl_data.steps.scores import ScoreError
-from mindvl_data.steps.scores.text import WORD
+from mindvl_data.steps.scores.text import SPACED_WORD
 
 # The order in which the published code (nltk's `wordnet.synsets`) looks, and WordNet's rules of detachment for
 # each part of speech (morphy(7WN)).
@@ -49,7 +49,7 @@ def names_entity(text: pl.Series, *, wordnet: Path, synsets: Path) -> pl.Series:
 
     As published, synsets are compared by their offsets alone, without the part of speech.
     """
-    words = text.str.extract_all(WORD)
+    words = text.str.extract_all(SPACED_WORD)
     distinct = words.explode(empty_as_null=False).unique().sort()
     parts, listed = _wordnet(wordnet), _listed(synsets)
     found = [first_synset(word, parts) in listed for word in distinct.to_list()]

@@ -5,12 +5,33 @@ from __future__ import annotations
 import polars as pl
 
 # What Python's str.split() splits at: Unicode's white space and four control characters.
-WORD = r"[^\s\x1c-\x1f]+"
+SPACE = r"\s\x1c-\x1f"
+SPACED_WORD = rf"[^{SPACE}]+"
+# Scripts that are written without spaces. As in Unicode's word boundaries (UAX #29) a Han or Hiragana character is a
+# word, and a run of Katakana (with its length marks); in the scripts of South-East Asia, where only a dictionary
+# knows, every three letters with their marks; in Tibetan a syllable. Punctuation beside them belongs to them.
+CHARACTERS = r"\p{Han}\p{Hiragana}"
+KATAKANA = r"\p{Katakana}\x{30fc}\x{ff70}"
+LETTERS = r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&\p{L}"
+SYLLABLES = r"\p{Tibetan}&&[\p{L}\p{M}\p{N}]"
+UNSPACED = rf"{CHARACTERS}{KATAKANA}[{LETTERS}][{SYLLABLES}]"
+WORD = (
+    rf"\p{{P}}*(?:[{CHARACTERS}]\p{{M}}*|[{KATAKANA}]+|(?:[{LETTERS}]\p{{M}}*){{1,3}}|[{SYLLABLES}]+)\p{{P}}*"
+    rf"|[^{SPACE}{UNSPACED}]+"
+)
 
 
 def words(text: pl.Series) -> pl.Series:
-    """Pieces between white space, as Python's `len(text.split())` counts them: UInt32 [n]."""
+    """Words in any script: UInt32 [n].
+
+    Pieces between white space, as Python's `len(text.split())` counts them; of scripts without spaces WORD.
+    """
     return text.str.count_matches(WORD)
+
+
+def spaced_words(text: pl.Series) -> pl.Series:
+    """Pieces between white space in any script, as Python's `len(text.split())` counts them: UInt32 [n]."""
+    return text.str.count_matches(SPACED_WORD)
 
 
 def fasttext_tokens(text: pl.Series) -> pl.Series:

@@ -1,5 +1,6 @@
 """Text scores beside their definitions, written out plainly, on any text."""
 
+import re
 import string
 from collections import Counter
 from math import isqrt
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mindvl_data.steps.scores.entities import names_entity
 from mindvl_data.steps.scores.language import language, language_confidence
 from mindvl_data.steps.scores.repetition import char_repetition, word_repetition, word_run
-from mindvl_data.steps.scores.text import alnum_share, fasttext_tokens, special_share, words
+from mindvl_data.steps.scores.text import alnum_share, fasttext_tokens, spaced_words, special_share, words
 
 ASSIGNED = st.characters(exclude_categories=["Cn", "Cs"])
 TEXTS = st.lists(
@@ -30,10 +31,47 @@ def column(texts: list[str]) -> pl.Series:
 @settings(deadline=None)
 @given(TEXTS)
 def test_words_and_shares_are_those_of_python(texts: list[str]) -> None:
-    assert words(column(texts)).to_list() == [len(text.split()) for text in texts]
+    assert spaced_words(column(texts)).to_list() == [len(text.split()) for text in texts]
     shares = [sum(c.isalpha() or c.isnumeric() for c in t) / len(t) if t else None for t in texts]
     # Python counts as letters and numbers what Unicode calls L* and N*.
     assert alnum_share(column(texts)).to_list() == pytest.approx(shares)
+
+
+# Letters of the scripts that are written without spaces, by one of their letters' blocks.
+UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u2e80-\u9fff\ua9e0-\uaaff\uf900-\ufaff"
+    "\uff00-\uffef\U00016fe0-\U00016fff\U0001aff0-\U0001f2ff\U00020000-\U0003ffff\U00011301]"
+)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_words_are_pieces_between_white_space_where_a_script_has_spaces(texts: list[str]) -> None:
+    texts = [UNSPACED.sub("", text) for text in texts]
+    assert words(column(texts)).to_list() == [len(text.split()) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("我喜欢这只狗。", 6),
+        ("你好! Hello,世界 python3", 6),
+        ("これはペンです", 6),
+        ("カタカナ ラーメン", 2),
+        ("「犬」 が", 2),
+        ("สุนัขสีน้ำตาลวิ่งบนหญ้า", 6),
+        ("བོད་ཡིག་གི", 3),
+        ("안녕 하세요", 2),
+        ("hello , world", 3),
+    ],
+)
+def test_words_are_counted_in_every_script(text: str, count: int) -> None:
+    assert words(column([text])).to_list() == [count]
+
+
+def test_repetition_is_seen_in_a_script_without_spaces() -> None:
+    assert word_run(column(["哈哈哈哈", "今天天气很好"])).to_list() == [4, 2]
+    assert word_repetition(column(["你好吗你好吗", "abc"]), n=2).to_list() == [pytest.approx(4 / 5), 0]
 
 
 def test_special_characters_are_digits_punctuation_and_white_space() -> None:
@@ -53,6 +91,7 @@ def ngrams(items: list[str], n: int) -> Counter[tuple[str, ...]]:
 @given(TEXTS, st.integers(1, 4))
 def test_repetition_is_that_of_counted_ngrams(texts: list[str], n: int) -> None:
     chars, by_word = [], []
+    texts = [UNSPACED.sub("", text) for text in texts]
     for text in texts:
         counts = sorted(ngrams(list(text), n).values(), reverse=True)
         common = min(isqrt(len(counts)), sum(count > 1 for count in counts))
