@@ -187,18 +187,26 @@ def diff(
 
 
 @app.command()
-def verify(manifest: ManifestPath, as_json: Json = False, debug: Debug = False) -> None:
-    """Re-hash and re-check every shard: exit 0, or 1 with what is wrong and where."""
+def verify(
+    manifest: ManifestPath,
+    media: Annotated[bool, typer.Option("--media", help="Read and hash every image that the packs point at.")] = False,
+    media_root: MediaRoot = None,
+    allow: Allow = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Re-hash and re-check every shard, look at every image file pointed at: exit 0, or 1 with what is wrong."""
     with reported(debug, failure=1):
         from mindvl_data.manifest import read_manifest
         from mindvl_data.manifest.verify import files
         from mindvl_data.manifest.verify import verify as checks
+        from mindvl_data.media import access_to
 
         found = read_manifest(manifest)
         with open_bar() as bar:
             task = bar.add_task("verify", total=files(found))
             results = []
-            for name, problems in checks(found):
+            for name, problems in checks(found, access_to(found.build_folder, media_root, allow or []), media):
                 results.append({"file": name, "problems": problems})
                 bar.advance(task)
     bad = [result for result in results if result["problems"]]

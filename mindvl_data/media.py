@@ -123,6 +123,19 @@ class MediaReader:
             raise changed(uri, offset, size)
         return data
 
+    def size(self, uri: str) -> int:
+        """How many bytes the file of a uri has. Raises MediaError where it is not there."""
+        place = self.place(uri)
+        try:
+            if "://" not in place:
+                return os.stat(place).st_size
+            store, path = fsspec.core.url_to_fs(place)
+            return int(patiently(lambda: store.info(path)["size"], uri, self._patience))
+        except StoreError as error:
+            raise MediaError(str(error)) from error
+        except OSError as error:
+            raise MediaError(f"{uri}: cannot be looked at ({error}); was the source moved?") from error
+
     def _file(self, place: str) -> IO[bytes]:
         if place not in self._open:
             # Opened as it is: fsspec would read `::` in a local name as a chain of stores.

@@ -29,7 +29,7 @@ OPTIONS = {
     "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
     "schema": ["--help"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
-    "verify": ["--debug", "--help", "--json", "MANIFEST"],
+    "verify": ["--allow", "--debug", "--help", "--json", "--media", "--media-root", "MANIFEST"],
 }
 
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard, unknown_sources
-from mindvl_data.media import BUILD_SCHEME, fixed_folder, source_roots
+from mindvl_data.manifest.referenced import Referenced
+from mindvl_data.media import BUILD_SCHEME, Access, access_to, fixed_folder, source_roots
 from mindvl_data.shards import (
     Pack,
     ShardError,
@@ -34,9 +35,11 @@ class _Seen:
     tokens: int = 0
     loss_tokens: int = 0
     vision_tokens: int = 0
+    referenced: Referenced = field(default_factory=Referenced)
 
     def add(self, pack: Pack, shard: int, merge: int) -> None:
         self.digests.append(pack_digest(pack))
+        self.referenced.add(pack)
         self.samples += len(pack.sample_ids)
         self.tokens += pack.num_tokens
         self.loss_tokens += int(pack.loss_mask.sum())
@@ -46,8 +49,12 @@ class _Seen:
         self.draws += [(uid, repeat, shard, pack.index, start, stop) for uid, repeat, start, stop in rows]
 
 
-def verify(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
-    """Yields (file name, problems) as it goes: the shards, the files beside them, the manifest itself last."""
+def verify(manifest: Manifest, access: Access | None = None, media: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """Yields (file name, problems) as it goes: the shards, the files beside them, the manifest, referenced media last.
+
+    media: read and hash every referenced image, whose files are otherwise only looked at: there, and long enough.
+    access: what may be opened for that; by default what this user's own build has noted.
+    """
     seen = _Seen()
     first = 0
     for number, shard in enumerate(manifest.shards):
@@ -56,10 +63,11 @@ def verify(manifest: Manifest) -> Iterator[tuple[str, list[str]]]:
     for name, expected in _listed(manifest):
         yield name, _file_problems(manifest, name, expected, seen)
     yield manifest.path.name, _number_problems(manifest, first, seen)
+    yield from seen.referenced.problems(manifest, access or access_to(manifest.build_folder), media)
 
 
 def files(manifest: Manifest) -> int:
-    """How many files `verify` goes through."""
+    """How many files of its own a set has, which `verify` goes through; those that it references are not counted."""
     return len(manifest.shards) + len(_listed(manifest)) + 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mindvl_data.manifest import ManifestError, read_manifest
+from mindvl_data.manifest import Manifest, ManifestError, read_manifest
 from mindvl_data.manifest.verify import verify
 from mindvl_data.media import MediaError
 from mindvl_data.pipeline import BuildReport, build
@@ -22,6 +22,10 @@ def built(out: Path, *overrides: str, recipe: Path = QUICKSTART) -> BuildReport:
     for stage in report.stages:
         assert [p for _, problems in verify(read_manifest(out / stage.name)) for p in problems] == []
     return report
+
+
+def problems(made: Manifest, media: bool = False) -> dict[str, list[str]]:
+    return {name: said for name, said in verify(made, media=media) if said}
 
 
 def test_references_stream_the_bytes_that_embedding_copies(
@@ -42,7 +46,16 @@ def test_a_referenced_source_that_changed_is_never_trained_on(recipe_folder: Pat
         page.write_bytes(page.read_bytes()[:-1] + b"x")
     with pytest.raises(ManifestError, match=r"data/documents/images/doc-\d+\.(png|jpg) .*changed since it was scanned"):
         list(PackStream(tmp_path / "out" / "warmup-2048"))
+    made = read_manifest(tmp_path / "out" / "warmup-2048")
+    assert not problems(made), "no byte is read unless asked for"
+    assert "changed since it was scanned" in problems(made, media=True)["data/documents/images/doc-003.png"][0]
+    page = recipe_folder / "data/documents/images/doc-003.png"
+    page.write_bytes(b"")
+    assert "0 bytes, the packs' images reach to byte" in problems(made)[f"data/documents/images/{page.name}"][0]
+    page.unlink()
+    assert "cannot be looked at" in problems(made)[f"data/documents/images/{page.name}"][0]
     moved = recipe_folder.rename(tmp_path / "moved")
+    assert "cannot be looked at" in problems(made)["data/documents/images/doc-003.png"][0]
     with pytest.raises(ManifestError, match="was the source moved"):
         list(PackStream(tmp_path / "out" / "warmup-2048"))
     shutil.rmtree(moved / "data")
