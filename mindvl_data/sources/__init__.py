@@ -10,6 +10,7 @@ A reader that can read a part of a large file says where to cut it: `read.pieces
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -133,6 +134,20 @@ def loss_of(turn: Row) -> bool | None:
     if loss is None or loss in (True, False):
         return None if loss is None else bool(loss)
     raise Unusable("malformed_record", f"`loss` is {loss!r}, not true or false")
+
+
+def listed(row: Row, *names: str) -> list[Any] | None:
+    """The list under the first of these fields that is not null; written as JSON, as columns of CSV and LMDB hold it.
+
+    None where there is none.
+    """
+    value = next((row[name] for name in names if row.get(name) is not None), None)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, list) else None
 
 
 def uid_of(row: Row, *names: str) -> str | None:

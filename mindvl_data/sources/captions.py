@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import VIDEO, images_of
+from mindvl_data.sources.images import VIDEO, images_of, placed
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 from mindvl_data.tables.schema import Part
@@ -27,8 +27,7 @@ def _sample(key: str, row: Row) -> Sample:
     images = images_of(row)
     if not images:
         raise Unusable("missing_image", "a row of captions without an image; format: text reads text alone")
-    parts = [Part(0, "caption", None, None)] * len(images)
-    parts.append(Part(0, "caption", None, caption))
+    parts = placed([Part(0, "caption", None, caption)], len(images))
     return Sample(key, parts, images, uid_of(row, "uid", "id"))
 
 

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable
+from mindvl_data.tables.schema import Part
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import images_of
+from mindvl_data.sources.images import images_of, placed
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
-from mindvl_data.tables.schema import Part
 
 COLUMNS = ("images", "texts")
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
-    """One sample a row; its images stand before the first user turn."""
+    """One sample a row; its images stand where its texts say `<image>`, else before the first user turn."""
     return samples(file, asked, COLUMNS, _sample)
 
 
 def _sample(key: str, row: Row) -> Sample:
     images = images_of(row)
-    if not row.get("texts"):
-        raise Unusable("empty", "texts is empty")
-    if not isinstance(row["texts"], list):
+    turns = listed(row, "texts")
+    if turns is None and row.get("texts"):
         raise Unusable("malformed_record", "texts is no list")
-    parts = [Part(0, "user", None, None)] * len(images)
-    for number, turn in enumerate(row["texts"]):
+    if not turns:
+        raise Unusable("empty", "texts is empty")
+    parts: list[Part] = []
+    for number, turn in enumerate(turns):
         for role, place in (("user", 2 * number), ("assistant", 2 * number + 1)):
             text = turn.get(role) if isinstance(turn, dict) else None
             if not isinstance(text, str):
                 raise Unusable("malformed_record", f"turn {number} has no {role} text")
             parts.append(Part(place, role, None, text))
-    return Sample(key, parts, images)
+    return Sample(key, placed(parts, len(images)), images)
 
 
 read.pieces = row_pieces  # type: ignore[attr-defined]

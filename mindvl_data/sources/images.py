@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable
 from mindvl_data.tables.schema import Part
+from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable, split_places
 
+MARKER = "<image>"
 VIDEO = ("video", "videos", "audio", "audios")
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a value says that there is no image: null, nothing, or a struct of nulls, as tables write it."""
+    return value is None or value in ("", b"") or (isinstance(value, dict) and not any(value.values()))
 
 
 def image_of(value: Any) -> Image:
@@ -38,11 +44,25 @@ def images_of(row: Row) -> list[Image]:
     for name in VIDEO:
         if row.get(name):
             raise Unusable("unsupported_media", name)
-    value = row.get("images")
-    value = row.get("image") if value is None else value
-    if value is None:
-        return []
+    value = next(
+        (row[name] for name in ("images", "image") if row.get(name) != [] and not is_absent(row.get(name))), []
+    )
     return [image_of(item) for item in (value if isinstance(value, list) else [value])]
+
+
+def placed(parts: list[Part], count: int) -> list[Part]:
+    """The texts with the places of `count` images: where `<image>` stands as often as there are images, else before
+    them. Without images `<image>` is text. Raises Unusable for another number of them, which nobody meant."""
+    written = sum(part.text.count(MARKER) for part in parts if part.text)
+    if not written or not count:
+        return [*[parts[0]._replace(text=None)] * count, *parts]
+    if written != count:
+        raise Unusable("image_count_mismatch", f"{written} places {MARKER} in the texts for {count} images")
+    return [piece for part in parts for piece in _split(part)]
+
+
+def _split(part: Part) -> Iterator[Part]:
+    return split_places(part.text, part.turn, part.role, part.loss) if part.text else iter((part,))
 
 
 def check_places(parts: Sequence[Part], images: Sequence[Image]) -> None:

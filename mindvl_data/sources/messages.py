@@ -1,23 +1,38 @@
 """OpenAI messages: `messages` of role and content, a string or blocks of text and images.
 
-With images beside the messages (`images`), `<image>` in a text is the place of the next; without, it is text.
+With images beside the messages (`images`), `<image>` in a text, or a block of the type `image` without an image of its
+own, is the place of the next (or, with `index`, of that one); without, `<image>` is text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
+from mindvl_data.tables.schema import Part
+from mindvl_data.sources import (
+    Asked,
+    Image,
+    ImageBytes,
+    ImagePath,
+    Record,
+    Row,
+    Sample,
+    Unusable,
+    listed,
+    loss_of,
+    split_places,
+    uid_of,
+)
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import VIDEO, check_places, image_of, images_of
+from mindvl_data.sources.images import VIDEO, image_of, images_of, is_absent
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
-from mindvl_data.tables.schema import Part
 
 COLUMNS = ("messages", "image", "images", "id", *VIDEO)
 ROLES = ("system", "user", "assistant")
 TOOLS = frozenset({"tool", "function", "tool_call", "tool_response"})
+IMAGE_BLOCKS = ("image", "image_url")
 UNSUPPORTED = ("video", "video_url", "audio", "input_audio")
 
 
@@ -27,23 +42,49 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def _sample(key: str, row: Row) -> Sample:
-    messages = row.get("messages")
-    if not isinstance(messages, list):
+    messages = listed(row, "messages")
+    if messages is None:
         raise Unusable("malformed_record", "a record is an object with a list of messages")
-    beside, inside = images_of(row), list[Image]()
+    beside, inside = images_of(row), list[Image | int | None]()
+    # Where blocks say the places of the images beside them, `<image>` in a text is text.
+    places = bool(beside) and not any(_is_place(block) for message in messages for block in _content(message))
     parts: list[Part] = []
     for turn, message in enumerate(messages):
-        parts.extend(_turn(turn, message, inside, bool(beside)))
-    if beside and not inside and not any(part.text is None for part in parts):
+        parts.extend(_turn(turn, message, inside, places))
+    if beside and not inside:
         # Places are left out where all images stand before the first question.
         first = next((i for i, part in enumerate(parts) if part.role == "user"), 0)
         parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside)
-    check_places(parts, beside + inside)
-    return Sample(key, parts, beside + inside, uid_of(row, "id"))
+        inside = [None] * len(beside)
+    return Sample(key, parts, _in_places(inside, beside), uid_of(row, "id"))
 
 
-def _turn(turn: int, message: Any, images: list[Image], places: bool) -> Iterator[Part]:
-    """The parts of one message; images that stand in its blocks are added to `images`."""
+def _content(message: Any) -> list[Any]:
+    content = message.get("content") if isinstance(message, dict) else None
+    return content if isinstance(content, list) else []
+
+
+def _is_place(block: Any) -> bool:
+    """Whether a block is an image's place alone: the image stands beside the messages."""
+    return isinstance(block, dict) and block.get("type") in IMAGE_BLOCKS and _image(block) is None
+
+
+def _image(block: Row) -> Any:
+    return next((block[name] for name in ("image", "image_url", "url") if not is_absent(block.get(name))), None)
+
+
+def _in_places(inside: Sequence[Image | int | None], beside: Sequence[Image]) -> list[Image]:
+    """The images in the order of their places: a place has its own, or that of a number, or the next one beside."""
+    following = iter(beside)
+    numbers = [place for place in inside if isinstance(place, int)]
+    own = sum(isinstance(place, ImageBytes | ImagePath) for place in inside)
+    if len(inside) - own != len(beside) or (numbers and sorted(numbers) != list(range(len(beside)))):
+        raise Unusable("image_count_mismatch", f"{len(inside) - own} places for {len(beside)} images")
+    return [next(following) if p is None else beside[p] if isinstance(p, int) else p for p in inside]
+
+
+def _turn(turn: int, message: Any, images: list[Image | int | None], places: bool) -> Iterator[Part]:
+    """The parts of one message; what stands in each place of an image is added to `images`: see `_in_places`."""
     role = message.get("role") if isinstance(message, dict) else None
     if role not in ROLES:
         tool = isinstance(role, str) and role in TOOLS
@@ -53,24 +94,28 @@ def _turn(turn: int, message: Any, images: list[Image], places: bool) -> Iterato
         raise Unusable("unsupported_role", f"message {turn} calls a tool")
     loss = loss_of(message)
     for text, image in _blocks(message.get("content"), turn):
-        if image is not None:
+        if text is None:
             images.append(image)
             yield Part(turn, role, loss, None)
-        elif places and text is not None:
-            yield from split_places(text, turn, role, loss)
+        elif places:
+            parts = [*split_places(text, turn, role, loss)]
+            images.extend(None for part in parts if part.text is None)
+            yield from parts
         else:
             yield Part(turn, role, loss, text)
 
 
-def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | None]]:
+def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | int | None]]:
+    """Texts, or, where that is None, images: itself, its number among those beside, or None for the next of those."""
     if content is not None and not isinstance(content, (str, list)):
         raise Unusable("malformed_record", f"the content of message {turn} is neither a text nor a list of blocks")
     for block in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text" and isinstance(block.get("text"), str):
             yield block["text"], None
-        elif kind in ("image", "image_url"):
-            yield None, image_of(next((block[name] for name in ("image", "image_url", "url") if name in block), None))
+        elif kind in IMAGE_BLOCKS:
+            found, number = _image(block), block.get("index")
+            yield None, image_of(found) if found is not None else number if type(number) is int else None
         elif kind in UNSUPPORTED:
             raise Unusable("unsupported_media", f"message {turn} has a block of type {kind}")
         else:

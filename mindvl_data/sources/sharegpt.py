@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, loss_of, split_places, uid_of
+from mindvl_data.tables.schema import Part
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed, loss_of, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, check_places, images_of
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
-from mindvl_data.tables.schema import Part
 
 COLUMNS = ("conversations", "conversation", "system", "image", "images", "id", *VIDEO)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -26,8 +26,8 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def _sample(key: str, row: Row) -> Sample:
-    turns = row.get("conversations", row.get("conversation"))
-    if not isinstance(turns, list):
+    turns = listed(row, "conversations", "conversation")
+    if turns is None:
         raise Unusable("malformed_record", "an entry is an object with a list of conversations")
     images = images_of(row)
     system = row.get("system")
@@ -40,7 +40,11 @@ def _sample(key: str, row: Row) -> Sample:
 
 def _turns(items: list[Any]) -> Iterator[Any]:
     for item in items:
-        if isinstance(item, dict) and "from" not in item and {"human", "assistant"} <= item.keys():
+        if (
+            isinstance(item, dict)
+            and item.get("from") is None
+            and None not in (item.get("human"), item.get("assistant"))
+        ):
             yield from ({"from": who, "value": item[who]} for who in ("human", "assistant"))
         else:
             yield item

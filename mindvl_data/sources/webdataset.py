@@ -26,6 +26,7 @@ from mindvl_data.sources import (
     uid_of,
 )
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.images import placed
 from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.pieces import tar_pieces
@@ -42,7 +43,6 @@ CHUNK_GROUPS = 8192
 MAPPED_BYTES = 32 << 20
 
 
-PLACE = Part(0, "caption", None, None)
 CAPTION_FIELDS = ("text", "caption", "uid")
 EMPTY: Final[Row] = {}
 
@@ -246,8 +246,7 @@ class _Parser:
             raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
         view, uri = mapped.view, self._uri
         found: list[Image] = [ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in images]
-        parts = [PLACE] * len(found)
-        parts.append(Part(0, "caption", None, caption))
+        parts = placed([Part(0, "caption", None, caption)], len(found))
         return Sample(key, parts, found, uid_of(row, "uid"), asked.kept(row) if asked.keep else {})
 
 

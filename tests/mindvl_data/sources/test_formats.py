@@ -195,6 +195,67 @@ def test_messages_with_images_beside_them(folder: Path) -> None:
     assert shape(placed) == [(0, "system", "s"), (1, "user", None), (1, "user", "what?"), (2, "assistant", "b")]
 
 
+NULLS = {"text": None, "image": None, "image_url": None}
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_blocks_are_places_of_the_images_beside_them_and_nulls_are_absent(folder: Path, name: str) -> None:
+    def file(number: int) -> Row:
+        return {"bytes": None, "path": f"{number}.png"}
+
+    place, empty = {**NULLS, "type": "image", "index": None}, {"bytes": None, "path": None}
+    text = {**NULLS, "type": "text", "text": "what is <image>?", "index": None}
+    answer = told("assistant", [{**text, "text": "that"}])
+    own = {**NULLS, "type": "image_url", "image": None, "image_url": {"url": "2.png"}, "index": None}
+    rows = [
+        {"messages": [told("user", [place, text, place]), answer], "images": [file(0), file(1)]},
+        {
+            "messages": [told("user", [{**place, "index": 1}, {**place, "index": 0}, text]), answer],
+            "images": [file(0), file(1)],
+        },
+        {"messages": [told("user", [own, text]), answer], "images": None},
+        {"messages": [told("user", [own, place]), answer], "images": [file(0)]},
+        {"messages": [told("user", [place, place]), answer], "images": [file(0)]},
+        {"messages": [told("user", [place, text]), answer], "images": [empty]},
+    ]
+    found = scanned(folder, rows, "messages", name)
+    order = [[line["uri"] for line in sample["images"]] for sample in found.kept]
+    assert order == [["0.png", "1.png"], ["1.png", "0.png"], ["2.png"], ["2.png", "0.png"]]
+    assert [part[2] for part in shape(found.kept[0])] == [None, "what is <image>?", None, "that"]
+    assert [drop[0] for drop in found.drops.values()] == ["image_count_mismatch", "missing_image"]
+
+
+def test_other_names_that_are_null_or_empty_are_absent(folder: Path) -> None:
+    turns = [said("human", "what?"), said("gpt", "that")]
+    pairs = [{"from": None, "value": None, "human": "what?", "assistant": "that"}]
+    rows = [
+        {"conversations": None, "conversation": turns, "image": ""},
+        {"conversations": pairs, "images": [], "image": None},
+        {"conversations": json.dumps(turns), "images": []},
+        {"conversations": [said("human", "<image>\nwhat?"), said("gpt", "that")], "images": [], "image": "0.png"},
+        {"conversations": "what? that", "image": "0.png"},
+    ]
+    found = scanned(folder, rows, "sharegpt")
+    assert [len(line["images"]) for line in found.kept] == [0, 0, 0, 1]
+    assert {tuple(part[2] for part in shape(line)) for line in found.kept[:3]} == {("what?", "that")}
+    assert [drop[0] for drop in found.drops.values()] == ["malformed_record"]
+
+
+def test_a_literal_place_beside_pictures_is_their_place_or_named(folder: Path) -> None:
+    pictures = [{"path": f"{number}.png"} for number in range(2)]
+    rows = [
+        {"texts": [{"user": "first <image>, then <image>?", "assistant": "yes"}], "images": pictures},
+        {"texts": [{"user": "write <image>", "assistant": "<image>"}], "images": []},
+        {"texts": [{"user": "one <image>?", "assistant": "yes"}], "images": pictures},
+    ]
+    found = scanned(folder, rows, "finevision")
+    texts = [[part[2] for part in shape(line)] for line in found.kept]
+    assert texts == [["first ", None, ", then ", None, "?", "yes"], ["write <image>", "<image>"]]
+    assert [drop[0] for drop in found.drops.values()] == ["image_count_mismatch"]
+    captions = scanned(folder, [{"image": "0.png", "caption": "<image>\na dog"}], "captions")
+    assert [part[2] for part in shape(captions.kept[0])] == [None, "\na dog"]
+
+
 def test_captions_interleaved_and_text_drop_what_they_cannot_be(folder: Path) -> None:
     captions: list[Row] = [{"caption": "no image"}, {"image": "1.png"}, {"image": "1.png", "text": "t"}]
     assert one_by_one(folder, "captions", captions) == ["missing_image", "malformed_record", "kept"]
