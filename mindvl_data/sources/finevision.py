@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import images_of, placed
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
+from mindvl_data.tables.schema import Part
 
 COLUMNS = ("images", "texts")
 

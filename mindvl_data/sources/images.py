@@ -7,8 +7,8 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable, split_places
+from mindvl_data.tables.schema import Part
 
 MARKER = "<image>"
 VIDEO = ("video", "videos", "audio", "audios")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.tables.schema import Part
 from mindvl_data.sources import (
     Asked,
     Image,
@@ -28,6 +27,7 @@ from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, image_of, images_of, is_absent
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
+from mindvl_data.tables.schema import Part
 
 COLUMNS = ("messages", "image", "images", "id", *VIDEO)
 ROLES = ("system", "user", "assistant")

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed, loss_of, split_places, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, check_places, images_of
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
+from mindvl_data.tables.schema import Part
 
 COLUMNS = ("conversations", "conversation", "system", "image", "images", "id", *VIDEO)
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
