@@ -44,9 +44,8 @@ def images_of(row: Row) -> list[Image]:
     for name in VIDEO:
         if row.get(name):
             raise Unusable("unsupported_media", name)
-    value = next(
-        (row[name] for name in ("images", "image") if row.get(name) != [] and not is_absent(row.get(name))), []
-    )
+    values = (row.get(name) for name in ("images", "image"))
+    value: Any = next((value for value in values if value != [] and not is_absent(value)), [])
     return [image_of(item) for item in (value if isinstance(value, list) else [value])]
 
 
