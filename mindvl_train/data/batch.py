@@ -48,7 +48,7 @@ class Batch:
         real: [R] int64, the tokens that are not padding.
         patches: [N, channels · frames · patch²] float32, window after window; N is never 0. Of a batch of
             `levels`, until `to`, [N, patch² · channels] uint8 (see `decode_levels`).
-        patch_positions: [N, 2] int64, row and column in the image.
+        patch_positions: [N, 4] int64, row and column in the image, and its rows and columns.
         image_segments: boundaries in the patch stream, one segment an image frame.
         window_segments: one segment a window; the same as `image_segments` for a tower without windows.
         placeholders: [P] int64, the tokens whose embeddings the image features replace, in the features'

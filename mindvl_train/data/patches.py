@@ -17,7 +17,8 @@ Grid = tuple[int, int, int]
 
 
 def patch_positions(grids: Sequence[Grid], merge: int) -> NDArray[np.int64]:
-    """[N, 2]: row and column of every patch, in merge-block order (h / merge, w / merge, merge, merge)."""
+    """[N, 4]: row and column of every patch, and the rows and columns of its frame, in merge-block order
+    (h / merge, w / merge, merge, merge)."""
     return np.concatenate([np.tile(_frame_positions(h, w, merge), (t, 1)) for t, h, w in grids])
 
 
@@ -25,7 +26,8 @@ def _frame_positions(height: int, width: int, merge: int) -> NDArray[np.int64]:
     rows_and_columns = np.indices((height, width), dtype=np.int64).reshape(
         2, height // merge, merge, width // merge, merge
     )
-    return rows_and_columns.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
+    places = rows_and_columns.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
+    return np.concatenate([places, np.broadcast_to([height, width], places.shape)], axis=1)
 
 
 def frame_segments(grids: Sequence[Grid]) -> Segments:

@@ -1,10 +1,14 @@
 """A decoder over a packed stream.
 
-By configuration Qwen2.5 (q, k, v biases), Qwen3 (q, k norms), Qwen3-MoE (`moe`) or DeepSeek-V3 (`moe`, `latent`).
+By configuration Qwen2.5 (q, k, v biases), Qwen3 (q, k norms), Qwen3-MoE (`moe`), that of Qwen3-VL
+(`mrope_interleaved`) or DeepSeek-V3 (`moe`, `latent`).
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
@@ -31,12 +35,33 @@ class DecoderConfig(BaseModel):
     rope_theta: float = 1_000_000.0
     # Frequencies that turn with time, with height and with width; None: all turn with the place in the text.
     mrope_section: tuple[int, int, int] | None = None
+    # Whether these frequencies take turns, and not one section follows the other (Qwen3-VL, arXiv 2511.21631).
+    mrope_interleaved: bool = False
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
     moe: MoEConfig | None = None
     latent: LatentConfig | None = None
     yarn: Yarn | None = None
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "DecoderConfig":
+        if self.mrope_section and sum(self.mrope_section) != self.rotary_size // 2:
+            raise ValueError(
+                f"mrope_section {list(self.mrope_section)} does not add up to half of the {self.rotary_size} rotary "
+                "dimensions of a head"
+            )
+        return self
+
+    @property
+    def rotary_axes(self) -> list[int]:
+        """For every rotary frequency the axis (0 time, 1 height, 2 width) that it turns with, by `mrope_section`."""
+        sections = self.mrope_section or (self.rotary_size // 2, 0, 0)
+        if not self.mrope_interleaved:
+            return [axis for axis, section in enumerate(sections) for _ in range(section)]
+        # Every third frequency is one of height, every third one of width, until theirs are used up.
+        turns = [place % 3 for place in range(sum(sections))]
+        return [axis if place < 3 * sections[axis] else 0 for place, axis in enumerate(turns)]
 
     @property
     def rotary_size(self) -> int:
@@ -103,6 +128,14 @@ class DecoderLayer(nn.Module):
         return fed
 
 
+class Deepstack(NamedTuple):
+    """What is added to the hidden states of image tokens: `tokens` [P] int64, and behind layer i `features[i]`
+    [P, hidden_size]."""
+
+    tokens: Tensor
+    features: Sequence[Tensor]
+
+
 class Decoder(nn.Module):
     """Embeddings → hidden states. The head is applied by the loss, which may do without the whole logits."""
 
@@ -121,7 +154,14 @@ class Decoder(nn.Module):
         """[vocab_size, hidden_size]: what turns hidden states into logits; the embedding where it is tied."""
         return self.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, embeddings: Tensor, positions: Tensor, segments: Segments, real: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        segments: Segments,
+        real: Tensor,
+        deepstack: Deepstack | None = None,
+    ) -> Tensor:
         """Decodes a packed stream.
 
         Args:
@@ -129,14 +169,18 @@ class Decoder(nn.Module):
             positions: [T] int64, or [3, T] with `mrope_section`; they restart at 0 in every segment.
             segments: their boundaries.
             real: [R] int64, the tokens that are not padding.
+            deepstack: features of inner layers of the vision tower.
 
         Returns:
             [T, hidden_size], normalised.
         """
         rotary = self._rotary(positions)
         hidden = embeddings
-        for layer in self.layers:
+        deeper = deepstack.features if deepstack else ()
+        for index, layer in enumerate(self.layers):
             hidden = layer(hidden, rotary, segments, real)
+            if deepstack and index < len(deeper):
+                hidden = hidden.index_add(0, deepstack.tokens, deeper[index])
         normalised: Tensor = self.norm(hidden)
         return normalised
 
@@ -146,6 +190,6 @@ class Decoder(nn.Module):
             frequencies = self.config.yarn.stretch(frequencies, self.config.rope_theta)
         angles = positions.float().unsqueeze(-1) * frequencies
         if self.config.mrope_section is not None:
-            sections = torch.split(angles, list(self.config.mrope_section), dim=-1)
-            angles = torch.cat([section[axis] for axis, section in enumerate(sections)], dim=-1)
+            axes = torch.tensor(self.config.rotary_axes, device=angles.device).expand(1, *angles.shape[1:])
+            angles = angles.gather(0, axes).squeeze(0)
         return rotary_table(angles, self.config.yarn.rotary_scale if self.config.yarn else 1.0)

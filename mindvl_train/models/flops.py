@@ -50,7 +50,8 @@ def batch_flops(config: Any, batch: Batch, times: Mapping[str, int], share: int)
         return alone
     merged = config.vision.hidden_size * config.vision.spatial_merge_size**2
     features = len(batch.patches) / config.vision.spatial_merge_size**2
-    projector = features * PRODUCT * merged * (merged + config.decoder.hidden_size)
+    mergers = 1 + len(config.vision.deepstack_visual_indexes)
+    projector = mergers * features * PRODUCT * merged * (merged + config.decoder.hidden_size)
     vision = _of_images(config.vision, batch)
     whole: float = decoder * times["decoder"] + projector * times["projector"] + vision * times["vision"]
     return whole
@@ -97,7 +98,7 @@ def _of_target(config: DecoderConfig) -> int:
 
 def _of_images(config: VisionConfig, batch: Batch) -> float:
     size = config.hidden_size
-    block = PRODUCT * (4 * size * size + 3 * size * config.intermediate_size)
+    block = PRODUCT * (4 * size * size + (3 if config.gated else 2) * size * config.intermediate_size)
     linear = len(batch.patches) * (PRODUCT * prod(config.patch_shape) * size + config.depth * block)
     whole = config.depth if config.window_size is None else len(config.fullatt_block_indexes)
     frames, windows = (

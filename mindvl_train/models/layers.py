@@ -20,6 +20,21 @@ class RMSNorm(nn.Module):
         return self.kernels.rms_norm(hidden, self.weight, self.eps)
 
 
+class PlainFeedForward(nn.Module):
+    """The feed-forward layer without a gate: linear, GELU by its tanh, linear."""
+
+    def __init__(self, size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(size, intermediate_size)
+        self.act = nn.GELU("tanh")
+        self.down_proj = nn.Linear(intermediate_size, size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[T, size] → [T, size]."""
+        fed: Tensor = self.down_proj(self.act(self.up_proj(hidden)))
+        return fed
+
+
 class FeedForward(nn.Module):
     """The gated feed-forward layer."""
 

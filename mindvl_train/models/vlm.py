@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
-from mindvl_train.models.decoder import Decoder, DecoderConfig
+from mindvl_train.models.decoder import Decoder, DecoderConfig, Deepstack
 from mindvl_train.models.flops import batch_flops
 from mindvl_train.models.moe import auxiliary_loss, balance
 from mindvl_train.models.projector import Projector
@@ -86,9 +86,10 @@ class VLM(nn.Module):
         return F.linear(hidden, self.decoder.head).argmax()
 
     def image_features(self, batch: Batch) -> Tensor:
-        """[P + masked, hidden_size of the decoder]: what takes the places of the placeholders."""
-        encoded = self.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
-        features: Tensor = self.projector(encoded)
+        """[P + masked, (1 + K) · hidden_size of the decoder]: what takes the places of the placeholders, and what is
+        added there behind each of the decoder's first K layers (DeepStack; K is 0 without it)."""
+        encoded, inner = self.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
+        features: Tensor = self.projector(encoded, inner)
         return features
 
     def _hidden(self, batch: Batch, features: Tensor) -> Tensor:
@@ -99,8 +100,11 @@ class VLM(nn.Module):
                 f"{len(placed)} image features for {len(batch.placeholders)} image placeholders: the batch's "
                 "patches and tokens do not belong together"
             )
-        embeddings = embeddings.index_copy(0, batch.placeholders, placed.to(embeddings.dtype))
-        hidden: Tensor = self.decoder(embeddings, batch.positions, batch.segments, batch.real)
+        first, *deeper = torch.split(placed.to(embeddings.dtype), embeddings.shape[1], dim=1)
+        embeddings = embeddings.index_copy(0, batch.placeholders, first)
+        # Only a decoder behind a tower with DeepStack need know of it.
+        deepstack = {"deepstack": Deepstack(batch.placeholders, deeper)} if deeper else {}
+        hidden: Tensor = self.decoder(embeddings, batch.positions, batch.segments, batch.real, **deepstack)
         return hidden
 
 

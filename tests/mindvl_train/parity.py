@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     DeepseekV3Config,
@@ -30,6 +30,10 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
@@ -95,12 +99,7 @@ class Composed(nn.Module):
 
     def auxiliary_loss(self, batch: Batch) -> Tensor:
         """Of the routers of the last pass, padding left out."""
-        if not self.sparse:
-            return torch.zeros(())
-        config = self.language.config
-        real = torch.zeros(1, len(batch.ids)).index_fill(1, batch.real, 1)
-        loss = load_balancing_loss_func(self.router_logits, config.num_experts, config.num_experts_per_tok, real)
-        return config.router_aux_loss_coef * loss
+        return router_loss(self.router_logits, self.language.config, batch) if self.sparse else torch.zeros(())
 
     def save(self, folder: Path) -> None:
         """As `export` writes a combination that has no class of its own."""
@@ -116,20 +115,36 @@ class Composed(nn.Module):
         save_file(projector, folder / "projector.safetensors")
 
 
+def router_loss(router_logits: Any, config: Any, batch: Batch) -> Tensor:
+    """The auxiliary loss of these routers' logits, times its coefficient."""
+    real = torch.zeros(1, len(batch.ids)).index_fill(1, batch.real, 1)
+    loss = load_balancing_loss_func(router_logits, config.num_experts, config.num_experts_per_tok, real)
+    return config.router_aux_loss_coef * loss
+
+
 class Joint(nn.Module):
     """Transformers' own vision-language model, with the positions that it computes for each sample."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.sparse = isinstance(model, Qwen3VLMoeForConditionalGeneration)
+        self.router_logits: Any = None
 
     def logits(self, batch: Batch, grids: Tensor) -> Tensor:
         images = {"pixel_values": batch.patches, "image_grid_thw": grids} if len(grids) else {}
         positions = torch.cat([batch.positions[None], self._positions(batch, grids)])[:, None]
         kinds = (batch.ids == SPECIAL_IDS["image_pad"]).int()[None]
+        routers = {"output_router_logits": True} if self.sparse else {}
         out = self.model(
-            input_ids=batch.ids[None], position_ids=positions, mm_token_type_ids=kinds, use_cache=False, **images
+            input_ids=batch.ids[None],
+            position_ids=positions,
+            mm_token_type_ids=kinds,
+            use_cache=False,
+            **images,
+            **routers,
         )
+        self.router_logits = out.router_logits if self.sparse else None
         return out.logits[0]
 
     def _positions(self, batch: Batch, grids: Tensor) -> Tensor:
@@ -144,16 +159,49 @@ class Joint(nn.Module):
         return torch.cat(per_sample, dim=1)
 
     def auxiliary_loss(self, batch: Batch) -> Tensor:
-        return torch.zeros(())
+        """As of `Composed`."""
+        return router_loss(self.router_logits, self.model.config.text_config, batch) if self.sparse else torch.zeros(())
 
     def save(self, folder: Path) -> None:
+        """As its publisher lays it down: experts transposed, which transformers saves as it holds them."""
         self.model.save_pretrained(folder)
+        if self.sparse:
+            path = folder / "model.safetensors"
+            tensors = load_file(path)
+            turned = {name: each.mT.contiguous() for name, each in tensors.items() if ".mlp.experts." in name}
+            save_file(tensors | turned, path, metadata={"format": "pt"})
 
 
 def _qwen2_5_vl() -> Joint:
     text = DECODER | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1]}}
-    ids = {"image_token_id": 5, "video_token_id": 54, "vision_start_token_id": 3, "vision_end_token_id": 4}
-    return Joint(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **ids)))
+    return Joint(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **IDS)))
+
+
+QWEN3_VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "out_hidden_size": 24,
+    "num_position_embeddings": 25,
+    "deepstack_visual_indexes": [0, 2],
+}
+QWEN3_ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+IDS = {"image_token_id": 5, "video_token_id": 54, "vision_start_token_id": 3, "vision_end_token_id": 4}
+EXPERTS = {
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 16,
+    "mlp_only_layers": [1],
+    # Large, so that a gradient without it is told apart.
+    "router_aux_loss_coef": 0.5,
+}
+
+
+def _qwen3_vl(model: Any, config: Any, **settings: Any) -> Callable[[], Joint]:
+    text = DECODER | {"head_dim": 16, "rope_parameters": QWEN3_ROPE, "tie_word_embeddings": False} | settings
+    tied = {"tie_word_embeddings": text["tie_word_embeddings"]}
+    return lambda: Joint(model(config(text_config=text, vision_config=QWEN3_VISION, **IDS, **tied)))
 
 
 def _composed(model: Any, config: Any, **settings: Any) -> Callable[[], Composed]:
@@ -162,19 +210,17 @@ def _composed(model: Any, config: Any, **settings: Any) -> Callable[[], Composed
 
 CASES: dict[str, Callable[[], Composed | Joint]] = {
     "Qwen2.5-VL": _qwen2_5_vl,
+    "Qwen3-VL": _qwen3_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig),
+    "Qwen3-VL, tied": _qwen3_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig, tie_word_embeddings=True),
+    "Qwen3-VL-MoE": _qwen3_vl(Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, **EXPERTS),
     "Qwen2.5-ViT + Qwen2.5": _composed(Qwen2ForCausalLM, Qwen2Config),
     "Qwen2.5-ViT + Qwen3": _composed(Qwen3ForCausalLM, Qwen3Config, head_dim=8),
     "Qwen2.5-ViT + Qwen3-MoE": _composed(
         Qwen3MoeForCausalLM,
         Qwen3MoeConfig,
         head_dim=8,
-        num_experts=8,
-        num_experts_per_tok=3,
-        moe_intermediate_size=12,
         norm_topk_prob=True,
-        mlp_only_layers=[1],
-        # Large, so that a gradient without it is told apart.
-        router_aux_loss_coef=0.5,
+        **EXPERTS,
     ),
     "Qwen2.5-ViT + DeepSeek-V3": _composed(
         DeepseekV3ForCausalLM,
@@ -247,13 +293,13 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
         for name, packs in comparisons.items():
             batch = collate(packs, layout)
             # Padding reaches no expert of ours, and transformers does not know it: nobody reads what follows it.
-            expected = oracle.logits(*_oracle_inputs(packs))[batch.real]
+            expected = oracle.logits(*_oracle_inputs(packs, layout))[batch.real]
             differences[name] = _apart(ours.logits(batch)[batch.real], expected)
             largest = max(largest, expected.abs().max().item())
         with torch.device("meta"):
             other = built(folder / "weights")
         give_weights(other, 1, torch.device("cpu"))
-        another = _apart(other.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack])))
+        another = _apart(other.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack], layout)))
     return Figures(differences, _gradients(oracle, ours, [pack], layout, folder), largest, another)
 
 
@@ -287,13 +333,15 @@ def _imported(oracle: Composed | Joint, folder: Path) -> tuple[VLM, BatchLayout]
     with torch.device("meta"):
         model = built(folder)
     give_weights(model, 0, torch.device("cpu"), imported.tensors)
-    return model, replace(LAYOUT, window=inputs.window, position_axes=inputs.position_axes)
+    names = ("patch", "merge", "normalisation", "window", "position_axes")
+    return model, replace(LAYOUT, **{name: getattr(inputs, name) for name in names})
 
 
-def _oracle_inputs(packs: Sequence[Pack]) -> tuple[Batch, Tensor]:
+def _oracle_inputs(packs: Sequence[Pack], layout: BatchLayout) -> tuple[Batch, Tensor]:
     """Patches in merge-block order, positions along the text: what transformers takes."""
+    plain = replace(layout, window=None, position_axes=1)
     grids = [image.grid for pack in packs for image in pack.images]
-    return collate(packs, LAYOUT), torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+    return collate(packs, plain), torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
@@ -305,7 +353,7 @@ def _gradients(
 ) -> dict[str, float]:
     batch = collate(packs, layout)
     (ours(batch) / batch.total_weight).backward()
-    logits = oracle.logits(*_oracle_inputs(packs))
+    logits = oracle.logits(*_oracle_inputs(packs, layout))
     (F.cross_entropy(logits[batch.predictors], batch.targets) + oracle.auxiliary_loss(batch)).backward()
     with torch.no_grad():
         for parameter in oracle.parameters():

@@ -24,6 +24,8 @@ from mindvl_data.shards import (
     vision_cost,
     write_shard,
 )
+from mindvl_data.vision import Resolution
+from mindvl_data.vision.resize import QWEN2_VL
 from mindvl_train.data.batch import BatchLayout
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
@@ -52,6 +54,15 @@ TINY_MODEL: dict[str, Any] = {
         "qkv_bias": True,
         "qk_norm": True,
     },
+}
+
+# What makes the tiny tower one of Qwen3-VL.
+QWEN3_VISION: dict[str, Any] = {
+    "norm": "layer",
+    "gated": False,
+    "patch_bias": True,
+    "num_position_embeddings": 9,
+    "deepstack_visual_indexes": (0, 1),
 }
 
 MOE: dict[str, Any] = {
@@ -163,7 +174,7 @@ def mixed_packs(count: int, seq_len: int, seed: int = 0) -> list[Pack]:
     return packs
 
 
-def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Path:
+def write_data_set(folder: Path, packs: Sequence[Pack], rule: Resolution = QWEN2_VL, **tokenizer: Any) -> Path:
     """Writes packs as a manifest folder; `tokenizer` overrides what the manifest says of its tokenizer."""
     folder.mkdir(parents=True)
     seq_len = packs[0].seq_len
@@ -197,7 +208,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
             "stage": folder.name,
             "seq_len": seq_len,
             "tokenizer": {**stated, **tokenizer},
-            "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 1003520},
+            "resolution": rule.described(),
             "packing": packing,
             "order": {"rule": "as built", "step": 1, "seed": 0},
             "shards": [shard],
@@ -206,11 +217,11 @@ def write_data_set(folder: Path, packs: Sequence[Pack], **tokenizer: Any) -> Pat
     )
 
 
-def write_run(folder: Path, **changes: Any) -> Path:
+def write_run(folder: Path, rule: Resolution = QWEN2_VL, **changes: Any) -> Path:
     """Two data sets, a held-out set and the YAML of a two-stage run over them; returns the YAML's path."""
-    write_data_set(folder / "data" / "first", mixed_packs(7, 24, seed=1))
-    write_data_set(folder / "data" / "second", mixed_packs(6, 32, seed=2))
-    write_data_set(folder / "data" / "holdout", mixed_packs(3, 24, seed=3))
+    write_data_set(folder / "data" / "first", mixed_packs(7, 24, seed=1), rule)
+    write_data_set(folder / "data" / "second", mixed_packs(6, 32, seed=2), rule)
+    write_data_set(folder / "data" / "holdout", mixed_packs(3, 24, seed=3), rule)
     run: dict[str, Any] = {
         "name": "made-up",
         "seed": 11,

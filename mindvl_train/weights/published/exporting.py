@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mindvl_train import plugins
 from mindvl_train.weights.durable import new_folder
-from mindvl_train.weights.published.family import Joint, Json, Language, Naming, PublishedError, plain
+from mindvl_train.weights.published.family import Joint, Json, Language, Naming, PublishedError, Vision, plain
 from mindvl_train.weights.published.folder import (
     CONFIG,
     QUANTISED,
@@ -22,7 +22,6 @@ from mindvl_train.weights.published.folder import (
 )
 from mindvl_train.weights.published.importing import KEPT_WIDE, LANGUAGE, PROJECTOR, VISION, check_dtype
 from mindvl_train.weights.published.processor import write_processor
-from mindvl_train.weights.published.qwen2_5_vl import ALONE
 from mindvl_train.weights.tensor_files import SINGLE, write_folder
 from mindvl_train.weights.trained import Trained, open_trained
 
@@ -101,6 +100,15 @@ def _language(trained: Trained) -> tuple[Language, Json]:
     raise PublishedError("no published class computes this decoder; known ones are those of docs/models.md")
 
 
+def _vision(trained: Trained) -> tuple[Vision, Json]:
+    for family in _families():
+        if isinstance(family, Vision):
+            config = family.write(trained.config.vision, trained.config.decoder.hidden_size)
+            if config:
+                return family, config
+    raise PublishedError("no published class computes this vision tower; known ones are those of docs/models.md")
+
+
 def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtype: str | None) -> None:
     ids = {theirs: trained.special_ids[ours] for ours, theirs in TOKEN_IDS.items() if ours in trained.special_ids}
     one_source = trained.published is not None and not (trained.published / VISION).exists()
@@ -114,16 +122,15 @@ def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtyp
 
 
 def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
-    decoder = trained.config.decoder
     language, written = _language(trained)
     (out / LANGUAGE).mkdir()
     (out / VISION).mkdir()
     config = _put(out / LANGUAGE, written, trained.published, LANGUAGE, asked, keep_config=True)
     dtype = stated_dtype(config, out)
     write_folder(out / LANGUAGE, _tensors(trained.weights, {"decoder": language.name}, dtype))
-    tower = ALONE.write(trained.config.vision, decoder.hidden_size)
+    vision, tower = _vision(trained)
     _put(out / VISION, tower, trained.published, VISION, _dtype_name(config), keep_config=False)
-    names = {"vision": ALONE.name_vision, "projector": ALONE.name_projector}
+    names = {"vision": vision.name_vision, "projector": vision.name_projector}
     write_folder(out / VISION, _tensors(trained.weights, names, dtype))
     write_folder(out, _tensors(trained.weights, {"projector": plain("")}, dtype))
     (out / SINGLE).rename(out / PROJECTOR)
@@ -162,6 +169,7 @@ def _tensors(
     weights: Mapping[str, Tensor], names: Mapping[str, Naming], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """Published tensors of these parts, cast once and on the CPU: replicas of a device may round differently."""
+    unfinished: dict[str, dict[int, Tensor]] = {}
     for name in sorted(weights):
         part, ours = name.split(".", 1)
         if part not in names:
@@ -171,4 +179,8 @@ def _tensors(
         origin = names[part](ours, tuple(tensor.shape))
         pieces = tensor.unbind() if len(origin.names) > 1 else (tensor,)
         for published, piece in zip(origin.names, pieces, strict=True):
-            yield published, piece.to(torch.float32 if wide else dtype).reshape(origin.shape)
+            chunks = unfinished.setdefault(published, {})
+            chunks[origin.chunk[0]] = piece.to(torch.float32 if wide else dtype)
+            if len(chunks) == origin.chunk[1]:
+                yield published, origin.theirs([chunks[part] for part in sorted(chunks)])
+                del unfinished[published]

@@ -4,9 +4,12 @@ Its name is the `model_type` of the folder's `config.json`, its object a `Langua
 in both directions how a configuration is written and what a tensor is called; it never sees a model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from mindvl_data.errors import UserError
 from mindvl_train.models.vit import VisionConfig
@@ -24,11 +27,32 @@ class Origin:
 
     Attributes:
         names: of the published tensors; several are stacked along a new first dimension, in this order.
-        shape: of each of them; the same values in the same order as ours.
+        shape: of each of them.
+        chunk: which of how many equal parts of a published tensor's rows is ours.
+        transposed: whether its rows are the last dimension, or, as transformers 5 writes them, the last but one; its
+            shape tells. Otherwise the values are in the same order as ours.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
+    chunk: tuple[int, int] = (0, 1)
+    transposed: bool = False
+
+    def fits(self, found: tuple[int, ...]) -> bool:
+        """Whether a published tensor of this shape is the one."""
+        return found == self.shape or (self.transposed and found == (*self.shape[:-2], self.shape[-1], self.shape[-2]))
+
+    def ours(self, published: Tensor) -> Tensor:
+        """Our part of a published tensor."""
+        turned = self.transposed and tuple(published.shape) == self.shape
+        rows = published.transpose(-1, -2) if turned else published
+        part, parts = self.chunk
+        return rows.chunk(parts, dim=-2)[part] if parts > 1 else rows
+
+    def theirs(self, parts: Sequence[Tensor]) -> Tensor:
+        """The published tensor of these, which are the parts of ours that it holds, in their order."""
+        rows = torch.cat(list(parts), dim=-2) if len(parts) > 1 else parts[0]
+        return (rows.transpose(-1, -2).contiguous() if self.transposed else rows).reshape(self.shape)
 
 
 # (what our parameter is called below `decoder.`, `vision.` or `projector.`, its shape) → where it comes from.
@@ -61,10 +85,15 @@ class Language:
 
 @dataclass(frozen=True)
 class Vision:
-    """A published vision tower with its projector, in a folder of its own or in that of a joint model."""
+    """A published vision tower with its projector, in a folder of its own or in that of a joint model.
+
+    Attributes:
+        write: (our fields, size of the decoder) → the `config.json` of a folder of its own; None where the family
+            has no such tower, or none without a decoder.
+    """
 
     read: Callable[[Json], VisionConfig]
-    write: Callable[[VisionConfig, int], Json]
+    write: Callable[[VisionConfig, int], Json | None]
     name_vision: Naming
     name_projector: Naming
 

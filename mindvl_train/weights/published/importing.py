@@ -22,6 +22,9 @@ from mindvl_train.weights.tensor_files import TensorFiles, open_files, write_fol
 # What an export of a combination without a class of its own consists of.
 LANGUAGE, VISION, PROJECTOR = "language", "vision", "projector.safetensors"
 SHOWN_PROBLEMS = 20
+# Those of a joint folder of which the other half is taken.
+VISION_TENSORS = ("visual.*", "model.visual.*")
+LANGUAGE_TENSORS = ("lm_head.*", *(f"model.{name}.*" for name in ("language_model", "layers", "embed_tokens", "norm")))
 # Added to scores in float32, where a step of bfloat16 would be larger than what it learns in one.
 KEPT_WIDE = ("e_score_correction_bias",)
 
@@ -134,10 +137,10 @@ def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part
     } | ({"projector": projector} if projector else {})
     unused = {language.path: decoder.unused(decoder_config)}
     # What the published tower merges with has no place beside a projector of our own.
-    unused[vision.path] = (*unused.get(vision.path, ()), "*merger.*")
+    unused[vision.path] = (*unused.get(vision.path, ()), "*merger*")
     if vision is not language:
-        unused[language.path] += ("visual.*",) if isinstance(language.family, Joint) else ()
-        unused[vision.path] += ("model.*", "lm_head.*") if isinstance(vision.family, Joint) else ()
+        unused[language.path] += VISION_TENSORS if isinstance(language.family, Joint) else ()
+        unused[vision.path] += LANGUAGE_TENSORS if isinstance(vision.family, Joint) else ()
     return Sources(language, vision, decoder.model, config, parts, unused)
 
 
@@ -168,7 +171,7 @@ def _misfits(origins: dict[str, tuple[Part, Origin]]) -> Iterator[str]:
             found = part.tensors.shapes.get(name)
             if found is None:
                 yield f"{part.path}: {name} {list(origin.shape)} is missing"
-            elif found != origin.shape:
+            elif not origin.fits(found):
                 yield f"{part.path}: {name} is {list(found)}, expected {list(origin.shape)}"
 
 
@@ -187,14 +190,14 @@ def _tensors(
     for name, parameter in model.named_parameters():
         kept = torch.float32 if name.endswith(KEPT_WIDE) else dtype
         tensor = _joined(*origins[name], kept) if name in origins else draws[name]
-        yield name, tensor.to(kept or tensor.dtype).reshape(parameter.shape)
+        yield name, tensor.to(kept or tensor.dtype).reshape(parameter.shape).contiguous()
 
 
 def _joined(part: Part, origin: Origin, dtype: torch.dtype | None) -> Tensor:
     """The published tensors one behind the other, with no more than one of them in memory besides."""
     first = part.tensors[origin.names[0]]
     if len(origin.names) == 1:
-        return first
+        return origin.ours(first)
     joined = torch.empty((len(origin.names), *origin.shape), dtype=dtype or first.dtype)
     for target, name in zip(joined, origin.names, strict=True):
         target.copy_(part.tensors[name])

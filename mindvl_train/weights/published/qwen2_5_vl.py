@@ -1,5 +1,6 @@
 """Qwen2.5-VL: its vision tower and projector, alone or joined with its language model."""
 
+from mindvl_data.vision import CLIP
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.published.family import Joint, Json, Language, Naming, Origin, Vision, demand, plain
@@ -32,7 +33,11 @@ def _read_vision(config: Json) -> VisionConfig:
     )
 
 
-def _write_vision(config: VisionConfig, out_size: int) -> Json:
+def _write_vision(config: VisionConfig, out_size: int) -> Json | None:
+    if config.norm != "rms" or not config.gated or config.patch_bias or config.normalisation != CLIP:
+        return None
+    if config.num_position_embeddings or config.deepstack_visual_indexes:
+        return None
     same = {key: getattr(config, key) for key in ("hidden_size", *DEFAULTS, "in_channels")}
     # A tower without windows is one whose layers are all full.
     layers = config.fullatt_block_indexes if config.window_size else range(config.depth)
@@ -41,9 +46,10 @@ def _write_vision(config: VisionConfig, out_size: int) -> Json:
     return {**kind, **same, **windows}
 
 
-def _write_vision_alone(config: VisionConfig, out_size: int) -> Json:
+def _write_vision_alone(config: VisionConfig, out_size: int) -> Json | None:
     architecture = {"architectures": ["Qwen2_5_VisionTransformerPretrainedModel"], "dtype": "float32"}
-    return architecture | _write_vision(config, out_size)
+    written = _write_vision(config, out_size)
+    return written and architecture | written
 
 
 def _name_vision(prefix: str) -> Naming:
@@ -75,13 +81,16 @@ def _write_joint(vision: VisionConfig, decoder: DecoderConfig) -> Json | None:
     own_head_size = decoder.head_dim * decoder.num_attention_heads != decoder.hidden_size
     if not decoder.qkv_bias or decoder.qk_norm or not decoder.mrope_section or own_head_size or decoder.moe:
         return None
+    tower = _write_vision(vision, decoder.hidden_size)
+    if tower is None or decoder.mrope_interleaved:
+        return None
     scaling = {"type": "mrope", "mrope_section": list(decoder.mrope_section)}
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         **write_sizes(decoder),
         "rope_scaling": scaling,
-        "vision_config": _write_vision(vision, decoder.hidden_size),
+        "vision_config": tower,
     }
 
 
@@ -95,7 +104,7 @@ QWEN2_5_VL = Joint(
     language=Language(read=_read_language, write=lambda config: None, name=NAME),
     vision=Vision(
         read=_read_vision,
-        write=_write_vision,
+        write=lambda config, out_size: None,
         name_vision=_name_vision("visual."),
         name_projector=_name_projector("visual."),
     ),

@@ -7,11 +7,11 @@ from mindvl_train.weights.published.qwen import NAME, sizes, write_sizes
 from mindvl_train.weights.published.stacked import stacked
 
 
-def _read(config: Json) -> DecoderConfig:
-    demand(config, attention_bias=False)
+def read_experts(config: Json) -> MoEConfig:
+    """The experts, from the keys of any version of transformers."""
     step, plain = config.get("decoder_sparse_step", 1), set(config.get("mlp_only_layers") or ())
     layers = range(config["num_hidden_layers"])
-    moe = MoEConfig(
+    return MoEConfig(
         # The second name is that of transformers 5.
         num_experts=config["num_experts"] if "num_experts" in config else config["num_local_experts"],
         num_experts_per_tok=config["num_experts_per_tok"],
@@ -21,21 +21,16 @@ def _read(config: Json) -> DecoderConfig:
         aux_loss_coef=config.get("router_aux_loss_coef", 0.001),
         dense_layers=tuple(layer for layer in layers if layer in plain or (layer + 1) % step),
     )
-    return DecoderConfig(**sizes(config), qk_norm=True, moe=moe)
 
 
-def _write(config: DecoderConfig) -> Json | None:
+def write_experts(config: DecoderConfig) -> Json | None:
+    """The inverse of `read_experts`; None where the family has no such experts."""
     moe = config.moe
-    if moe is None or config.qkv_bias or not config.qk_norm or config.mrope_section or config.latent:
+    if moe is None:
         return None
     if moe.scoring != "softmax" or moe.num_shared_experts or moe.balance_speed is not None or moe.n_group > 1:
         return None
     return {
-        "architectures": ["Qwen3MoeForCausalLM"],
-        "model_type": "qwen3_moe",
-        **write_sizes(config),
-        "head_dim": config.head_dim,
-        "attention_bias": False,
         "num_experts": moe.num_experts,
         "num_experts_per_tok": moe.num_experts_per_tok,
         "moe_intermediate_size": moe.moe_intermediate_size,
@@ -44,6 +39,19 @@ def _write(config: DecoderConfig) -> Json | None:
         "decoder_sparse_step": 1,
         "mlp_only_layers": list(moe.dense_layers),
     }
+
+
+def _read(config: Json) -> DecoderConfig:
+    demand(config, attention_bias=False)
+    return DecoderConfig(**sizes(config), qk_norm=True, moe=read_experts(config))
+
+
+def _write(config: DecoderConfig) -> Json | None:
+    experts = write_experts(config)
+    if experts is None or config.qkv_bias or not config.qk_norm or config.mrope_section or config.latent:
+        return None
+    kind = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
+    return {**kind, **write_sizes(config), "head_dim": config.head_dim, "attention_bias": False, **experts}
 
 
 QWEN3_MOE = Language(read=_read, write=_write, name=stacked(NAME))

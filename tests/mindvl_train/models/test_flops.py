@@ -13,7 +13,7 @@ from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.flops import _of_pair, batch_flops, passes
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
-from tests.mindvl_train.synthetic import LAYOUT, TINY_MODEL, image_sample, pack_of, text_sample
+from tests.mindvl_train.synthetic import LAYOUT, QWEN3_VISION, TINY_MODEL, image_sample, pack_of, text_sample
 
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_shared_experts": 1}
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 6}
@@ -24,13 +24,15 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
+VISIONS: list[dict[str, Any]] = [{}, {"window_size": 56, "fullatt_block_indexes": (1,)}, QWEN3_VISION]
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("window", [None, 56])
-def test_a_forward_pass_is_counted_exactly(decoder: str, window: int | None) -> None:
+@pytest.mark.parametrize("vision", VISIONS, ids=["whole", "windows", "deepstack"])
+def test_a_forward_pass_is_counted_exactly(decoder: str, vision: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
     packs = [pack_of([image_sample(rng, (8, 6), 9), text_sample(rng, 30)]), pack_of([text_sample(rng, 51)])]
-    vision = TINY_MODEL["vision"] | {"window_size": window, "fullatt_block_indexes": (1,) if window else ()}
-    config = VLMConfig(vision=vision, decoder=TINY_MODEL["decoder"] | DECODERS[decoder])
+    config = VLMConfig(vision=TINY_MODEL["vision"] | vision, decoder=TINY_MODEL["decoder"] | DECODERS[decoder])
     with torch.device("meta"):
         model = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(model, 0, torch.device("cpu"))

@@ -33,6 +33,7 @@ class Case:
 
     Attributes:
         decoder: changes of the tiny decoder.
+        vision: likewise of the tiny tower.
         layout: changes of the batch's layout.
         settings: of the run's YAML.
         train: globs of what trains.
@@ -41,6 +42,7 @@ class Case:
 
     packs: Sequence[Pack]
     decoder: dict[str, Any] = field(default_factory=dict)
+    vision: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     train: tuple[str, ...] = ("*",)
@@ -92,7 +94,7 @@ def _layout(case: Case) -> BatchLayout:
 
 
 def _on_meta(case: Case) -> VLM:
-    settings = {**TINY_MODEL, "decoder": {**TINY_MODEL["decoder"], **case.decoder}}
+    settings = {part: TINY_MODEL[part] | getattr(case, part) for part in TINY_MODEL}
     with torch.device("meta"):
         return VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
 

@@ -11,7 +11,7 @@ from mindvl_train.parallel.data import EXPERT_DIMENSIONS
 from mindvl_train.parallel.mesh import Sizes
 from tests.mindvl_train.parallel.one_step import Case, in_one_process, on_a_mesh
 from tests.mindvl_train.parallel.pool import Pool
-from tests.mindvl_train.synthetic import image_sample, mixed_packs, pack_of, text_sample
+from tests.mindvl_train.synthetic import QWEN3_VISION, image_sample, mixed_packs, pack_of, text_sample
 
 LIMIT = 1e-5
 
@@ -119,6 +119,31 @@ DIVIDED = [
 def test_every_dimension_and_the_pairs(pool: Pool, decoder: str, sizes: Sizes) -> None:
     # An auxiliary loss is one of a micro-batch: the reference has one of all packs.
     case = Case(mixed_packs(4, 24), decoder=DECODERS[decoder], micro_batch=4 if decoder == "auxiliary loss" else 1)
+    assert_same_step(pool, case, sizes)
+
+
+@pytest.mark.parametrize("packs", ["mixed", "text-only ranks"])
+@pytest.mark.parametrize(
+    ("decoder", "sizes"),
+    [
+        ("dense", Sizes(shard=4)),
+        ("dense", Sizes(context=2, tensor=2)),
+        ("auxiliary loss", Sizes(context=2, tensor=2, expert=2)),
+    ],
+    ids=str,
+)
+def test_features_of_inner_layers_travel_to_their_tokens_too(
+    pool: Pool, packs: str, decoder: str, sizes: Sizes
+) -> None:
+    """Qwen3-VL: DeepStack, interpolated positions, interleaved rotary positions on three axes."""
+    interleaved = {"mrope_section": (2, 1, 1), "mrope_interleaved": True}
+    case = Case(
+        PACKS[packs],
+        decoder=DECODERS[decoder] | interleaved,
+        vision=QWEN3_VISION,
+        layout={"position_axes": 3},
+        micro_batch=4 if decoder == "auxiliary loss" else 1,
+    )
     assert_same_step(pool, case, sizes)
 
 

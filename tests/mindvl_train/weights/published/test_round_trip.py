@@ -1,16 +1,24 @@
 """Published weights come in, train, go out and open in transformers; nothing is lost on the way."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from typer.testing import CliRunner
 
+from mindvl_data.vision import Resolution
+from mindvl_data.vision.resize import QWEN2_VL, QWEN3_VL
 from mindvl_train.cli import app
 from mindvl_train.config.loading import load_config
 from mindvl_train.config.run_folder import RunFolderError
@@ -33,11 +41,16 @@ SAME_IDS = {"tokenizer_sha256": "0" * 64}
 TOKENS = {"<|image_pad|>": 5, "<|vision_start|>": 3, "<|vision_end|>": 4, "<|endoftext|>": 0}
 
 
+def _whole(case: str) -> bool:
+    """Whether transformers has a class for all of it."""
+    return "+" not in case
+
+
 def publish(case: str, folder: Path, image_pad: int = 5) -> Path:
     """An oracle of `parity` as its publisher would lay it down, with a tokenizer and a processor."""
     folder.mkdir(parents=True)
     _drawn(CASES[case]()).save(folder)
-    home = folder if case == "Qwen2.5-VL" else folder / "language"
+    home = folder if _whole(case) else folder / "language"
     added = [{"id": image_pad if id_ == 5 else id_, "content": token} for token, id_ in TOKENS.items()]
     (home / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
     (home / "chat_template.jinja").write_text("{{ messages }}")
@@ -61,7 +74,7 @@ def test_export_import_export_gives_the_same_bytes(case: str, tmp_path: Path) ->
     assert list((tmp_path / "out").rglob("chat_template.jinja"))
 
 
-@pytest.mark.parametrize("case", ["Qwen2.5-VL", "Qwen2.5-ViT + DeepSeek-V3"])
+@pytest.mark.parametrize("case", ["Qwen2.5-VL", "Qwen3-VL-MoE", "Qwen2.5-ViT + DeepSeek-V3"])
 @pytest.mark.parametrize("at", ["import", "export"])
 def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> None:
     """Stored in bfloat16, or rounded on the way out: what is exported says so, and comes back as it was."""
@@ -71,9 +84,9 @@ def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> N
     import_model(tmp_path / "out", None, tmp_path / "second", seed=1)
     export_model(tmp_path / "second", tmp_path / "again")
     assert content(tmp_path / "again") == content(tmp_path / "out")
-    home = tmp_path / "out" if case == "Qwen2.5-VL" else tmp_path / "out" / "language"
+    home = tmp_path / "out" if _whole(case) else tmp_path / "out" / "language"
     assert json.loads((home / "config.json").read_text())["dtype"] == "bfloat16"
-    theirs, out = open_folder(published if case == "Qwen2.5-VL" else published / "language"), open_folder(home)
+    theirs, out = open_folder(published if _whole(case) else published / "language"), open_folder(home)
     for name, tensor in out.items():
         wide = name.endswith("e_score_correction_bias")
         assert torch.equal(tensor, theirs[name].to(torch.float32 if wide else torch.bfloat16)), name
@@ -83,36 +96,64 @@ def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> N
 def test_what_was_published_is_what_is_exported(case: str, tmp_path: Path) -> None:
     import_model(publish(case, tmp_path / "published"), None, tmp_path / "ours", seed=0)
     export_model(tmp_path / "ours", tmp_path / "out")
-    for part in ("",) if case == "Qwen2.5-VL" else ("language", "vision"):
+    for part in ("",) if _whole(case) else ("language", "vision"):
         theirs, back = open_folder(tmp_path / "published" / part), open_folder(tmp_path / "out" / part)
         assert set(theirs) == set(back)
         assert all(torch.equal(theirs[name], back[name]) for name in theirs)
 
 
-def trained(folder: Path, weights: Path | None) -> tuple[Path, dict[str, Any]]:
+def trained(folder: Path, weights: Path | None, rule: Resolution = QWEN2_VL) -> tuple[Path, dict[str, Any]]:
     """A run of two steps from imported weights, or from fresh ones; its folder and its last weights."""
     model = {"name": "vlm", "weights": str(weights), **SAME_IDS} if weights else {"name": "vlm", "config": TINY_MODEL}
-    path = write_run(folder, model=model)
+    path = write_run(folder, rule, model=model)
     quick = [f"stages.{stage}.until={{packs: 1}}" for stage in ("warmup", "everything")]
     result = train(load_config(path, quick), str(path), folder / "run")
     return folder / "run", dict(open_saved(result.checkpoint / "weights"))
 
 
-def test_a_run_begins_from_imported_weights_and_its_export_answers_the_same(tmp_path: Path) -> None:
-    import_model(publish("Qwen2.5-VL", tmp_path / "published"), None, tmp_path / "ours", seed=0)
-    run, weights = trained(tmp_path / "work", tmp_path / "ours")
+@pytest.mark.parametrize(
+    ("case", "rule"), [("Qwen2.5-VL", QWEN2_VL), ("Qwen3-VL", QWEN3_VL), ("Qwen3-VL-MoE", QWEN3_VL)]
+)
+def test_a_run_begins_from_imported_weights_and_its_export_answers_the_same(
+    case: str, rule: Resolution, tmp_path: Path
+) -> None:
+    import_model(publish(case, tmp_path / "published"), None, tmp_path / "ours", seed=0)
+    run, weights = trained(tmp_path / "work", tmp_path / "ours", rule)
     begun = read_imported(tmp_path / "ours").tensors
     moved = {name: (weights[name] - begun[name]).abs().max().item() for name in begun}
     assert 0 < max(moved.values()) < 0.1, "it began elsewhere"
     export_model(run, tmp_path / "out")
-    oracle = Joint(Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "out").eval())
+    model, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values()), info
+    oracle = Joint(model.eval())
     ours, layout = _imported(oracle, tmp_path / "check")
     give_weights(ours, 0, torch.device("cpu"), weights)
     pack = pack_of(samples())
     with torch.no_grad():
         torch.testing.assert_close(
-            ours.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack])), atol=1e-5, rtol=1e-5
+            ours.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack], layout)), atol=1e-5, rtol=1e-5
         )
+
+
+def test_a_data_set_of_another_family_is_refused(tmp_path: Path) -> None:
+    """Patches alone do not tell: with Qwen2-VL's pixels a set of this patch size fitted before."""
+    import_model(publish("Qwen3-VL", tmp_path / "published"), None, tmp_path / "ours", seed=0)
+    with pytest.raises(
+        FitError, match=r"its pixels have the mean .*, the model's tower is made for \[0\.5, 0\.5, 0\.5\]"
+    ):
+        trained(tmp_path / "work", tmp_path / "ours", replace(QWEN2_VL, patch=16))
+
+
+def test_experts_as_transformers_saves_them_are_those_that_are_published(tmp_path: Path) -> None:
+    oracle = _drawn(CASES["Qwen3-VL-MoE"]())
+    assert isinstance(oracle, Joint)
+    oracle.save(tmp_path / "published")
+    oracle.model.save_pretrained(tmp_path / "saved")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for source, folder in zip(("published", "saved"), folders, strict=True):
+        import_model(tmp_path / source, None, folder, seed=0)
+    one, two = (read_imported(folder).tensors for folder in folders)
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_fresh_run_exports_its_parts(tmp_path: Path) -> None:
@@ -151,6 +192,21 @@ def test_any_vision_tower_joins_any_language_model_with_a_drawn_projector(tmp_pa
     assert torch.equal(ours.tensors[f"vision.{name}"], theirs[f"visual.{name}"])
     assert ours.config["decoder"]["qk_norm"]
     assert ours.special_ids == {"image_pad": 5, "vision_start": 3, "vision_end": 4, "end_of_text": 0}
+
+
+def test_a_tower_with_deepstack_joins_a_decoder_that_never_had_it(tmp_path: Path) -> None:
+    language = publish("Qwen2.5-ViT + Qwen3", tmp_path / "qwen3") / "language"
+    vision = publish("Qwen3-VL", tmp_path / "vl")
+    assert import_model(language, vision, tmp_path / "ours", seed=4).drawn == ("projector",)
+    tensors = read_imported(tmp_path / "ours").tensors
+    assert tensors["projector.deepstack.1.fc2.weight"].shape == (24, 128)
+    export_model(tmp_path / "ours", tmp_path / "out")
+    tower, info = AutoModel.from_pretrained(tmp_path / "out" / "vision", output_loading_info=True)
+    assert type(tower).__name__ == "Qwen3VLVisionModel"
+    assert not any(info.values()), info
+    assert import_model(tmp_path / "out", None, tmp_path / "again", seed=5).drawn == ()
+    again = read_imported(tmp_path / "again").tensors
+    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
 
 
 def test_a_tokenizer_that_the_weights_do_not_know_is_refused(tmp_path: Path) -> None:
