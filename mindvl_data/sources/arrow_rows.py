@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data.sources import Asked, Piece, Row, SourceError
+from mindvl_data.sources.arrow_values import python_values
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import Mapped
 
@@ -105,29 +106,4 @@ def _lines(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, .
 
 def _values(column: pa.Array) -> list[Any]:
     """A column as Python values; strings that are not UTF-8 with surrogates for the bytes that are not."""
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]
-    except UnicodeDecodeError:
-        return [_text(value, column.type) for value in column.cast(_as_binary(column.type)).to_pylist()]
-
-
-def _as_binary(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pa.large_binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _as_binary(field.type)) for field in kind])
-    return pa.large_list(_as_binary(kind.value_type)) if _is_list(kind) else kind
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _text(value: Any, kind: pa.DataType) -> Any:
-    if value is None:
-        return None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return value.decode("utf-8", "surrogateescape")
-    if pa.types.is_struct(kind):
-        return {field.name: _text(value[field.name], field.type) for field in kind}
-    return [_text(item, kind.value_type) for item in value] if _is_list(kind) else value
+    return python_values(column)
