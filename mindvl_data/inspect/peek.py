@@ -21,7 +21,8 @@ from mindvl_data.recipe import Boxes
 from mindvl_data.runtime import plugins
 from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
-from mindvl_data.tables.schema import BOXES
+from mindvl_data.tables.samples import SURROGATES, clean
+from mindvl_data.tables.schema import BOXES, Drop
 from mindvl_data.tokenise.grounding import BadBox, grounded
 
 LOOKED_AT = 50
@@ -106,6 +107,8 @@ def _opened(file: SourceFile, record: Record) -> Record:
     """A record with the images that it names by path read, or why that is impossible."""
     if isinstance(record, Failed):
         return record
+    if any(SURROGATES.search(part.text or "") for part in record.parts):
+        return Failed(record.key, Drop("invalid_utf8", "its text is not UTF-8"))
     try:
         return record._replace(images=[file.opened(image) for image in record.images])
     except Unusable as error:
@@ -118,15 +121,19 @@ def _file(path: Path) -> SourceFile:
 
 
 def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
-    """One sample as data: its turns, and its images with size, grid and tokens, or what is wrong with them."""
+    """One sample as data: its turns, and its images with size, grid and tokens, or what is wrong with them.
+
+    The place of an image is written `[image 1]`: an `<image>` is text.
+    """
     turns: list[dict[str, Any]] = []
+    places = itertools.count(1)
     for part in sample.parts:
         if not turns or turns[-1]["turn"] != part.turn:
             turns.append({"turn": part.turn, "role": part.role, "text": ""})
-        turns[-1]["text"] += "<image>" if part.text is None else part.text
+        turns[-1]["text"] += f"[image {next(places)}]" if part.text is None else part.text
     return {
-        "key": sample.key,
-        "uid": sample.uid,
+        "key": clean(sample.key),
+        "uid": sample.uid and clean(sample.uid),
         "turns": [{"role": turn["role"], "text": turn["text"]} for turn in turns],
         "images": [_image(image.data, resolution) for image in sample.images if isinstance(image, ImageBytes)],
     }
@@ -175,7 +182,7 @@ def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableTyp
 
 def _example(look: Peek, reason: str) -> str:
     found = next(r for r in look.records if isinstance(r, Failed) and r.drop.reason == reason)
-    return f"{found.key or look.path.name}: {found.drop.detail}"
+    return f"{found.key or look.path.name}: {clean(found.drop.detail)}"
 
 
 def _panel(sample: dict[str, Any]) -> Panel:

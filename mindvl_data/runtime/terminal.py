@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -68,6 +69,10 @@ def print_json(value: Any) -> None:
 @contextmanager
 def reported(debug: bool, failure: int = 2) -> Iterator[None]:
     """Errors as one message on standard error, and the exit code; the traceback only with --debug."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names and texts that are not UTF-8, or that the terminal's own encoding cannot write.
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _heard():
             yield

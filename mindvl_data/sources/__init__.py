@@ -34,8 +34,8 @@ class Unusable(Exception):  # noqa: N818 - not an error of the program
     """Raised while one record is parsed: it is dropped for `reason`, its neighbours go on."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}")
         self.drop = Drop(reason, detail)
+        super().__init__(f"{reason}: {self.drop.detail}")
 
 
 class ImageBytes(NamedTuple):

@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-import fsspec
 import yaml
 
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
-from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.webdataset import Archive, Group, kind_of, read_text
 from mindvl_data.tables.schema import Part
@@ -38,7 +37,7 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
     """How a sample is made, and the member (`jpg`, `json[caption]`) of each field."""
-    fs, place = fsspec.core.url_to_fs(file.place)
+    fs, place = store_of(file.place)
     index = next((path for path in _indexes(place) if fs.isfile(path)), META)
     try:
         data = yaml.safe_load(fs.cat_file(index))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from mindvl_data.media import VARIABLE, fixed_folder
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
@@ -24,6 +28,12 @@ from mindvl_data.sources.mapped import map_image
 __all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "source_files"]
 
 WILDCARD = re.compile(r"[*?\[]")
+# What a pattern may mean by more than itself.
+SIGNS = re.compile(r"[*?\[{]")
+LOCAL = LocalFileSystem()
+# Stands for a variable while braces are written out.
+PLACE = "\1"
+HUB_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+/")
 # What is wrong with a path, not with the disk or the network.
 NOT_THERE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENXIO}
 
@@ -56,7 +66,7 @@ class SourceFile:
 
     def changed(self) -> bool:
         """Whether the file is no more what it was when it was listed."""
-        fs, path = fsspec.core.url_to_fs(self.place) if "://" in self.place else (None, self.place)
+        fs, path = store_of(self.place) if "://" in self.place else (None, self.place)
         try:
             if fs is not None:
                 fs.invalidate_cache()
@@ -66,10 +76,11 @@ class SourceFile:
 
     @cached_property
     def _images(self) -> Any:
-        return fsspec.core.url_to_fs(self.image_root)
+        return store_of(self.image_root)
 
     def open(self) -> IO[bytes]:
-        return fsspec.open(self.place, "rb").open()  # type: ignore[no-any-return]
+        fs, path = store_of(self.place)
+        return fs.open(path, "rb")  # type: ignore[no-any-return]
 
     def image(self, path: str) -> tuple[ImageBytes, ImageFile]:
         """The image that a record names by a path, and what to know it by again.
@@ -77,9 +88,7 @@ class SourceFile:
         Raises Unusable outside the root or when missing.
         """
         fs, root = self._images
-        name = posixpath.normpath(path)
-        if posixpath.isabs(name) or name.split("/", 1)[0] == ".." or "\0" in name or "://" in path:
-            raise Unusable("outside_root", f"{path!r} is not a path within {self.image_uri}")
+        name = self._image_name(path)
         uri, place = posixpath.join(self.image_uri, name), posixpath.join(root, name)
         local = "file" in fs.protocol
         if local and not _within(place, root):
@@ -96,6 +105,20 @@ class SourceFile:
                 raise SourceError(f"{uri}: cannot be read ({error}); run the same command again") from error
             raise Unusable("missing_image", f"{path!r} does not exist in {self.image_uri}") from error
 
+    def _image_name(self, path: str) -> str:
+        """A record's path relative to the folder of the images: absolute ones and `file:` lie below it too.
+
+        Raises Unusable for one that leads out of it.
+        """
+        _, root = self._images
+        name = unquote(path.removeprefix("file:")) if path.startswith("file:") else path
+        name = f"/{name.lstrip('/')}" if path.startswith("file:///") else name
+        name = name.removeprefix(f"{self.image_root.rstrip('/')}/").removeprefix(f"{root.rstrip('/')}/")
+        name = posixpath.normpath(name)
+        if posixpath.isabs(name) or name.split("/", 1)[0] == ".." or "\0" in name or "://" in name:
+            raise Unusable("outside_root", f"{path!r} is not a path within {self.image_uri}")
+        return name
+
     def opened(self, image: Image) -> ImageBytes:
         """An image of a record, wherever it lies. Raises Unusable."""
         return image if isinstance(image, ImageBytes) else self.image(image.path)[0]
@@ -103,18 +126,18 @@ class SourceFile:
     def image_file(self, path: str) -> ImageFile:
         """What an image is known by now, as `image` said of it then. Raises SourceError where a store fails."""
         fs, root = self._images
-        place = posixpath.join(root, posixpath.normpath(path))
         try:
+            place = posixpath.join(root, self._image_name(path))
             if "file" not in fs.protocol:
                 return self.listings.image(fs, place)
             found = os.stat(place)
-        except (OSError, ValueError) as error:
-            if "file" in fs.protocol or isinstance(error, ValueError):
+        except (OSError, ValueError, Unusable) as error:
+            if "file" in fs.protocol or not isinstance(error, OSError):
                 return MISSING
             raise SourceError(
                 f"{self.image_uri}/{path}: cannot be looked at ({error}); run the command again"
             ) from error
-        return ImageFile(found.st_size, found.st_mtime_ns)
+        return ImageFile(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else MISSING
 
 
 def _is_absence(error: OSError) -> bool:
@@ -127,7 +150,14 @@ def _within(place: str, root: str) -> bool:
         real = os.path.realpath(place)
     else:
         real = posixpath.join(_real_folder(posixpath.dirname(place)), posixpath.basename(place))
-    return real.startswith(_real_folder(root).rstrip("/") + "/")
+    roots = (_real_folder(root), *_hub_blobs(root))
+    return any(real.startswith(f"{folder.rstrip('/')}/") for folder in roots)
+
+
+def _hub_blobs(root: str) -> Iterator[str]:
+    """Where the links of a folder in a Hugging Face hub cache lead: `datasets--org--name/snapshots/…` → `…/blobs`."""
+    if match := HUB_SNAPSHOT.match(f"{root.rstrip('/')}/"):
+        yield _real_folder(f"{match[1]}/blobs")
 
 
 @lru_cache(maxsize=4096)
@@ -151,6 +181,9 @@ def source_files(
     """
     root = _common([fixed_folder(pattern) for pattern in patterns])
     shown_root = _common([fixed_folder(pattern) for pattern in raw])
+    literal = VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), shown_root)
+    if literal != root and SIGNS.search(literal) and _kind(*store_of(_absolute(literal, folder)), shown_root):
+        root = literal  # the value of a variable is a name
     files = [
         file
         for resolved, shown in zip(patterns, raw, strict=True)
@@ -173,14 +206,15 @@ def _expand(
     folder: Path,
     cache: FingerprintCache,
 ) -> Iterator[SourceFile]:
-    root = _store(_absolute(roots[0], folder))[1]
+    root = store_of(_absolute(roots[0], folder))[1]
     named = VARIABLE.search(shown[len(roots[1]) :])
-    for option in braces(pattern):
-        fs, path = _store(_absolute(option, folder))
-        found = list(_found(fs, path))
+    for option in _options(pattern, shown, folder):
+        fs, path = store_of(_absolute(option, folder))
+        found = list(_found(fs, path, folder, shown))
         if not found:
-            what = "no file matches" if WILDCARD.search(path) else "no such file"
-            raise SourceError(f"{hidden(option, shown)}: {what} (relative to the recipe's folder)")
+            what = "no file matches" if WILDCARD.search(option) else "no such file"
+            named_so = shown if VARIABLE.search(shown) else option
+            raise SourceError(f"{named_so}: {what} (relative to the recipe's folder)")
         for item in found:
             path = posixpath.relpath(item, root)
             # Below the root a variable's value is put back only where the pattern names one.
@@ -188,7 +222,48 @@ def _expand(
             yield _describe(fs, item, path, roots[1] + path, images, folder, cache)
 
 
-def _store(place: str) -> tuple[Any, str]:
+def _options(pattern: str, shown: str, folder: Path) -> Iterator[str]:
+    """What a pattern is, its braces written out. A name that exists is that name, whatever signs are in it, and the
+    value of a variable is a name wherever something is found so."""
+    fs, path = store_of(_absolute(pattern, folder))
+    if SIGNS.search(pattern) and _kind(fs, path, shown):
+        yield pattern
+        return
+    values = [os.environ.get(name, "") for name in VARIABLE.findall(shown)]
+    if any(map(SIGNS.search, values)):
+        literal = [_filled(option, values) for option in braces(VARIABLE.sub(PLACE, shown))]
+        if all(_matching(fs, store_of(_absolute(option, folder))[1], str(folder), shown) for option in literal):
+            yield from literal
+            return
+    yield from braces(pattern)
+
+
+def _filled(option: str, values: Sequence[str]) -> str:
+    """A pattern with the values of its variables in their places, as names."""
+    first, *rest = option.split(PLACE)
+    return first + "".join(glob.escape(value) + after for value, after in zip(values, rest, strict=True))
+
+
+def _kind(fs: Any, path: str, shown: str) -> str | None:
+    """`file`, `directory`, or None for what is not there. Raises SourceError where a store does not say."""
+    try:
+        return str(fs.info(path)["type"])
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        # fsspec says so of a host that does not answer, too.
+        if not _is_away(error.__cause__):
+            return None
+        cause = error.__cause__
+        raise SourceError(f"{shown}: cannot be looked at ({type(cause).__name__}: {cause})") from error
+    except Exception as error:  # whatever its library raises: the store is away, or refuses us
+        if fs is LOCAL and isinstance(error, OSError) and error.errno in NOT_THERE:
+            return None
+        raise SourceError(f"{shown}: cannot be looked at ({type(error).__name__}: {error})") from error
+
+
+def store_of(place: str) -> tuple[Any, str]:
+    """The file system of a place, and its path there. A local path is no URL: `::` in it chains nothing."""
+    if "://" not in place:
+        return LOCAL, LOCAL._strip_protocol(place)
     try:
         fs, path = fsspec.core.url_to_fs(place)
     except (ImportError, ValueError) as error:
@@ -196,13 +271,32 @@ def _store(place: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _found(fs: Any, path: str) -> Iterator[str]:
-    """The files of a path: those of a glob in sorted order; of a data set's folder those that it lists."""
-    for item in sorted(fs.glob(path)) if WILDCARD.search(path) else [path.rstrip("/")]:
-        if fs.isfile(item):
+def _is_away(cause: BaseException | None) -> bool:
+    # OSError: so are the errors of connections in aiohttp, requests and botocore's HTTP clients.
+    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+
+
+def _found(fs: Any, path: str, folder: Path, shown: str) -> Iterator[str]:
+    """The files of a path: those of a glob in sorted order; of a data set's folder those that it lists.
+
+    folder: the recipe's, which is no pattern whatever it is called.
+    """
+    for item in _matching(fs, path, str(folder), shown):
+        kind = _kind(fs, item, shown)
+        if kind == "file":
             yield item
-        elif fs.isdir(item):
+        elif kind == "directory":
             yield from data_files(fs, item)
+
+
+def _matching(fs: Any, path: str, folder: str, shown: str) -> list[str]:
+    if not WILDCARD.search(path) or _kind(fs, path, shown):
+        return [path.rstrip("/")]
+    own = os.path.commonpath([path, folder]) if fs is LOCAL else ""
+    try:
+        return sorted(fs.glob(glob.escape(own) + path[len(own) :]))
+    except Exception as error:  # as above
+        raise SourceError(f"{shown}: cannot be listed ({type(error).__name__}: {error})") from error
 
 
 def _absolute(place: str, folder: Path) -> str:
@@ -212,6 +306,8 @@ def _absolute(place: str, folder: Path) -> str:
 def _describe(
     fs: Any, item: str, path: str, uri: str, images: tuple[str, str] | None, folder: Path, cache: FingerprintCache
 ) -> SourceFile:
+    if not _is_text(path):
+        raise SourceError(f"{_shown(uri)}: its name is not UTF-8, and no manifest could hold it; rename it")
     try:
         info = fs.info(item)
     except FileNotFoundError as error:
@@ -223,6 +319,18 @@ def _describe(
     return SourceFile(
         place, uri, path, int(info["size"]), known, image_root, image_uri, stamp=seen, listings=cache.listings
     )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def hidden(text: str, shown: str) -> str:

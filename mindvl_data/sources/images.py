@@ -7,10 +7,14 @@ import binascii
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable, split_places
+from mindvl_data.sources import Image, ImageBytes, ImagePath, Row, Unusable, listed, split_places
 from mindvl_data.tables.schema import Part
 
 MARKER = "<image>"
+# How files of images begin, in base64: JPEG, PNG, WebP, GIF, TIFF of either order.
+BASE64_IMAGES = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqA", "TU0AK")
+# Linux's limit on a path.
+LONGEST_PATH = 4096
 VIDEO = ("video", "videos", "audio", "audios")
 
 
@@ -29,14 +33,26 @@ def image_of(value: Any) -> Image:
         value = value.get("bytes") or value.get("path") or value.get("url")
         if isinstance(value, (bytes, str)):
             return image_of(value)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise Unusable("missing_image", "an image has neither bytes nor a path")
     if not value.startswith("data:"):
-        return ImagePath(value)
+        return _path_or_base64(value)
     try:
         return ImageBytes(base64.b64decode(value.partition(",")[2], validate=True))
     except (binascii.Error, ValueError) as error:
         raise Unusable("unreadable_image", f"a data URL is not base64: {error}") from error
+
+
+def _path_or_base64(value: str) -> Image:
+    """A path, or an image in base64 alone: what begins as one does, or is longer than any path."""
+    if not value.startswith(BASE64_IMAGES) and len(value) <= LONGEST_PATH:
+        return ImagePath(value)
+    try:
+        return ImageBytes(base64.b64decode("".join(value.split()), validate=True))
+    except (binascii.Error, ValueError) as error:
+        if len(value) <= LONGEST_PATH:
+            return ImagePath(value)
+        raise Unusable("missing_image", f"{len(value)} characters that are neither a path nor base64") from error
 
 
 def images_of(row: Row) -> list[Image]:
@@ -46,6 +62,8 @@ def images_of(row: Row) -> list[Image]:
             raise Unusable("unsupported_media", name)
     values = (row.get(name) for name in ("images", "image"))
     value: Any = next((value for value in values if value != [] and not is_absent(value)), [])
+    if isinstance(value, str) and value.startswith('["'):
+        value = listed({"images": value}, "images") or value
     return [image_of(item) for item in (value if isinstance(value, list) else [value])]
 
 

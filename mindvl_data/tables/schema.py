@@ -109,6 +109,10 @@ REASONS = {
 }
 
 
+# What the data says of itself in a message or the ledger is cut to this.
+DETAIL_CHARS = 200
+
+
 class Part(NamedTuple):
     """A stretch of text in a turn; `text` None is the place of the sample's next image."""
 
@@ -134,6 +138,14 @@ class Drop:
     def __post_init__(self) -> None:
         if self.reason not in REASONS:
             raise ValueError(f"{self.reason!r} is not in schema.REASONS")
+        object.__setattr__(self, "detail", shortened(self.detail))
+
+
+def shortened(text: str) -> str:
+    """A text of at most DETAIL_CHARS characters: of what data brings, a message shows how it begins and ends."""
+    if len(text) <= DETAIL_CHARS:
+        return text
+    return f"{text[: DETAIL_CHARS - 62]} … {text[-59:]}"
 
 
 def sample_ids(source: str, path: str, keys: Sequence[str]) -> list[bytes]:

@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.sources.files import store_of
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
 from mindvl_data.steps.scores.keys import hashes_of
@@ -118,7 +118,8 @@ def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
     """The rows' schema by the first file, and how many rows there are in all."""
     fields, rows = None, 0
     for shown, place in task.files:
-        with fsspec.open(place, "rb") as file:
+        fs, path = store_of(place)
+        with fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
             known = parquet.schema_arrow
             if missing := [name for name in (task.key, *task.columns.values()) if name not in known.names]:
@@ -131,7 +132,8 @@ def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
 
 def _rows(task: IndexTask, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for _, place in task.files:
-        with fsspec.open(place, "rb") as file:
+        fs, path = store_of(place)
+        with fs.open(path, "rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=[task.key, *task.columns.values()]):
                 key = batch.column(task.key)
                 batch = batch.filter(key.is_valid())

@@ -85,4 +85,17 @@ def test_boxes_beside_the_texts_are_put_into_them(tmp_path: Path) -> None:
     look = peek(tmp_path / "x.jsonl")
     assert (look.format, look.scale) == ("messages", "pixels")
     texts = [turn["text"] for turn in described(look.samples[0], Resolution())["turns"]]
-    assert texts == ["<image>Find a dog", "[1, 2, 290.5, 190]"]
+    assert texts == ["[image 1]Find a dog", "[1, 2, 290.5, 190]"]
+
+
+def test_a_text_that_is_not_utf8_is_a_drop_and_a_place_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    texts = ["\\ud83d half", "an <image> as text"]
+    lines = [f'{{"messages": [{{"role": "user", "content": "{text}"}}]}}' for text in texts]
+    placed = [{"type": "image", "image": "0.png"}, {"type": "text", "text": "<image>?"}]
+    lines.append(json.dumps({"messages": [{"role": "user", "content": placed}]}))
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    look = peek(tmp_path / "x.jsonl")
+    assert look.problems == {"invalid_utf8": 1}
+    shown = [described(sample, Resolution())["turns"][0]["text"] for sample in look.samples]
+    assert shown == ["an <image> as text", "[image 1]<image>?"]

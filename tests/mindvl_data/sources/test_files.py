@@ -123,3 +123,43 @@ def test_a_store_that_cannot_be_listed_is_asked_for_each_image() -> None:
     assert (seen.size, listings.image(fs, "/images-of-no-listing/b.png")) == (3, MISSING)
     fs.pipe_file("/images-of-no-listing/a.png", b"two")
     assert listings.image(fs, "/images-of-no-listing/a.png") != seen
+
+
+@pytest.mark.parametrize("own", ["plain", "a [v2]", "b::c", "d{1,2}", "e*?"])
+def test_a_name_that_exists_is_a_name_and_the_recipes_folder_no_pattern(tmp_path: Path, own: str) -> None:
+    folder = tmp_path / own
+    (folder / "in").mkdir(parents=True)
+    for name in ("data[1].jsonl", "data1.jsonl", "x{a,b}.jsonl", "in/0.jsonl", "what?.jsonl"):
+        (folder / name).write_text("{}\n")
+    assert [file.uri for file in found(folder, "data[1].jsonl")] == ["data[1].jsonl"]
+    assert [file.uri for file in found(folder, "x{a,b}.jsonl")] == ["x{a,b}.jsonl"]
+    assert [file.uri for file in found(folder, "what?.jsonl")] == ["what?.jsonl"]
+    assert [file.uri for file in found(folder, "in/*.jsonl")] == ["in/0.jsonl"]
+    assert [file.uri for file in found(folder, "data[0-9].jsonl")] == ["data1.jsonl"]
+    (file,) = found(folder, "in/0.jsonl")
+    assert not file.changed()
+    assert file.open().read() == b"{}\n"
+
+
+def test_the_value_of_a_variable_is_a_name_where_something_is_found_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a [v2] {x}"
+    folder.mkdir()
+    (folder / "0.jsonl").write_text("")
+    for value, pattern in ((str(folder), "${WHERE}/*.jsonl"), (f"{tmp_path}/*", "${WHERE}/0.jsonl")):
+        monkeypatch.setenv("WHERE", value)
+        (file,) = found(tmp_path / "elsewhere", pattern.replace("${WHERE}", value), pattern)
+        assert file.place == str(folder / "0.jsonl")
+        assert "v2" not in file.uri or "*" in value
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "d\udcff.jsonl").write_text("{}")
+    with pytest.raises(SourceError, match=r"d\\udcff\.jsonl: its name is not UTF-8"):
+        found(tmp_path, "*.jsonl")
+
+
+def test_a_store_that_is_away_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/d\.jsonl: cannot be looked at \(ClientConnector"):
+        found(tmp_path, "http://127.0.0.1:9/d.jsonl")

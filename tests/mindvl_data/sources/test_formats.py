@@ -1,8 +1,10 @@
 """The formats that are rows: each from JSON, JSON Lines, compressed, and tables; what they accept and drop."""
 
+import base64
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from mindvl_data.pipeline import build
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.sources import Asked, SourceError
 from mindvl_data.sources.files import FingerprintCache, source_files
-from mindvl_data.steps.scan import Rules
+from mindvl_data.steps.scan import Rules, image_files_changed
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 
@@ -254,6 +256,49 @@ def test_a_literal_place_beside_pictures_is_their_place_or_named(folder: Path) -
     assert [drop[0] for drop in found.drops.values()] == ["image_count_mismatch"]
     captions = scanned(folder, [{"image": "0.png", "caption": "<image>\na dog"}], "captions")
     assert [part[2] for part in shape(captions.kept[0])] == [None, "\na dog"]
+
+
+def test_paths_of_images_in_the_forms_that_people_have(folder: Path) -> None:
+    data, pages = png(0), folder / "pages"
+    (pages / "a b").mkdir(parents=True)
+    (pages / "a b" / "0.png").write_bytes(data)
+    os.mkfifo(pages / "pipe.png")
+    encoded = base64.b64encode(data).decode()
+    paths = [
+        "a b/0.png",
+        str(pages / "a b" / "0.png"),
+        f"file://{pages}/a%20b/0.png",
+        encoded,
+        f"{encoded[:76]}\n{encoded[76:]}",
+    ]
+    wrong = ["a b", ".", "pipe.png", str(folder / "0.png"), f"file://{folder}/0.png", "x" * 5000, "y" * 3000, "/9j/*"]
+    rows = [{"image": path, "caption": "x"} for path in [*paths, *wrong]]
+    found = scanned(folder, rows, "captions", images=str(pages))
+    assert found.keys == [str(number) for number in range(len(paths))]
+    assert [found.image(number) for number in (0, 3, 4)] == [data] * 3
+    assert {line["images"][0]["uri"] for line in found.kept[:3]} == {f"{pages}/a b/0.png"}
+    reasons = [found.drops[str(number)][0] for number in range(len(paths), len(rows))]
+    assert reasons == ["missing_image"] * 3 + ["outside_root"] * 2 + [
+        "unreadable_image",
+        "missing_image",
+        "outside_root",
+    ]
+    assert max(len(detail) for _, detail in found.drops.values()) <= 200
+    assert not image_files_changed(found.task), "what is no file is not there, then as now"
+
+
+def test_links_within_a_hub_cache_are_followed_and_no_others(tmp_path: Path) -> None:
+    snapshot = tmp_path / "datasets--org--set" / "snapshots" / "abc"
+    blobs = tmp_path / "datasets--org--set" / "blobs"
+    for place in (snapshot, blobs):
+        place.mkdir(parents=True)
+    (blobs / "f00").write_bytes(png(0))
+    (tmp_path / "secret.png").write_bytes(png(1))
+    (snapshot / "0.png").symlink_to("../../blobs/f00")
+    (snapshot / "1.png").symlink_to("../../../secret.png")
+    found = scanned(snapshot, [{"image": f"{number}.png", "caption": "x"} for number in range(2)], "captions")
+    assert found.keys == ["0"]
+    assert found.drops["1"][0] == "outside_root"
 
 
 def test_captions_interleaved_and_text_drop_what_they_cannot_be(folder: Path) -> None:
