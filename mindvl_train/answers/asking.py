@@ -1,5 +1,6 @@
 """A question as a prompt: a picture and a text in the chat template that the model was trained on."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,19 +13,16 @@ from tokenizers import Tokenizer
 from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
+from mindvl_data.vision.resize import QWEN2_VL
 from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
 from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
 
-# Qwen2-VL's published bounds and template, for a model that was imported and not trained here.
-DEFAULTS: Mapping[str, Any] = {
-    "resolution": {"min_pixels": 3136, "max_pixels": 1_003_520},
-    "chat_template": {
-        "prefix": "<|im_start|>{role}\n",
-        "suffix": "<|im_end|>\n",
-        "default_system": "You are a helpful assistant.",
-    },
-}
+# Qwen's published template, for a model that was imported and not trained here; Qwen3-VL's has no system turn.
+TEMPLATE: Mapping[str, Any] = {"prefix": "<|im_start|>{role}\n", "suffix": "<|im_end|>\n"}
+SYSTEM = "You are a helpful assistant."
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+IMAGE_PROCESSOR = "preprocessor_config.json"
 
 
 class AskError(UserError):
@@ -57,8 +55,7 @@ def answer(opened: Opened, tokenizer: Path | None, question: str, image: Path | 
 
 
 def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
-    folders = [opened.published, opened.published / "language"] if opened.published else []
-    places = [given] if given else folders
+    places = [given] if given else _homes(opened)
     for place in places:
         path = place / TOKENIZER if place.is_dir() else place
         if path.is_file():
@@ -69,10 +66,34 @@ def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
     raise AskError(f"{given or 'the model'}: there is no {TOKENIZER}; name it with --tokenizer")
 
 
+def _homes(opened: Opened) -> list[Path]:
+    """Where the small files of a published model lie, if it has any."""
+    return [opened.published, opened.published / "language"] if opened.published else []
+
+
+def _published_template(opened: Opened) -> dict[str, Any]:
+    """Qwen's, with the system turn that the published one begins with; without a published one Qwen2-VL's."""
+    files = [home / name for home in _homes(opened) for name in TEMPLATE_FILES]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
+    own = not texts or any(SYSTEM in text for text in texts)
+    return {**TEMPLATE, "default_system": SYSTEM if own else None}
+
+
+def _published_bounds(opened: Opened) -> dict[str, int]:
+    """On the pixels, by the published image processor; without one those of Qwen2-VL."""
+    path = next((home / IMAGE_PROCESSOR for home in _homes(opened) if (home / IMAGE_PROCESSOR).is_file()), None)
+    stated = json.loads(path.read_bytes()) if path else {}
+    size = stated.get("size") or {}
+    return {
+        "min_pixels": stated.get("min_pixels") or size.get("shortest_edge") or QWEN2_VL.min_pixels,
+        "max_pixels": stated.get("max_pixels") or size.get("longest_edge") or QWEN2_VL.max_pixels,
+    }
+
+
 def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, image: bytes | None) -> Pack:
     tokens: list[int] = []
     images: tuple[PackImage, ...] = ()
-    for part in _parts(opened.data.get("chat_template") or DEFAULTS["chat_template"], question, image):
+    for part in _parts(opened.data.get("chat_template") or _published_template(opened), question, image):
         if isinstance(part, bytes):
             grid = _grid(opened, part)
             images = (PackImage(len(tokens) + 1, grid, part),)
@@ -129,7 +150,7 @@ def _split(template: str) -> Iterator[str | _Special]:
 
 
 def _grid(opened: Opened, image: bytes) -> tuple[int, int, int]:
-    bounds = opened.data.get("resolution") or DEFAULTS["resolution"]
+    bounds = opened.data.get("resolution") or _published_bounds(opened)
     header = vision.read_header(image)
     resolution = vision.Resolution(opened.layout.patch, opened.layout.merge, bounds["min_pixels"], bounds["max_pixels"])
     return vision.patch_grid(header.width, header.height, resolution)

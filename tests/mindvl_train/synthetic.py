@@ -84,9 +84,9 @@ class Sample:
     images: tuple[PackImage, ...]
 
 
-def tiny_model(seed: int = 3, **decoder: Any) -> VLM:
+def tiny_model(seed: int = 3, vision: dict[str, Any] | None = None, **decoder: Any) -> VLM:
     """A VLM with drawn weights, scaled up so that positions and images matter in its logits."""
-    settings = {**TINY_MODEL, "decoder": {**TINY_MODEL["decoder"], **decoder}}
+    settings = {"vision": TINY_MODEL["vision"] | (vision or {}), "decoder": TINY_MODEL["decoder"] | decoder}
     with torch.device("meta"):
         model = VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
     give_weights(model, seed, torch.device("cpu"))

@@ -1,5 +1,7 @@
 """Packed samples do not see each other, and nothing predicts a segment's first token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,17 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_train.data.batch import collate
-from mindvl_train.models.vlm import VLM
-from tests.mindvl_train.synthetic import LAYOUT, Sample, image_sample, pack_of, text_sample, tiny_model
+from tests.mindvl_train.synthetic import LAYOUT, QWEN3_VISION, Sample, image_sample, pack_of, text_sample, tiny_model
 
 MODEL = tiny_model()
+QWEN3 = tiny_model(vision=QWEN3_VISION, mrope_section=(2, 1, 1), mrope_interleaved=True)
+KINDS = {"qwen2.5": (MODEL, LAYOUT), "qwen3-vl": (QWEN3, replace(LAYOUT, position_axes=3))}
 
 
-def _alone_and_packed(samples: list[Sample], model: VLM = MODEL, padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def _alone_and_packed(
+    samples: list[Sample], kind: str = "qwen2.5", padding: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    model, layout = KINDS[kind]
     seq_len = sum(len(sample.tokens) for sample in samples) + padding
     with torch.no_grad():
-        alone = [model.logits(collate([pack_of([sample])], LAYOUT)) for sample in samples]
-        packed = model.logits(collate([pack_of(samples, seq_len)], LAYOUT))
+        alone = [model.logits(collate([pack_of([sample])], layout)) for sample in samples]
+        packed = model.logits(collate([pack_of(samples, seq_len)], layout))
     return torch.cat(alone), packed[: seq_len - padding]
 
 
@@ -27,14 +33,15 @@ SAMPLES = st.one_of(
 )
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(shapes=st.lists(SAMPLES, min_size=1, max_size=5), padding=st.integers(0, 3), seed=st.integers(0, 99))
 def test_logits_of_a_pack_are_those_of_its_samples_alone(
-    shapes: list[int | tuple[tuple[int, int], int]], padding: int, seed: int
+    kind: str, shapes: list[int | tuple[tuple[int, int], int]], padding: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     samples = [text_sample(rng, shape) if isinstance(shape, int) else image_sample(rng, *shape) for shape in shapes]
-    alone, packed = _alone_and_packed(samples, padding=padding)
+    alone, packed = _alone_and_packed(samples, kind, padding)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
 
 

@@ -83,7 +83,8 @@ def _tokenizer_config() -> dict[str, Any]:
 def _image_processor(resolution: dict[str, Any], vision: VisionConfig) -> dict[str, Any]:
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
+        # Both make a chat of one image alike; of videos only the second writes the times.
+        "processor_class": "Qwen3VLProcessor" if vision.num_position_embeddings else "Qwen2_5_VLProcessor",
         "min_pixels": resolution["min_pixels"],
         "max_pixels": resolution["max_pixels"],
         "patch_size": vision.patch_size,

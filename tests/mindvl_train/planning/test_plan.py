@@ -34,7 +34,15 @@ SIZES = {
     "mindvl-671b-a37b": 671_721_323_008,
     "mindvl-8b": 8_869_907_456,
     "open-qwen2vl-2b": 2_209_776_640,
+    # Those of the published models to the last parameter.
+    "qwen3-vl-2b": 2_127_532_032,
+    "qwen3-vl-4b": 4_437_815_808,
+    "qwen3-vl-8b": 8_767_123_696,
+    "qwen3-vl-32b": 33_357_390_064,
+    "qwen3-vl-30b-a3b": 31_070_754_032,
+    "qwen3-vl-235b-a22b": 235_670_022_896,
     "tiny": 1_558_800,
+    "tiny-qwen3-vl": 1_632_176,
     "tiny-moe": 2_138_816,
 }
 

@@ -4,8 +4,11 @@ The same ids, the same pixels, the same logits, the same answer.
 """
 
 import importlib.util
+import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ import torch
 import yaml
 from PIL import Image
 from transformers import (
+    AutoModelForImageTextToText,
     AutoProcessor,
     ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 from transformers.processing_utils import MODALITY_TO_AUTOPROCESSOR_MAPPING
 
@@ -27,6 +33,8 @@ from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack
 from mindvl_data.stream import PackStream
+from mindvl_train.answers import asking
+from mindvl_train.answers.opened import open_model
 from mindvl_train.config.loading import load_config
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -38,7 +46,7 @@ from mindvl_train.weights.published.exporting import export_model
 from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.importing import import_model
 from tests.conftest import QUICKSTART
-from tests.mindvl_train.parity import DECODER, ROPE, VISION, Joint, _drawn
+from tests.mindvl_train.parity import DECODER, QWEN3_ROPE, QWEN3_VISION, ROPE, VISION, Joint, _drawn
 
 VOCAB_SIZE, SEQ_LEN, NEW_TOKENS = 4096, 96, 6
 IDS = {"image_token_id": 4094, "video_token_id": 4095, "vision_start_token_id": 4091, "vision_end_token_id": 4092}
@@ -48,10 +56,13 @@ MESSAGES = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]},
     {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]},
 ]
-# The published template, with what is said of videos and tools left out.
+# The published templates, with what is said of videos and tools left out; Qwen3-VL has no system turn of its own.
+DEFAULT_SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n{% endif %}"
+)
 PUBLISHED_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% for message in messages %}DEFAULT<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}"
     "{% for content in message['content'] %}{% if content['type'] == 'image' %}"
     "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
@@ -60,10 +71,73 @@ PUBLISHED_TEMPLATE = (
 )
 
 
+DECODER_SIZES = {key: DECODER[key] for key in list(DECODER)[1:6]} | {"vocab_size": VOCAB_SIZE}
+KIND = {"norm": "layer", "gated": False, "patch_bias": True, "mean": [0.5] * 3, "deviation": [0.5] * 3}
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the families: what its publisher writes, what a recipe says, and a model of ours."""
+
+    processor: str
+    published: Callable[[], Joint]
+    template: str
+    image_processor: dict[str, Any]
+    recipe: dict[str, Any]
+    drawn: dict[str, Any]
+
+
+def _qwen2_5_vl() -> Joint:
+    text = DECODER | DECODER_IDS | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1]}}
+    return Joint(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **IDS)))
+
+
+def _qwen3_vl() -> Joint:
+    text = DECODER | DECODER_IDS | {"rope_parameters": QWEN3_ROPE, "head_dim": 16}
+    config = Qwen3VLConfig(text_config=text, vision_config=QWEN3_VISION, **IDS)
+    return Joint(Qwen3VLForConditionalGeneration(config))
+
+
+def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != key}
+
+
+FAMILIES = {
+    "qwen2.5-vl": Family(
+        processor="Qwen2_5_VLProcessor",
+        published=_qwen2_5_vl,
+        template=PUBLISHED_TEMPLATE.replace("DEFAULT", DEFAULT_SYSTEM),
+        image_processor={
+            "patch_size": 14,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        recipe={"chat_template": "qwen2-vl"},
+        drawn={
+            "vision": _without(VISION, "out_hidden_size"),
+            "decoder": DECODER_SIZES | {"head_dim": 6, "qkv_bias": True, "mrope_section": [1, 1, 1]},
+        },
+    ),
+    "qwen3-vl": Family(
+        processor="Qwen3VLProcessor",
+        published=_qwen3_vl,
+        template=PUBLISHED_TEMPLATE.replace("DEFAULT", ""),
+        image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        recipe={"processor": "qwen3-vl", "chat_template": "chatml"},
+        drawn={
+            "vision": _without(QWEN3_VISION, "out_hidden_size") | {"patch_size": 16} | KIND,
+            "decoder": DECODER_SIZES
+            | {"head_dim": 16, "qk_norm": True, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        },
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Exported:
     """An export that is one folder, our model with the same weights, and the pack that our build makes of the chat."""
 
+    family: Family
     folder: Path
     ours: VLM
     layout: BatchLayout
@@ -71,25 +145,21 @@ class Exported:
     image: Image.Image
 
 
-def _publish(folder: Path) -> Path:
-    """A small Qwen2.5-VL as its publisher lays it down: weights, tokenizer, template, processor."""
-    text = DECODER | DECODER_IDS | {"rope_parameters": ROPE | {"mrope_section": [1, 1, 1]}}
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=VISION, **IDS))
-    _drawn(Joint(model)).save(folder)
+def _publish(family: Family, folder: Path) -> Path:
+    """A small model as its publisher lays it down: weights, tokenizer, template, processor."""
+    _drawn(family.published()).save(folder)
     (folder / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer.json").read_bytes())
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": PUBLISHED_TEMPLATE}))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": family.template}))
     tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     published = {
         "min_pixels": 3136,
         "max_pixels": 12845056,
-        "patch_size": 14,
         "temporal_patch_size": 2,
         "merge_size": 2,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
         "image_processor_type": "Qwen2VLImageProcessor",
-        "processor_class": "Qwen2_5_VLProcessor",
+        "processor_class": family.processor,
+        **family.image_processor,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(published))
     return folder
@@ -101,7 +171,7 @@ def _picture() -> Image.Image:
     return coarse.resize((171, 101))
 
 
-def _data_set(folder: Path, tokenizer: Path) -> Path:
+def _data_set(family: Family, folder: Path, tokenizer: Path) -> Path:
     """The chat as a data set of one pack."""
     folder.mkdir()
     _picture().save(folder / "page.png")
@@ -111,7 +181,8 @@ def _data_set(folder: Path, tokenizer: Path) -> Path:
         "name": "chat",
         "seed": 1,
         "tokenizer": str(tokenizer),
-        "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 12845056},
+        "resolution": {"min_pixels": 3136, "max_pixels": 12845056},
+        **family.recipe,
         "sources": {"chat": {"format": "llava", "path": "chat.json", "kind": "document"}},
         "stages": {"sft": {"seq_len": SEQ_LEN, "budget": {"epochs": 1}, "mixture": {"chat": 1.0}}},
     }
@@ -128,26 +199,21 @@ def _run(folder: Path, manifest: Path, model: dict[str, Any]) -> Path:
     return folder / "run"
 
 
-DRAWN = {
-    "vision": {key: value for key, value in VISION.items() if key != "out_hidden_size"},
-    "decoder": {key: DECODER[key] for key in list(DECODER)[1:6]}
-    | {"vocab_size": VOCAB_SIZE, "head_dim": 6, "qkv_bias": True, "mrope_section": [1, 1, 1]},
-}
-
-
-@pytest.fixture(scope="module", params=["imported", "imported and trained", "drawn"])
+@pytest.fixture(scope="module", params=product(FAMILIES, ["imported", "imported and trained", "drawn"]), ids=", ".join)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("exported")
-    model: dict[str, Any] = {"name": "vlm", "config": DRAWN}
+    name, how = request.param
+    family = FAMILIES[name]
+    model: dict[str, Any] = {"name": "vlm", "config": family.drawn}
     tokenizer = QUICKSTART / "tokenizer.json"
-    if request.param != "drawn":
-        import_model(_publish(folder / "published"), None, folder / "ours", seed=0)
+    if how != "drawn":
+        import_model(_publish(family, folder / "published"), None, folder / "ours", seed=0)
         # Without a word on the tokenizer: the import knows its hash, and the data is built with it.
         model = {"name": "vlm", "weights": str(folder / "ours")}
         tokenizer = folder / "ours" / "published" / "language" / "tokenizer.json"
-    manifest = _data_set(folder / "data", tokenizer)
-    source = folder / "ours" if request.param == "imported" else _run(folder, manifest, model)
-    report = export_model(source, folder / "out", tokenizer=tokenizer if request.param == "drawn" else None)
+    manifest = _data_set(family, folder / "data", tokenizer)
+    source = folder / "ours" if how == "imported" else _run(folder, manifest, model)
+    report = export_model(source, folder / "out", tokenizer=tokenizer if how == "drawn" else None)
     assert report.written == (".",)
     assert report.tokenizer
     # Our side starts from the same files, as any user would.
@@ -158,9 +224,10 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         ours = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(ours, 0, torch.device("cpu"), imported.tensors)
     inputs = SPEC.inputs(config)
-    layout = BatchLayout(14, 2, IDS["image_token_id"], window=inputs.window, position_axes=inputs.position_axes)
+    names = ("patch", "merge", "normalisation", "window", "position_axes")
+    layout = BatchLayout(image_pad=IDS["image_token_id"], **{name: getattr(inputs, name) for name in names})
     (pack,) = PackStream(read_manifest(manifest))
-    return Exported(folder / "out", ours, layout, pack, _picture())
+    return Exported(family, folder / "out", ours, layout, pack, _picture())
 
 
 class NoVideo:
@@ -204,7 +271,7 @@ def _chat(pack: Pack, tokens: list[int]) -> Pack:
 
 
 def test_the_processor_makes_of_the_chat_what_our_build_makes(exported: Exported, processor: Any) -> None:
-    assert type(processor).__name__ == "Qwen2_5_VLProcessor"
+    assert type(processor).__name__ == exported.family.processor
     theirs = _inputs(processor, MESSAGES, exported.image, ask=False)
     pack = exported.pack
     assert theirs["input_ids"][0].tolist() == pack.tokens[: pack.num_tokens].tolist()
@@ -215,7 +282,7 @@ def test_the_processor_makes_of_the_chat_what_our_build_makes(exported: Exported
 
 
 def test_transformers_answers_the_same(exported: Exported, processor: Any) -> None:
-    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(exported.folder, output_loading_info=True)
+    model, info = AutoModelForImageTextToText.from_pretrained(exported.folder, output_loading_info=True)
     assert not any(info.values()), info
     theirs = _inputs(processor, MESSAGES[:1], exported.image, ask=True)
     prompt = theirs["input_ids"][0].tolist()
@@ -232,9 +299,20 @@ def test_transformers_answers_the_same(exported: Exported, processor: Any) -> No
     assert ours == answer
 
 
+def test_a_model_that_was_not_trained_here_is_asked_as_it_was_published(exported: Exported, processor: Any) -> None:
+    """Its template's system turn or none, its processor's bounds."""
+    opened = open_model(exported.folder)
+    file = io.BytesIO()
+    exported.image.save(file, "PNG")
+    prompt = asking._prompt(opened, asking._tokenizer(opened, None), QUESTION, file.getvalue())
+    theirs = _inputs(processor, MESSAGES[:1], exported.image, ask=True)
+    assert prompt.tokens.tolist() == theirs["input_ids"][0].tolist()
+
+
 def test_a_tokenizer_that_the_data_was_not_built_with_is_refused(tmp_path: Path) -> None:
-    manifest = _data_set(tmp_path / "data", QUICKSTART / "tokenizer.json")
-    run = _run(tmp_path, manifest, {"name": "vlm", "config": DRAWN})
+    family = FAMILIES["qwen2.5-vl"]
+    manifest = _data_set(family, tmp_path / "data", QUICKSTART / "tokenizer.json")
+    run = _run(tmp_path, manifest, {"name": "vlm", "config": family.drawn})
     other = json.loads((QUICKSTART / "tokenizer.json").read_text())
     other["model"]["merges"].pop()
     (tmp_path / "tokenizer.json").write_text(json.dumps(other))
