@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from mindvl_data.pipeline import BuildReport
+from mindvl_data.pipeline import BuildReport, build
+from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import Pack
 from mindvl_data.stream import PackStream
 from mindvl_train.config.loading import load_config
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.loop.run import train as run_training
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
 from tests.conftest import QUICKSTART
@@ -101,3 +103,13 @@ def cut(pack: Pack, start: int, stop: int) -> Pack:
         cu_seqlens=np.array([0, stop - start], np.int32),
         images=tuple(replace(image, start=image.start - start) for image in images),
     )
+
+
+def test_the_qwen3_vl_quickstart_trains(tmp_path: Path) -> None:
+    build(load_recipe(QUICKSTART / "recipe-qwen3-vl.yaml"), tmp_path / "data")
+    path = QUICKSTART / "train-qwen3-vl.yaml"
+    changes = [f"data={tmp_path / 'data'}", "stages.multitask.until={packs: 12}"]
+    result = run_training(load_config(path, changes), str(path), tmp_path / "run")
+    (stage,) = result.stages
+    assert stage.last_loss < 0.8 * stage.first_loss
+    assert set(stage.moved) == {"vision", "projector", "decoder"}
