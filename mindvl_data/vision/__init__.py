@@ -14,7 +14,7 @@ bits; palettes, one bit, CMYK and YCbCr become RGB. Everything else is a `BadIma
 from mindvl_data.vision.bad_image import BadImage
 from mindvl_data.vision.header import MAX_IMAGE_PIXELS, ImageHeader, read_header
 from mindvl_data.vision.normalisation import CLIP, Normalisation
-from mindvl_data.vision.pixels import decode, load_rgb, patchify
+from mindvl_data.vision.pixels import decode, load_rgb, patchify, uint8_patches
 from mindvl_data.vision.resize import Resolution, num_vision_tokens, patch_grid, patch_grids, smart_resize
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "patchify",
     "read_header",
     "smart_resize",
+    "uint8_patches",
 ]

@@ -54,8 +54,8 @@ def read_header(data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXE
 
     Raises BadImage: `unreadable_image`, `image_too_large`, and of a WebP that ends early `truncated_image`.
     """
-    if header := _walk(data):
-        _check_size(header.width, header.height, max_image_pixels)
+    if header := plain_header(data):
+        check_size(header.width, header.height, max_image_pixels)
         return header
     image = open_image(_metadata_first(data), max_image_pixels)
     orientation = _orientation(image)
@@ -80,7 +80,7 @@ def open_image(data: bytes | memoryview, max_image_pixels: int) -> ImageFile.Ima
     except Exception as error:
         # Whatever a plugin raises on hostile bytes, it is this image's fault and no neighbour's.
         raise BadImage(_why_not_opened(data), f"{type(error).__name__}: {error}") from error
-    _check_size(*image.size, max_image_pixels)
+    check_size(*image.size, max_image_pixels)
     if image.mode not in _READABLE:
         raise BadImage("unreadable_image", f"pixels of mode {image.mode} have no stated range")
     return image
@@ -93,7 +93,8 @@ def _plugin(prefix: bytes) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
     raise BadImage("unreadable_image", f"not an image of a known format: it begins with {prefix!r}")
 
 
-def _check_size(width: int, height: int, max_image_pixels: int) -> None:
+def check_size(width: int, height: int, max_image_pixels: int) -> None:
+    """Raises BadImage `image_too_large`."""
     if width * height > max_image_pixels:
         raise BadImage("image_too_large", f"{width}x{height} is over the limit of {max_image_pixels} pixels")
 
@@ -105,7 +106,8 @@ def _why_not_opened(data: bytes | memoryview) -> str:
     return "unreadable_image"
 
 
-def _walk(data: bytes | memoryview) -> ImageHeader | None:
+def plain_header(data: bytes | memoryview) -> ImageHeader | None:
+    """The header of a JPEG or a WebP of the plain kind; None where Pillow must decide (see `walk`)."""
     magic = bytes(data[:4])
     if magic == _RIFF:
         name, stored = "webp", walk_webp(data)

@@ -1,4 +1,9 @@
-"""From an encoded image to normalised patches, as the vision tower takes them."""
+"""From an encoded image to patches, normalised or in levels 0..255, as the vision tower takes them.
+
+A pixel on its way is one uint32 of four bytes, red first, the fourth without meaning (see `resample`). What
+libjpeg-turbo takes without a word of complaint is decoded by it directly; everything else, broken files among it,
+by Pillow, which has the same bytes for both.
+"""
 
 from typing import Final
 
@@ -6,9 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mindvl_data.machine_code import compiled
 from mindvl_data.vision.bad_image import BadImage
-from mindvl_data.vision.header import GREY_16, MAX_IMAGE_PIXELS, open_image, read_header
+from mindvl_data.vision.header import (
+    GREY_16,
+    MAX_IMAGE_PIXELS,
+    ImageHeader,
+    check_size,
+    open_image,
+    plain_header,
+    read_header,
+)
 from mindvl_data.vision.normalisation import CLIP, Normalisation
+from mindvl_data.vision.resample import read_only, resample
 
 TEMPORAL_PATCH: Final = 2
 
@@ -37,9 +52,120 @@ def decode(
     Lines run over (h / merge, w / merge, merge, merge); a line is (channel, frame, y, x) flattened, the one
     frame doubled. Raises BadImage as `read_header` does, and `truncated_image` where the pixels end early.
     """
-    picture = load_rgb(data, max_image_pixels)
-    picture = picture.resize((grid_w * patch, grid_h * patch), Image.Resampling.BICUBIC)
-    return patchify(np.asarray(picture), patch, merge, normalisation)
+    pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
+    return patchify(_bytes(pixels)[:, :, :3], patch, merge, normalisation)
+
+
+def uint8_patches(
+    data: bytes | memoryview,
+    grid_h: int,
+    grid_w: int,
+    patch: int = 14,
+    merge: int = 2,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+) -> NDArray[np.uint8]:
+    """`decode` before it is normalised: uint8 [grid_h·grid_w, patch·patch·3] in the same order, the frame once.
+
+    A line is (y, x, channel) flattened. Raises BadImage as `decode` does.
+    """
+    pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
+    patches = np.empty((grid_h * grid_w, patch * patch * 3), np.uint8)
+    _cut(read_only(_bytes(pixels)), patch, merge, patches)
+    return patches
+
+
+def load_pixels(data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint32]:
+    """The first frame as `load_rgb` shows it, as pixels [height, width]. Raises BadImage as `decode` does."""
+    header = plain_header(data)
+    if header and header.format == "jpeg":
+        check_size(header.width, header.height, max_image_pixels)
+        pixels = _by_turbo(data)
+        if pixels is not None:
+            return _upright(pixels, header)
+    header = header or read_header(data, max_image_pixels)
+    image = _loaded(data, max_image_pixels, None)
+    try:
+        pixels = _pixels(image)
+    except Exception as error:
+        raise _bad(error) from error
+    return _upright(pixels, header)
+
+
+def _by_turbo(data: bytes | memoryview) -> NDArray[np.uint32] | None:
+    import simplejpeg
+
+    try:
+        if simplejpeg.decode_jpeg_header(data)[2] not in ("YCbCr", "RGB", "Gray"):
+            return None  # four inks, which simplejpeg mixes in its own way
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGBX")
+    except ValueError:  # a warning is enough: Pillow says what is wrong, or shows the picture all the same
+        return None
+    return decoded.view(np.uint32)[:, :, 0]
+
+
+def _pixels(image: Image.Image) -> NDArray[np.uint32]:
+    """A loaded picture, composited on white where it is transparent."""
+    if image.mode in GREY_16:
+        image = _grey_8(image)
+    clear = image.has_transparency_data
+    mode = "RGBA" if clear else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    stored = np.frombuffer(image.tobytes("raw", "RGBA" if clear else "RGBX"), np.uint32)
+    stored = stored.reshape(image.height, image.width)
+    if not clear:
+        return stored
+    pixels = np.empty_like(stored)
+    _lay_on_white(_bytes(stored), _bytes(pixels))
+    return pixels
+
+
+def _bytes(pixels: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """[height, width] as [height, width, 4]."""
+    return pixels.view(np.uint8).reshape(*pixels.shape, 4)
+
+
+def _upright(pixels: NDArray[np.uint32], header: ImageHeader) -> NDArray[np.uint32]:
+    # Pillow turns a TIFF upright while it loads it.
+    if header.orientation == 1 or header.format == "tiff":
+        return pixels
+    if header.orientation >= 5:
+        pixels = pixels.T
+    rows, columns = _MIRRORED[header.orientation]
+    return pixels[::rows, ::columns]
+
+
+# Steps through rows and columns, the picture's or from orientation 5 on the transposed one's.
+_MIRRORED: Final = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+
+
+@compiled
+def _lay_on_white(layer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
+    """Pillow's alpha_composite over opaque white: 7 more bits, and its division by 255."""
+    for y in range(layer.shape[0]):
+        for x in range(layer.shape[1]):
+            alpha = np.uint32(layer[y, x, 3])
+            for channel in range(3):
+                both = (np.uint32(layer[y, x, channel]) * alpha + np.uint32(255) * (np.uint32(255) - alpha)) << 7
+                both += np.uint32(0x80 << 7)
+                pixels[y, x, channel] = (((both >> 8) + both) >> 8) >> 7
+            pixels[y, x, 3] = 255
+
+
+@compiled
+def _cut(pixels: NDArray[np.uint8], patch: int, merge: int, patches: NDArray[np.uint8]) -> None:
+    """Pixels [height, width, 4] into patches in merge-block order, three bytes of each pixel."""
+    blocks = pixels.shape[1] // (patch * merge)
+    for y in range(pixels.shape[0]):
+        down, inside_y = divmod(y // patch, merge)
+        for column in range(blocks * merge):
+            across, inside_x = divmod(column, merge)
+            line = patches[((down * blocks + across) * merge + inside_y) * merge + inside_x]
+            at = y % patch * patch * 3
+            for x in range(column * patch, (column + 1) * patch):
+                line[at] = pixels[y, x, 0]
+                line[at + 1] = pixels[y, x, 1]
+                line[at + 2] = pixels[y, x, 2]
+                at += 3
 
 
 def load_rgb(
@@ -50,19 +176,31 @@ def load_rgb(
     at_least: a JPEG may come at the smallest of its scales whose sides are so long, in a fraction of the time.
     """
     header = read_header(data, max_image_pixels)
+    image = _loaded(data, max_image_pixels, at_least)
+    try:
+        picture = _on_white(image)
+    except Exception as error:
+        raise _bad(error) from error
+    # Pillow turns a TIFF upright while it loads it.
+    if header.orientation == 1 or header.format == "tiff":
+        return picture
+    return picture.transpose(_TRANSPOSE[header.orientation])
+
+
+def _loaded(data: bytes | memoryview, max_image_pixels: int, at_least: int | None) -> Image.Image:
     image = open_image(data, max_image_pixels)
     try:
         if at_least:
             image.draft(None, (at_least, at_least))
         image.load()
-        picture = _on_white(image)
     except Exception as error:
-        # Whatever a codec raises on hostile bytes, it is this image's fault and no neighbour's.
-        raise BadImage(_why_not_loaded(error), f"{type(error).__name__}: {error}") from error
-    # Pillow turns a TIFF upright while it loads it.
-    if header.orientation == 1 or header.format == "tiff":
-        return picture
-    return picture.transpose(_TRANSPOSE[header.orientation])
+        raise _bad(error) from error
+    return image
+
+
+def _bad(error: Exception) -> BadImage:
+    """Whatever a codec raises on hostile bytes, it is this image's fault and no neighbour's."""
+    return BadImage(_why_not_loaded(error), f"{type(error).__name__}: {error}")
 
 
 def patchify(

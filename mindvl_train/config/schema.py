@@ -189,8 +189,7 @@ class TrainConfig(Frozen):
     """A run: the model, its stages in their order, and how it is carried out.
 
     `data` is the folder that `mindvl_data build` wrote: manifests lie beneath it. It and `out` are relative
-    to the folder you stand in, as `build/<name>` was. `resize`: how pictures are resized; `pillow` as the published
-    processor does, `torch` faster and, by up to one of 255 levels, not quite the same.
+    to the folder you stand in, as `build/<name>` was.
     """
 
     name: str
@@ -202,7 +201,6 @@ class TrainConfig(Frozen):
     kernels: KernelConfig = KernelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_weight: Literal["token", "sample", "square_root"] = "token"
-    resize: Literal["pillow", "torch"] = "pillow"
     holdout: str | None = None
     # bfloat16: weights are gathered and used in bfloat16; kept, summed and stepped in float32.
     precision: Literal["float32", "bfloat16"] = "float32"

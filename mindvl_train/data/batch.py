@@ -20,7 +20,7 @@ from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
 from mindvl_train.data.patches import Grid, frame_segments, patch_positions, window_order
 from mindvl_train.data.positions import multimodal_positions, text_positions
-from mindvl_train.data.uint8_patches import decode_levels, normalise
+from mindvl_train.data.uint8_patches import normalise
 from mindvl_train.kernels.segments import Segments
 
 # A patch as `vision.decode` makes it.
@@ -47,7 +47,7 @@ class Batch:
             single token of it.
         real: [R] int64, the tokens that are not padding.
         patches: [N, channels · frames · patch²] float32, window after window; N is never 0. Of a batch of
-            `levels`, until `to`, [N, patch² · channels] uint8 (see `decode_levels`).
+            `levels`, until `to`, [N, patch² · channels] uint8 (see `vision.uint8_patches`).
         patch_positions: [N, 4] int64, row and column in the image, and its rows and columns.
         image_segments: boundaries in the patch stream, one segment an image frame.
         window_segments: one segment a window; the same as `image_segments` for a tower without windows.
@@ -128,7 +128,6 @@ class BatchLayout:
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
         loss_weight: a name in `LOSS_WEIGHTS`.
-        resize: a name in `levels.RESIZES`, for batches of levels.
     """
 
     patch: int
@@ -138,7 +137,6 @@ class BatchLayout:
     window: int | None = None
     position_axes: int = 1
     loss_weight: str = "token"
-    resize: str = "pillow"
 
 
 def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patches") -> Batch:
@@ -272,11 +270,7 @@ def _decode(pack: Pack, image: PackImage, layout: BatchLayout, pixels: Pixels) -
     frames, height, width = image.grid
     if pixels == "black":
         return np.zeros((image.num_patches, layout.patch**2 * CHANNELS), np.uint8)
-    decode = (
-        partial(decode_levels, resize=layout.resize)
-        if pixels == "levels"
-        else partial(vision.decode, normalisation=layout.normalisation)
-    )
+    decode = vision.uint8_patches if pixels == "levels" else partial(vision.decode, normalisation=layout.normalisation)
     try:
         patches = decode(image.data or b"", height, width, layout.patch, layout.merge)
     except vision.BadImage as error:

@@ -1,6 +1,6 @@
 """The stream's packs as batches, made ahead of the loop by threads or by processes.
 
-Threads are the default: Pillow decodes and resizes without the interpreter's lock, so a second core is used
+Threads are the default: pictures are decoded and resized without the interpreter's lock, so a second core is used
 without copying pixels between processes, and a shard stays mapped once. Processes (`data_workers.py`) leave the
 interpreter to a loop that keeps it busy.
 """

@@ -130,7 +130,6 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
             window=inputs.window,
             position_axes=inputs.position_axes,
             loss_weight=config.loss_weight,
-            resize=config.resize,
         ),
         stages=stages,
         average=(last[0], last[1].average) if last else None,

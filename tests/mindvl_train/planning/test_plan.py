@@ -148,7 +148,7 @@ def test_the_costliest_pack_is_found_without_reading_images(tmp_path: Path, monk
     read: list[int] = []
     monkeypatch.setattr(plan, "pack_at", lambda manifest, number: read.append(number) or pack_at(manifest, number))
     monkeypatch.setattr(vision, "decode", None)
-    monkeypatch.setattr("mindvl_train.data.batch.decode_levels", None)
+    monkeypatch.setattr(vision, "uint8_patches", None)
     _plan(write_run(tmp_path))
     for number, name in zip(read, ("first", "second"), strict=True):
         packs = list(packs_of(read_manifest(tmp_path / "data" / name)))

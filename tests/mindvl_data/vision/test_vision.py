@@ -22,11 +22,11 @@ from mindvl_data import vision
 from mindvl_data.recipe.whole import PROCESSORS
 from mindvl_data.runtime import plugins
 from mindvl_data.vision import BadImage, Resolution
-from mindvl_data.vision.header import _metadata_first, _orientation, _walk, open_image
+from mindvl_data.vision.header import _metadata_first, _orientation, open_image, plain_header
 
 # What Pillow says about the broken metadata below.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart" / "data"
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart" / "data"
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
 
 
@@ -517,7 +517,7 @@ def by_pillow(data: bytes) -> tuple[int, int, int] | None:
 def test_the_walk_answers_for_plain_images_as_pillow_does() -> None:
     answered = 0
     for data in [*plain_images(), *(d for d in corpus().values() if not d.startswith(b"\x89PNG"))]:
-        header = _walk(data)
+        header = plain_header(data)
         answered += header is not None
         if header is not None:
             assert (header.width, header.height, header.orientation) == by_pillow(data)
@@ -527,11 +527,11 @@ def test_the_walk_answers_for_plain_images_as_pillow_does() -> None:
 def test_a_header_like_the_last_one_is_looked_at_as_closely() -> None:
     """A table of one byte, which Pillow refuses, in a file that is otherwise one just walked."""
     for data in (data for data in plain_images() if data.startswith(b"\xff\xd8")):
-        assert _walk(data) is not None
+        assert plain_header(data) is not None
         place = data.index(b"\xff\xdb\x00C")
         altered = data[: place + 3] + b"\x03" + data[place + 4 :]
         assert by_pillow(altered) is None
-        assert _walk(altered) is None
+        assert plain_header(altered) is None
 
 
 @st.composite
@@ -548,7 +548,7 @@ def altered_headers(draw: st.DrawFn) -> bytes:
 @given(altered_headers())
 @settings(max_examples=800, deadline=None)
 def test_the_walk_never_disagrees_with_pillow_on_altered_headers(data: bytes) -> None:
-    header = _walk(data)
+    header = plain_header(data)
     assert header is None or (header.width, header.height, header.orientation) == by_pillow(data)
 
 
