@@ -1,25 +1,31 @@
 """From a sample's turns to token ids and a loss mask.
 
-    parts ── render ──► stretches: text or a special token, with or without loss
-          ── encode ──► pieces between two special tokens, each distinct one once, a batch in few calls ──► ids, loss
+    parts, as columns ── forms ──► what is alike among the samples, once ── render ──► pieces between special tokens
+          ── encode ──► each distinct text once, by `fastokens` or `tokenizers` ──► ids, loss
 
 Control tokens that stand in a sample's text are text: the encoder knows no added token, special or not. An image is
 one placeholder between vision-start and vision-end here; a later step expands it.
 """
 
 from mindvl_data.tokenise.encode import Counts, Encoded, counts, encode
+from mindvl_data.tokenise.fast import CHARACTERS_TO_LOAD, OtherIdsError
+from mindvl_data.tokenise.parts import PartColumns, of_column
 from mindvl_data.tokenise.render import RENDERS, TEMPLATES, ChatTemplate
 from mindvl_data.tokenise.tokeniser import Tokeniser, TokeniserError, load_tokeniser
 
 __all__ = [
+    "CHARACTERS_TO_LOAD",
     "RENDERS",
     "TEMPLATES",
     "ChatTemplate",
     "Counts",
     "Encoded",
+    "OtherIdsError",
+    "PartColumns",
     "Tokeniser",
     "TokeniserError",
     "counts",
     "encode",
     "load_tokeniser",
+    "of_column",
 ]

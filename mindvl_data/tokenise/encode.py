@@ -1,21 +1,26 @@
-"""Stretches of text to ids and loss mask, for a batch of samples at once."""
+"""From samples to ids and loss mask, a batch at once.
 
-from collections.abc import Iterable, Iterator, Sequence
+    columns ── forms ──► pieces of each form, found once ── each distinct text once, in few calls ──► ids, loss
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, repeat
-from typing import Final, NamedTuple
+from itertools import accumulate, groupby, repeat
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding
 
 from mindvl_data.tables.schema import Part
-from mindvl_data.tokenise.render import RENDERS, ChatTemplate, Stretch
+from mindvl_data.tokenise.forms import Piece, Segment, pieces_of
+from mindvl_data.tokenise.parts import PartColumns, of_samples
+from mindvl_data.tokenise.render import RENDERS, ChatTemplate
 from mindvl_data.tokenise.tokeniser import Tokeniser
 
-# Characters that one call of the library is given: its answer takes some 300 bytes a token.
-CALL_CHARACTERS: Final = 1 << 20
+Samples = PartColumns | Sequence[Sequence[Part]]
 
 
 @dataclass(frozen=True)
@@ -40,29 +45,26 @@ class Counts:
 
 
 def encode(
-    samples: Sequence[Sequence[Part]],
+    samples: Samples,
     render: Sequence[str] | str,
     template: ChatTemplate,
     tokeniser: Tokeniser,
     loss_rule: str = "answers",
+    fast: bool = False,
 ) -> Encoded:
     """Samples as ids and loss mask, by one render for all or one for each.
 
     A token has loss if it starts within text that has: one that joins the header's newline with the white space of an
     answer has none. Neither has the first token of a sample.
+    fast: encode with the faster library where the tokenizer allows it; raises OtherIdsError where that gave other ids.
     """
-    renders = repeat(render, len(samples)) if isinstance(render, str) else render
-    table: dict[_Piece, int] = {}
-    order: list[int] = []
-    ends = [0]
-    for parts, name in zip(samples, renders, strict=True):
-        pieces = _pieces(RENDERS[name](parts, template, loss_rule))
-        order.extend(table.setdefault(piece, len(table)) for piece in pieces)
-        ends.append(len(order))
-    ids, loss, offsets = _gather(*_encode_pieces(list(table), tokeniser), np.array(order, np.int64))
-    offsets = offsets[ends]
-    loss[offsets[:-1][np.diff(offsets) > 0]] = False
-    return Encoded(ids, loss, offsets)
+    columns = samples if isinstance(samples, PartColumns) else of_samples(samples)
+    table = _Table()
+    groups = [
+        _laid_out(columns, rows, pieces_of(columns, rows[0], RENDERS[name], template, loss_rule), table)
+        for (name, _), rows in _alike(columns, render).items()
+    ]
+    return _joined(groups, len(columns), table, tokeniser, fast)
 
 
 def counts(encoded: Encoded, tokeniser: Tokeniser) -> Counts:
@@ -71,106 +73,116 @@ def counts(encoded: Encoded, tokeniser: Tokeniser) -> Counts:
     return Counts(np.diff(encoded.offsets) - images, _sums(encoded.loss, encoded.offsets), images)
 
 
-class _Piece(NamedTuple):
-    """What stands between two special tokens, or one of them; spans are (start, stop) of characters with loss."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
-    special: bool
-
-
-def _pieces(stretches: Iterable[Stretch]) -> Iterator[_Piece]:
-    texts: list[str] = []
-    spans: list[tuple[int, int]] = []
-    start = 0
-    for text, loss, special in stretches:
-        if special:
-            if start:
-                yield _Piece("".join(texts), tuple(spans), False)
-            texts, spans, start = [], [], 0
-            yield _special(text, loss)
-            continue
-        stop = start + len(text)
-        if loss and spans and spans[-1][1] == start:
-            spans[-1] = (spans[-1][0], stop)
-        elif loss:
-            spans.append((start, stop))
-        texts.append(text)
-        start = stop
-    if start:
-        yield _Piece("".join(texts), tuple(spans), False)
+def _alike(columns: PartColumns, render: Sequence[str] | str) -> dict[tuple[str, bytes], list[int]]:
+    """The samples of each form and render, by number."""
+    names = [render] * len(columns) if isinstance(render, str) else render
+    found: dict[tuple[str, bytes], list[int]] = defaultdict(list)
+    for number, key in enumerate(zip(names, columns.forms(), strict=True)):
+        found[key].append(number)
+    return found
 
 
-@lru_cache
-def _special(name: str, loss: bool) -> _Piece:
-    return _Piece(name, ((0, len(name)),) if loss else (), True)
+class _Table:
+    """What is encoded, each once. A text has a number from 0 on, a special token one from -1 down.
+
+    borders: of the texts of which a part is trained on, the characters where that begins and ends by turns.
+    """
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.borders: dict[int, tuple[int, ...]] = {}
+        self.specials: dict[str, int] = {}
+        self._numbers: dict[str | tuple[str, tuple[int, ...]], int] = {}
+
+    def special(self, name: str) -> int:
+        return self.specials.setdefault(name, -1 - len(self.specials))
+
+    def text(self, text: str, borders: tuple[int, ...] = ()) -> int:
+        number = self._numbers.setdefault((text, borders) if borders else text, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+            if borders:
+                self.borders[number] = borders
+        return number
 
 
-def _encode_pieces(
-    pieces: list[_Piece], tokeniser: Tokeniser
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Ids and loss of the pieces one after another, and their lengths [pieces]."""
-    ids: list[list[int]] = [[tokeniser.token_id(piece.text)] if piece.special else [] for piece in pieces]
-    spans = [[(0, 1)] if piece.spans else [] for piece in pieces]
-    for call in _calls(pieces):
-        encodings = tokeniser.encode_batch([pieces[place].text for place in call])
-        for place, encoding in zip(call, encodings, strict=True):
-            ids[place] = encoding.ids
-            spans[place] = [_tokens(encoding, span, pieces[place].text) for span in pieces[place].spans]
-    lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    loss = np.zeros(int(lengths.sum()), bool)
-    for start, piece_spans in zip(_starts(lengths).tolist(), spans, strict=False):
-        for first, last in piece_spans:
-            loss[start + first : start + last] = True
-    return np.fromiter(chain.from_iterable(ids), np.int32, len(loss)), loss, lengths
+@dataclass(frozen=True)
+class _Group:
+    """Samples of one form. rows: int64 [samples], which they are. numbers: int64 [samples, pieces], into the table.
+
+    loss: bool [pieces], whether a piece is trained on where it begins.
+    """
+
+    rows: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    loss: NDArray[np.bool_]
 
 
-def _calls(pieces: list[_Piece]) -> Iterator[list[int]]:
-    """Places of the text pieces, as many together as one call may be given."""
-    call: list[int] = []
-    characters = 0
+def _laid_out(columns: PartColumns, rows: Sequence[int], pieces: Sequence[Piece], table: _Table) -> _Group:
+    """Samples of one form, their pieces put into the table."""
+    numbers = np.empty((len(rows), len(pieces)), np.int64)
+    starts = columns.starts[rows].tolist()
     for place, piece in enumerate(pieces):
-        if piece.special:
-            continue
-        if call and characters + len(piece.text) > CALL_CHARACTERS:
-            yield call
-            call, characters = [], 0
-        call.append(place)
-        characters += len(piece.text)
-    if call:
-        yield call
+        if piece.special is not None:
+            numbers[:, place] = table.special(piece.special)
+        else:
+            numbers[:, place] = [*_text_numbers(columns, starts, piece, table)]
+    return _Group(np.array(rows, np.int64), numbers, np.array([piece.loss for piece in pieces], bool))
 
 
-def _tokens(encoding: Encoding, span: tuple[int, int], text: str) -> tuple[int, int]:
-    """The tokens that start within a span of characters, as (first, one past the last)."""
-    start, stop = span
-    first = 0 if start == 0 else _first_token(encoding, start)
-    return first, len(encoding) if stop == len(text) else _first_token(encoding, stop)
+def _text_numbers(columns: PartColumns, starts: Sequence[int], piece: Piece, table: _Table) -> Iterable[int]:
+    """The number of a piece's text in the table, for every sample."""
+    runs = [_texts(columns, starts, list(run)) for _, run in groupby(piece.segments, attrgetter("loss"))]
+    if len(runs) == 1:
+        return map(table.text, runs[0])
+    even = len(runs) // 2 * 2  # with the end of the text where the last run has loss, so that every piece is left as found
+    return (table.text("".join(texts), tuple(accumulate(map(len, texts[:even])))) for texts in zip(*runs, strict=True))
 
 
-def _first_token(encoding: Encoding, character: int) -> int:
-    """The first token that starts at or after a character."""
-    token = encoding.char_to_token(character)
-    if token is None:  # the normaliser took the character away: look through all of them
-        return next((place for place, span in enumerate(encoding.offsets) if span[0] >= character), len(encoding))
-    while token < len(encoding) and _start(encoding, token) < character:
-        token += 1
-    return token
+def _texts(columns: PartColumns, starts: Sequence[int], segments: Sequence[Segment]) -> Iterable[str]:
+    """Segments joined, for every sample."""
+    texts: list[Iterable[str]] = [
+        repeat(segment.text, len(starts))
+        if segment.part is None
+        else [columns.texts[start + segment.part] or "" for start in starts]
+        for segment in segments
+    ]
+    return texts[0] if len(texts) == 1 else map("".join, zip(*texts, strict=True))
 
 
-def _start(encoding: Encoding, token: int) -> int:
-    span = encoding.token_to_chars(token)
-    assert span is not None
-    return span[0]
-
-
-def _gather(
-    ids: NDArray[np.int32], loss: NDArray[np.bool_], lengths: NDArray[np.int64], order: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.int64]]:
-    """Pieces laid out in order: ids, loss, and where each begins [order + 1]."""
+def _joined(groups: Sequence[_Group], samples: int, table: _Table, tokeniser: Tokeniser, fast: bool) -> Encoded:
+    """The groups' samples in their order, as tokens."""
+    pieces_of_sample = np.zeros(samples, np.int64)
+    for group in groups:
+        pieces_of_sample[group.rows] = len(group.loss)
+    sample_starts = _starts(pieces_of_sample)
+    order, loss_of = np.empty(sample_starts[-1], np.int64), np.empty(sample_starts[-1], bool)
+    for group in groups:
+        places = sample_starts[group.rows][:, None] + np.arange(len(group.loss))
+        order[places], loss_of[places] = group.numbers, group.loss
+    found = tokeniser.encode_texts(table.texts, table.borders, fast)
+    # Special tokens stand behind the texts, the first of them last: a negative number counts from the end.
+    special = np.array([tokeniser.token_id(name) for name in reversed(table.specials)], np.int32)
+    ids = np.concatenate([found.ids, special])
+    lengths = np.concatenate([np.diff(found.starts), np.ones(len(special), np.int64)])
+    begins = np.concatenate([found.starts[:-1], len(found.ids) + np.arange(len(special))])
     starts = _starts(lengths[order])
-    index = np.repeat(_starts(lengths)[order] - starts[:-1], lengths[order]) + np.arange(starts[-1])
-    return ids[index], loss[index], starts
+    index = np.repeat(begins[order] - starts[:-1], lengths[order]) + np.arange(starts[-1])
+    loss = np.repeat(loss_of, lengths[order]) ^ _turned(order, starts, found.borders)
+    offsets = starts[sample_starts]
+    loss[offsets[:-1][np.diff(offsets) > 0]] = False
+    return Encoded(ids[index], loss, offsets)
+
+
+def _turned(order: NDArray[np.int64], starts: NDArray[np.int64], borders: dict[int, list[int]]) -> NDArray[np.bool_]:
+    """Which tokens stand behind an odd number of the borders of their piece. Every piece has an even number of them."""
+    counts = np.zeros(int(order.max(initial=-1)) + 1 - int(order.min(initial=0)), np.int64)
+    counts[[*borders]] = [*map(len, borders.values())]
+    tokens = np.array([token for number in sorted(borders) for token in borders[number]], np.int64)
+    here = counts[order]
+    index = np.repeat(_starts(counts)[order] - _starts(here)[:-1], here) + np.arange(here.sum())
+    crossed = np.bincount(np.repeat(starts[:-1], here) + tokens[index], minlength=int(starts[-1]))
+    return (np.cumsum(crossed[: starts[-1]]) & 1).astype(bool)
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

