@@ -31,7 +31,7 @@ class Engine:
     """A pool that starts with the first work worth sharing. Results come in the order of the tasks."""
 
     def __init__(self, workers: int = 1) -> None:
-        self._workers = workers
+        self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Engine:
@@ -51,7 +51,7 @@ class Engine:
     ) -> list[R]:
         """`[function(task) for task in tasks]`; `done(finished, of)` is called as tasks end, in their sizes if any."""
         weights = sizes or [1] * len(tasks)
-        if self._workers == 1 or len(tasks) < 2:
+        if self.workers == 1 or len(tasks) < 2:
             return list(_in_process(function, tasks, weights, done))
         pool = self._started()
         with _held_back():
@@ -86,7 +86,7 @@ class Engine:
         if self._pool is None:
             # Polars and `fork` deadlock; `spawn` starts clean everywhere.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_worker)
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_worker)
         return self._pool
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +24,17 @@ from mindvl_data.runtime import fingerprints, plugins
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.steps import estimate as estimating
-from mindvl_data.steps.count import CountTask, count
+from mindvl_data.steps.count import CountTask, count, text_bytes
 from mindvl_data.steps.estimate import Estimate
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
 from mindvl_data.tables.store import Store, open_store
+from mindvl_data.tokenise import CHARACTERS_TO_LOAD
 from mindvl_data.tokenise.grounding import CONTROL_TOKENS
 from mindvl_data.vision import Resolution
 
+LOG = logging.getLogger(__name__)
 COUNT_CODE = (
     "mindvl_data.steps.count",
     "mindvl_data.tables.store",
@@ -150,10 +154,39 @@ def _check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
 def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]]) -> list[CountTask]:
     """The kept samples of every partition counted, now or before: its token stores and its drops."""
     check_marks(run)
-    tasks = [_count_task(run, p, mask) for p, mask in zip(partitions, kept, strict=True)]
+    tasks = _counted(run, partitions, kept)
+    differing = [task.other_ids for task in tasks if task.other_ids.exists()]
+    if differing:
+        run.used.update(differing)
+        run.other_ids = json.loads(differing[0].read_text())
+        LOG.warning(
+            "fastokens gave other ids than tokenizers for a text of %s; all texts are encoded with tokenizers instead, "
+            "which takes longer, and the manifests say so under tokenizer.other_ids",
+            run.other_ids["uri"],
+        )
+        tasks = _counted(run, partitions, kept, "tokenizers")
     run.used.update(path for task in tasks for path in (*task.stores, task.drops))
-    run.step("count", count, [task for task in tasks if not task.done])
     return tasks
+
+
+def _counted(
+    run: Run, partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], *library: str
+) -> list[CountTask]:
+    """The partitions counted by this library alone, or by whichever is the faster."""
+    tasks = [_count_task(run, partition, mask, library) for partition, mask in zip(partitions, kept, strict=True)]
+    to_do = [task for task in tasks if not task.done]
+    fast = not library and _worth_loading(run, to_do)
+    run.step("count", count, [replace(task, fast=fast) for task in to_do])
+    return tasks
+
+
+def _worth_loading(run: Run, tasks: Sequence[CountTask]) -> bool:
+    """Whether each worker has enough text for the faster library, which takes seconds to load.
+
+    Both give the same ids: nothing of what is built depends on the answer.
+    """
+    loads = min(run.engine.workers, len(tasks))
+    return sum(map(text_bytes, tasks)) > loads * CHARACTERS_TO_LOAD * run.tokeniser.vocab_size
 
 
 def check_marks(run: Run) -> None:
@@ -172,7 +205,7 @@ def _render(source: Source) -> str:
     return source.render or str(getattr(plugins.load(GROUP, source.format), "render", DEFAULT_RENDER))
 
 
-def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> CountTask:
+def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library: tuple[str, ...]) -> CountTask:
     source = run.recipe.sources[partition.source]
     render = _render(source)
     mask = np.packbits(kept).tobytes()
@@ -180,7 +213,7 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_]) -> Coun
     code = fingerprints.code(*COUNT_CODE)
     samples = f"{partition.samples.name}{partition.version}"
     rule = source.boxes and source.boxes.model_dump()
-    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code)
+    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code, *library)
     stem = f"{partition.source}-{key}"
     bounds = _bounds(run, partition.source)
     folder = run.folder("tokens")

@@ -91,6 +91,7 @@ def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[s
             "vocab_size": tokeniser.vocab_size,
             "special_ids": tokeniser.special_ids,
             "pad_id": tokeniser.pad_id,
+            **({"other_ids": run.other_ids} if run.other_ids else {}),
         },
         "chat_template": run.template.describe(run.recipe.chat_template),
         "resolution": resolution.described(),

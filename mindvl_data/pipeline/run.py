@@ -27,7 +27,8 @@ class BuildError(UserError):
 @dataclass
 class Run:
     """work: counts the tasks that each step really did, what was there already is not in it. used: what this build
-    needs of what steps leave in its folder, so that the rest can be told from it.
+    needs of what steps leave in its folder, so that the rest can be told from it. other_ids: the file, and a text of
+    it, for which the faster tokenizer library had to be given up.
     """
 
     loaded: LoadedRecipe
@@ -38,6 +39,7 @@ class Run:
     sample: int | None = None
     work: Counter[str] = field(default_factory=Counter)
     used: set[Path] = field(default_factory=set)
+    other_ids: dict[str, str] | None = None
 
     @property
     def recipe(self) -> Recipe:

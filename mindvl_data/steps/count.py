@@ -6,7 +6,7 @@ has a store for each, and what is equal in them is tokenised once.
 
 from __future__ import annotations
 
-import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part
+from mindvl_data.tables.schema import BOXES, LEDGER, Drop
 from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
-from mindvl_data.tokenise import TEMPLATES, Encoded, encode, load_tokeniser
+from mindvl_data.tokenise import (
+    TEMPLATES,
+    Encoded,
+    OtherIdsError,
+    PartColumns,
+    encode,
+    load_tokeniser,
+    of_column,
+    of_samples,
+)
 from mindvl_data.tokenise.grounding import grounded_lines
 from mindvl_data.vision import Resolution
 
@@ -27,6 +36,10 @@ if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, w
     from mindvl_data.recipe import Boxes
 
 BATCH_SAMPLES = 4096
+# Characters of a text that is shown to a person.
+MOST_SHOWN = 200
+# Where the texts are among the columns of a samples table's Parquet file.
+TEXTS = "parts.list.element.text"
 COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]
 
 
@@ -35,7 +48,8 @@ class CountTask:
     """The partition's samples table, which of its lines are kept (packed bits), and how to render them.
 
     boxes, columns: what the source's boxes are, and the table beside that tells of `objects`; None for most
-    sources. stores: where the tokens go, one for each of `bounds`, which only boxes look at.
+    sources. stores: where the tokens go, one for each of `bounds`, which only boxes look at. fast: whether to
+    encode with `fastokens`; where that gives other ids than `tokenizers`, `other_ids` alone is written.
     """
 
     source: str
@@ -52,20 +66,42 @@ class CountTask:
     bounds: tuple[Resolution, ...]
     stores: tuple[Path, ...]
     drops: Path
+    fast: bool = False
+
+    @property
+    def other_ids(self) -> Path:
+        return self.drops.with_name(self.drops.name.replace(".drops.parquet", ".other_ids.json"))
 
     @property
     def done(self) -> bool:
-        return self.drops.exists() and all(store.exists() for store in self.stores)
+        counted = self.drops.exists() and all(store.exists() for store in self.stores)
+        return counted or self.other_ids.exists()
 
 
 def count(task: CountTask) -> None:
     """Write `task.stores` and `task.drops`: the samples with a token to learn from, and those without."""
-    batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
+    try:
+        batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
+    except OtherIdsError as error:
+        partial = task.other_ids.with_suffix(".partial")
+        partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
+        partial.rename(task.other_ids)
+        return
     drops = [line for _, lost in batches for line in lost]
     pq.write_table(pa.Table.from_pylist(drops, LEDGER), task.drops)
     for number, path in enumerate(task.stores):
         if not path.exists():
             write_store(path, _joined([stores[number] for stores, _ in batches]))
+
+
+def text_bytes(task: CountTask) -> int:
+    """About how many bytes of text the task has to encode: what its texts, each once, take in the samples table."""
+    metadata = pq.ParquetFile(task.samples).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    texts = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == TEXTS)
+    kept = np.bitwise_count(np.frombuffer(task.kept, np.uint8)).sum()
+    return int(texts * kept / max(1, metadata.num_rows))
 
 
 def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
@@ -87,7 +123,7 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
     texts, rows, lost = _texts(batch, task)
-    encoded = encode(texts, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss)
+    encoded = encode(texts, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss, task.fast)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     sound: NDArray[np.bool_] = np.all(loss_tokens[rows] > 0, axis=0)
     lost = {int(row): Drop("empty", "no token of it is trained on") for row in np.flatnonzero(~sound)} | lost
@@ -100,10 +136,13 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
 
 
-def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[list[list[Part]], NDArray[np.int64], dict[int, Drop]]:
+def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray[np.int64], dict[int, Drop]]:
     """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], and bad ones."""
-    texts = _parts(batch.column("parts"))
-    rows = np.tile(np.arange(len(texts)), (len(task.stores), 1))
+    columns = of_column(batch.column("parts"))
+    rows = np.tile(np.arange(len(columns)), (len(task.stores), 1))
+    if task.boxes is None:
+        return columns, rows, {}
+    texts = [columns.sample(number) for number in range(len(columns))]
     lost: dict[int, Drop] = {}
     for line, found in enumerate(grounded_lines(batch, tuple(texts), task.boxes)):
         if isinstance(found, Drop):
@@ -113,14 +152,7 @@ def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[list[list[Part]], ND
             for number, bounds in enumerate(task.bounds[1:], 1):
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
-    return texts, rows, lost
-
-
-def _parts(column: pa.ListArray) -> list[list[Part]]:
-    """The parts of every line, made of columns: a dictionary for each would take four times as long."""
-    fields, starts = column.flatten(), starts_of(column.value_lengths().to_numpy())
-    parts = [*map(Part, *(fields.field(name).to_pylist() for name in Part._fields))]
-    return [parts[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+    return of_samples(texts), rows, lost
 
 
 def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:

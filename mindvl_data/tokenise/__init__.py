@@ -9,7 +9,7 @@ one placeholder between vision-start and vision-end here; a later step expands i
 
 from mindvl_data.tokenise.encode import Counts, Encoded, counts, encode
 from mindvl_data.tokenise.fast import CHARACTERS_TO_LOAD, OtherIdsError
-from mindvl_data.tokenise.parts import PartColumns, of_column
+from mindvl_data.tokenise.parts import PartColumns, of_column, of_samples
 from mindvl_data.tokenise.render import RENDERS, TEMPLATES, ChatTemplate
 from mindvl_data.tokenise.tokeniser import Tokeniser, TokeniserError, load_tokeniser
 
@@ -28,4 +28,5 @@ __all__ = [
     "encode",
     "load_tokeniser",
     "of_column",
+    "of_samples",
 ]

