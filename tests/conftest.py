@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from mindvl_data.recipe import load_recipe
 # Tests run in a process a core: torch with a thread a core in each of them waits ten times longer than it computes.
 # Read when torch is first imported, which no test module does before this file.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is found out about a tokenizer is kept from one run of the tests to the next, apart from the user's own.
+os.environ.setdefault("MINDVL_CACHE", str(Path(tempfile.gettempdir()) / f"mindvl-tests-{os.getuid()}"))
 
 # open_clip brings torchvision, and transformers takes another way through pictures where it finds it: one that does not
 # import beside a torch for the CPU, and is not the published one. `torchvision_fits` shows it to the tests of CLIP.
