@@ -12,6 +12,7 @@ import typer
 from rich.filesize import decimal
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.shown import cleaned
 from mindvl_data.runtime.terminal import open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def verify(
     else:
         for result in bad:
             for problem in result["problems"]:
-                typer.echo(f"{result['file']}: {problem}")
+                typer.echo(cleaned(f"{result['file']}: {problem}"))
         if not bad:
             typer.echo(f"sound: {found.num_packs} packs in {len(found.shards)} shards, id {found.id}")
     if bad:

@@ -1,5 +1,13 @@
 """The one exception that people are meant to read: the command line prints its message and nothing else."""
 
+from mindvl_data.expanded import masked
+
 
 class UserError(ValueError):
-    """Something outside the program is wrong; the message says what, where and what to do."""
+    """Something outside the program is wrong; the message says what, where and what to do.
+
+    Whatever was taken from the environment is hidden in it.
+    """
+
+    def __str__(self) -> str:
+        return masked(super().__str__())

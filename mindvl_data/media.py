@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections import OrderedDict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +17,12 @@ from urllib.parse import unquote
 import fsspec
 
 from mindvl_data.errors import UserError
+from mindvl_data.expanded import VARIABLE, expand
 from mindvl_data.note import read_note
 from mindvl_data.shards import Patience, StoreError, patiently
 
 BUILD_SCHEME = "build:"
 OPEN_FILES = 64
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 SPECIAL = re.compile(r"[*?\[{](?<!\$\{)")
 NOT_ALLOWED = "lies in no folder that a reader of this set may open; name it with --media-root or --allow"
 
@@ -202,15 +202,6 @@ def leads_out(below: str, in_store: bool) -> bool:
 def _variables_below(folder: str, matching: Sequence[tuple[str, str]]) -> set[str]:
     """The variables that patterns name behind the folder that they have in common: their values are in file names."""
     return {name for other, root in matching if other == folder for name in VARIABLE.findall(root[len(folder) :])}
-
-
-def expand(text: str, names: Container[str] | None = None) -> str:
-    """`${VAR}` from the environment, of these names alone where some are given; nothing else is special."""
-
-    def value(match: re.Match[str]) -> str:
-        return os.environ.get(match[1], match[0]) if names is None or match[1] in names else match[0]
-
-    return VARIABLE.sub(value, text)
 
 
 def fixed_folder(pattern: str) -> str:

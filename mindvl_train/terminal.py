@@ -4,18 +4,18 @@ import os
 from collections.abc import Callable
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.shown import SafeConsole
 
 PIPE_WIDTH = 120
 
 
-def open_console(*, stderr: bool) -> Console:
+def open_console(*, stderr: bool) -> SafeConsole:
     """Colours and the terminal's width on a terminal; neither in a pipe, where lines stay whole."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=PIPE_WIDTH)
+    console = SafeConsole(stderr=stderr)
+    return console if console.is_terminal else SafeConsole(stderr=stderr, width=PIPE_WIDTH)
 
 
 def is_first() -> bool:
@@ -34,8 +34,8 @@ def or_exit(action: Callable[[], None], debug: bool) -> None:
         where = " ".join(getattr(error, "__notes__", ())) if not is_first() else ""
         if where or is_first():
             words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
-            Console(stderr=True).print(words, soft_wrap=True, highlight=False)
+            SafeConsole(stderr=True).print(words, soft_wrap=True, highlight=False)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last checkpoint")
+        SafeConsole(stderr=True).print("stopped; the same command goes on from the last checkpoint")
         raise typer.Exit(130) from None

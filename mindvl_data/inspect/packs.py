@@ -14,8 +14,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from mindvl_data.errors import UserError
+from mindvl_data.expanded import expand
 from mindvl_data.manifest import Manifest
-from mindvl_data.media import Access, expand, leads_out
+from mindvl_data.media import Access, leads_out
 from mindvl_data.shards import Pack
 from mindvl_data.tokenise import load_tokeniser
 

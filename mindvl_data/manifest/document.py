@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
+from mindvl_data.expanded import masked_values
 from mindvl_data.shards import ShardCache, ShardInfo
 from mindvl_data.vision import Resolution
 
@@ -113,10 +114,9 @@ def write_manifest(folder: Path, data: Mapping[str, Any]) -> Path:
     missing = [key for key in KEYS if key not in data and key not in OPTIONAL]
     if missing:
         raise ManifestError(f"a manifest needs the keys {', '.join(missing)}")
-    text = (
-        json.dumps({key: data[key] for key in KEYS if key in data}, indent=2, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    )
+    # What a service said, or a variable in a name of the recipe's, is no part of a manifest either.
+    content = masked_values({key: data[key] for key in KEYS if key in data})
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / FILE_NAME
     path.write_text(text, encoding="utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()

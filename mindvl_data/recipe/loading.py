@@ -14,11 +14,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mindvl_data.expanded import VARIABLE, expand
 from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.problems import problem
 from mindvl_data.recipe.whole import Recipe
-
-VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -141,4 +140,4 @@ def _resolve(node: Any, place: str, problems: list[str]) -> Any:
         return node
     missing = [name for name in VARIABLE.findall(node) if name not in os.environ]
     problems += [f"{place}: the environment variable {name} is not set" for name in missing]
-    return VARIABLE.sub(lambda match: os.environ.get(match[1], ""), node)
+    return expand(node)

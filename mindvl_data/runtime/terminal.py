@@ -20,8 +20,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from mindvl_data.errors import UserError
+from mindvl_data.expanded import masked_values
+from mindvl_data.runtime.shown import SafeConsole, exact
 
-errors = Console(stderr=True)
+errors = SafeConsole(stderr=True)
 PIPE_WIDTH = 200
 # Steps whose progress is counted in bytes.
 IN_BYTES = ("split", "scan")
@@ -38,7 +40,7 @@ def open_console() -> Console:
     """Standard output; in a pipe nothing is folded or cut to a terminal's width."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     # No markup: names of samples, filters and files may hold brackets.
-    return Console(width=width, markup=False, highlight=False)
+    return SafeConsole(width=width, markup=False, highlight=False)
 
 
 class _Done(ProgressColumn):
@@ -63,7 +65,7 @@ def open_bar() -> Progress:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(exact(json.dumps(masked_values(value), indent=2, ensure_ascii=False)))
 
 
 @contextmanager

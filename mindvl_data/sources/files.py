@@ -18,7 +18,8 @@ from urllib.parse import unquote
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from mindvl_data.media import VARIABLE, fixed_folder
+from mindvl_data.expanded import VARIABLE
+from mindvl_data.media import fixed_folder
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.expanded import masked
 from mindvl_data.recipe import Filter, RecipeError
 from mindvl_data.steps import presets
 from mindvl_data.tables.schema import FILTER_COLUMNS
@@ -42,8 +43,8 @@ class Rule:
     def said(self, source: str) -> str:
         """The rule in words, for the ledger."""
         if self.top is None:
-            return f"{self.name}: {self.expression}"
-        return f"{self.name}: {self.expression} >= {self.thresholds[source]!r}, its top {self.top:g}"
+            return masked(f"{self.name}: {self.expression}")
+        return masked(f"{self.name}: {self.expression} >= {self.thresholds[source]!r}, its top {self.top:g}")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,9 @@ def _rules(place: str, one: Filter) -> list[Rule]:
         where = "of" if one.where is None else "where"
         expression = one.of if one.where is None else one.where
         assert expression is not None
-        return [Rule(f"{place}.{where}", one.name, expression, one.top, one.per, one.sources, one.missing)]
+        return [Rule(f"{place}.{where}", masked(one.name), expression, one.top, one.per, one.sources, one.missing)]
     missing = one.missing if "missing" in one.model_fields_set else "drop"
-    name = one.name or one.preset
+    name = masked(one.name or one.preset)
     return [
         Rule(f"{place}.preset", f"{name}: {c.name}", c.expression, c.top, one.per, one.sources, missing)
         for c in presets.conditions(place, one.preset, one.options)

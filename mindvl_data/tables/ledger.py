@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.expanded import masked
 from mindvl_data.tables.schema import LEDGER, Drop
 
 COLUMNS = LEDGER.names
@@ -61,5 +62,15 @@ def write(folder: Path, name: str, frames: Sequence[pl.DataFrame]) -> None:
     """Write `folder/name.parquet`, sorted by sample id; it appears whole, by rename."""
     folder.mkdir(exist_ok=True)
     partial = folder / f"{name}.parquet.partial"
-    pl.concat([read(()), *frames]).sort(COLUMNS).write_parquet(partial)
+    lines = pl.concat([read(()), *frames])
+    texts = {name: _masked(lines[name]) for name in ("source", "locator", "step", "detail")}
+    lines.with_columns(**texts).sort(COLUMNS).write_parquet(partial)
     partial.rename(folder / f"{name}.parquet")
+
+
+def _masked(texts: pl.Series) -> pl.Series:
+    """The same without values of the environment; looked for in each distinct text once."""
+    distinct = texts.unique()
+    hidden = pl.Series([text and masked(text) for text in distinct], dtype=pl.String)
+    found = distinct.ne_missing(hidden)
+    return texts.replace(distinct.filter(found), hidden.filter(found)) if found.any() else texts

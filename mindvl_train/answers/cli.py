@@ -10,6 +10,7 @@ from rich.progress import Progress, track
 from rich.table import Table
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.shown import cleaned
 from mindvl_data.stream import PackStream
 from mindvl_train.terminal import open_console, or_exit
 
@@ -128,7 +129,7 @@ def _generate(
     from mindvl_train.answers.asking import answer
     from mindvl_train.answers.opened import open_model
 
-    print(answer(open_model(source, accelerator), tokenizer, prompt, image, limit))
+    print(cleaned(answer(open_model(source, accelerator), tokenizer, prompt, image, limit)))
 
 
 def _resolve(

@@ -6,7 +6,6 @@ keeps it unresolved, so that what is secret stays out of the run's folder.
 
 import difflib
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mindvl_data.expanded import VARIABLE, expand
 from mindvl_train.config.schema import STAGE_KINDS, ConfigError, TrainConfig
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -94,17 +94,16 @@ def _resolve(value: Any, where: str) -> Any:
         return {key: _resolve(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
     if isinstance(value, list):
         return [_resolve(item, f"{where}.{index}") for index, item in enumerate(value)]
-    return re.sub(r"\$\{(\w+)\}", lambda found: _variable(found[1], where), value) if _refers(value) else value
+    if not _refers(value):
+        return value
+    for name in VARIABLE.findall(value):
+        if name not in os.environ:
+            raise ConfigError(f"{where}: the environment variable {name} is not set; export it or write the value")
+    return expand(value)
 
 
 def _refers(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
-
-
-def _variable(name: str, where: str) -> str:
-    if name not in os.environ:
-        raise ConfigError(f"{where}: the environment variable {name} is not set; export it or write the value")
-    return os.environ[name]
 
 
 def _keep_unresolved(record: Any, raw: Any) -> Any:

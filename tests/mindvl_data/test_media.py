@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.media import Access, MediaError, MediaReader, expand, fixed_folder, source_roots
+from mindvl_data.expanded import expand
+from mindvl_data.media import Access, MediaError, MediaReader, fixed_folder, source_roots
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from mindvl_data.expanded import masked
 from mindvl_data.steps.scores import ScoreError
 
 FIRST_WAIT = 0.5
@@ -72,11 +73,11 @@ class Chat:
                 status, answer, wait = self._post(body)
             except (OSError, http.client.HTTPException) as error:
                 self._close()
-                why = f"{type(error).__name__}: {error}"
+                why = masked(f"{type(error).__name__}: {error}")
             else:
                 if status == 200:
                     return _reply(answer)
-                why = f"status {status}: {answer[:SHOWN].decode(errors='replace')}"
+                why = f"status {status}: {_shown(answer)}"
                 self._refuse(status, why)
             if attempt < self.retries:
                 # Spread out, so that what failed together does not come again together.
@@ -114,6 +115,11 @@ class Chat:
             self._connections.open = None
 
 
+def _shown(answer: bytes) -> str:
+    """The beginning of what an endpoint said; one that is wrong says what it was sent, keys included."""
+    return masked(answer.decode(errors="replace"))[:SHOWN]
+
+
 def _reply(answer: bytes) -> Reply:
     """Raises NoReply where the endpoint's own form is broken: what it said will not be read otherwise next time."""
     try:
@@ -122,6 +128,6 @@ def _reply(answer: bytes) -> Reply:
         usage = data.get("usage") or {}
         if not isinstance(text, str):
             raise TypeError("its content is no text")
-        return Reply(text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        return Reply(masked(text), int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise NoReply(f"not a chat completion: {answer[:SHOWN].decode(errors='replace')}", final=True) from error
+        raise NoReply(f"not a chat completion: {_shown(answer)}", final=True) from error
