@@ -53,7 +53,7 @@ def decode(
     frame doubled. Raises BadImage as `read_header` does, and `truncated_image` where the pixels end early.
     """
     pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
-    return patchify(_bytes(pixels)[:, :, :3], patch, merge, normalisation)
+    return patchify(_three_bytes(pixels), patch, merge, normalisation)
 
 
 def uint8_patches(
@@ -69,9 +69,18 @@ def uint8_patches(
     A line is (y, x, channel) flattened. Raises BadImage as `decode` does.
     """
     pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
-    patches = np.empty((grid_h * grid_w, patch * patch * 3), np.uint8)
-    _cut(read_only(_bytes(pixels)), patch, merge, patches)
-    return patches
+    # Rows of a patch stay whole: that copies runs of bytes, and the channels are parted on the device.
+    rows = _three_bytes(pixels).reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch * 3)
+    return rows.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, -1)
+
+
+def _three_bytes(pixels: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    """[height, width] as uint8 [height, width, 3]."""
+    if pixels.size % 4:
+        return np.ascontiguousarray(_bytes(pixels)[:, :, :3])
+    packed = np.empty(pixels.size // 4 * 3, np.uint32)
+    _drop_fourth_bytes(read_only(pixels).ravel(), packed)
+    return packed.view(np.uint8).reshape(*pixels.shape, 3)
 
 
 def load_pixels(data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXELS) -> NDArray[np.uint32]:
@@ -111,12 +120,11 @@ def _pixels(image: Image.Image) -> NDArray[np.uint32]:
     mode = "RGBA" if clear else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     stored = np.frombuffer(image.tobytes("raw", "RGBA" if clear else "RGBX"), np.uint32)
-    stored = stored.reshape(image.height, image.width)
-    if not clear:
-        return stored
-    pixels = np.empty_like(stored)
-    _lay_on_white(_bytes(stored), _bytes(pixels))
-    return pixels
+    if clear:
+        pixels = np.empty_like(stored)
+        _lay_on_white(stored, pixels)
+        stored = pixels
+    return stored.reshape(image.height, image.width)
 
 
 def _bytes(pixels: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -139,33 +147,27 @@ _MIRRORED: Final = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 
 
 
 @compiled
-def _lay_on_white(layer: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> None:
-    """Pillow's alpha_composite over opaque white: 7 more bits, and its division by 255."""
-    for y in range(layer.shape[0]):
-        for x in range(layer.shape[1]):
-            alpha = np.uint32(layer[y, x, 3])
-            for channel in range(3):
-                both = (np.uint32(layer[y, x, channel]) * alpha + np.uint32(255) * (np.uint32(255) - alpha)) << 7
-                both += np.uint32(0x80 << 7)
-                pixels[y, x, channel] = (((both >> 8) + both) >> 8) >> 7
-            pixels[y, x, 3] = 255
+def _lay_on_white(layer: NDArray[np.uint32], pixels: NDArray[np.uint32]) -> None:
+    """Pillow's alpha_composite over opaque white, of pixels in a row: 7 more bits, and its division by 255."""
+    for i in range(len(layer)):
+        pixel = layer[i]
+        alpha = pixel >> 24
+        white = 255 * (255 - alpha)
+        red = ((pixel & 255) * alpha + white << 7) + (0x80 << 7)
+        green = ((pixel >> 8 & 255) * alpha + white << 7) + (0x80 << 7)
+        blue = ((pixel >> 16 & 255) * alpha + white << 7) + (0x80 << 7)
+        red, green, blue = (red >> 8) + red >> 15, (green >> 8) + green >> 15, (blue >> 8) + blue >> 15
+        pixels[i] = red | green << 8 | blue << 16
 
 
 @compiled
-def _cut(pixels: NDArray[np.uint8], patch: int, merge: int, patches: NDArray[np.uint8]) -> None:
-    """Pixels [height, width, 4] into patches in merge-block order, three bytes of each pixel."""
-    blocks = pixels.shape[1] // (patch * merge)
-    for y in range(pixels.shape[0]):
-        down, inside_y = divmod(y // patch, merge)
-        for column in range(blocks * merge):
-            across, inside_x = divmod(column, merge)
-            line = patches[((down * blocks + across) * merge + inside_y) * merge + inside_x]
-            at = y % patch * patch * 3
-            for x in range(column * patch, (column + 1) * patch):
-                line[at] = pixels[y, x, 0]
-                line[at + 1] = pixels[y, x, 1]
-                line[at + 2] = pixels[y, x, 2]
-                at += 3
+def _drop_fourth_bytes(pixels: NDArray[np.uint32], packed: NDArray[np.uint32]) -> None:
+    """Four pixels in a row, of four bytes each, become three words."""
+    for i in range(len(pixels) // 4):
+        a, b, c, d = pixels[4 * i], pixels[4 * i + 1], pixels[4 * i + 2], pixels[4 * i + 3]
+        packed[3 * i] = a & 0xFFFFFF | b << 24
+        packed[3 * i + 1] = b >> 8 & 0xFFFF | c << 16
+        packed[3 * i + 2] = c >> 16 & 0xFF | d << 8
 
 
 def load_rgb(

@@ -37,7 +37,7 @@ from tests.benchmarks.scan import WORDS, pictures
 from tests.conftest import QUICKSTART
 from tests.peers.environment import run
 
-READERS = ("limit", "ours-threads", "ours-processes", "ours-torch-resize", "webdataset", "mds", "energon")
+READERS = ("limit", "ours-threads", "ours-processes", "webdataset", "mds", "energon")
 # What cannot share our environment has a folder of its own.
 APART = {"mds": "mds", "write-mds": "mds", "energon": "energon"}
 SHARD_SAMPLES = 500

@@ -184,13 +184,13 @@ def text_of(sample: Any) -> str:
     return sample.caption if isinstance(sample.caption, str) else sample.caption.decode()
 
 
-def read_ours(folder: Path, kind: str, resize: str = "pillow") -> Iterator[Item]:
+def read_ours(folder: Path, kind: str) -> Iterator[Item]:
     from mindvl_data.stream import PackStream
     from mindvl_train.data.batch import BatchLayout
     from mindvl_train.data.loader import Loader
 
     stream = PackStream(folder / "built" / "one-4096", epochs=None)
-    layout = BatchLayout(14, 2, stream.manifest.tokenizer["special_ids"]["image_pad"], resize=resize)
+    layout = BatchLayout(14, 2, stream.manifest.tokenizer["special_ids"]["image_pad"])
     for step in Loader(stream, 1, 1, layout, WORKERS, 4, kind).steps(10**9):  # type: ignore[arg-type]
         (batch,) = step.batches
         yield batch, batch.num_images, batch.num_tokens
@@ -258,7 +258,6 @@ READ = {
     "energon": read_energon,
     "ours-threads": lambda folder: read_ours(folder, "threads"),
     "ours-processes": lambda folder: read_ours(folder, "processes"),
-    "ours-torch-resize": lambda folder: read_ours(folder, "threads", "torch"),
 }
 
 
