@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.shown import cleaned
-from mindvl_data.runtime.terminal import open_bar, open_console, print_json, reported, shown
+from mindvl_data.runtime.terminal import errors, open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
@@ -308,7 +308,19 @@ def _build(
 
         folder = Path(out).absolute() if out and "://" not in out else None
         store = out if out and "://" in out else None
-        return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample, store)
+        try:
+            return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample, store)
+        except UserError as error:
+            _show_funnel(error)
+            raise
+
+
+def _show_funnel(error: UserError) -> None:
+    """What became of the samples before a build or plan failed, on standard error."""
+    if error.funnel:
+        from mindvl_data.inspect import stages as tables
+
+        errors.print(tables.funnel([line.as_dict() for line in error.funnel]), "")
 
 
 def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:

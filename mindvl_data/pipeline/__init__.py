@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindvl_data.engines.local import Engine
+from mindvl_data.errors import UserError
 from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.folder import default_folder, opened
 from mindvl_data.pipeline.forecasting import forecast
-from mindvl_data.pipeline.prepare import Prepared, prepare
+from mindvl_data.pipeline.prepare import Prepared, check_marks, prepare
 from mindvl_data.pipeline.run import BuildError, Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
 from mindvl_data.pipeline.summary import FunnelLine, warnings
 from mindvl_data.pipeline.upload import upload
 from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
+from mindvl_data.recipe.fields import nearest
 from mindvl_data.steps.estimate import Estimate
 from mindvl_data.steps.filters import rules_of
 from mindvl_data.tokenise import TEMPLATES
@@ -67,8 +69,10 @@ def build(
     out = out or default_folder(loaded)
     with opened(out), Engine(workers) as engine:
         run = Run(loaded, out, engine, progress, dry_run, sample)
+        # Before the first minute of work: an unknown tokenizer is found before the scan.
+        check_marks(run)
         prepared = prepare(run)
-        planned = [_planned(run, prepared, spec, number) for number, spec in enumerate(specs(loaded.recipe), 1)]
+        planned = _all_planned(run, prepared)
         # Everything that can be impossible has been found by now; only then is anything written.
         if loaded.recipe.media == "embed":
             publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
@@ -86,6 +90,15 @@ def build(
         return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
 
 
+def _all_planned(run: Run, prepared: Prepared) -> list[Planned]:
+    """Every set; an error takes along what became of the samples, which is often its reason."""
+    try:
+        return [_planned(run, prepared, spec, number) for number, spec in enumerate(specs(run.recipe), 1)]
+    except UserError as error:
+        error.funnel = tuple(prepared.funnel)
+        raise
+
+
 def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
     run.progress("fit, mix, pack", number - 1, len(specs(run.recipe)))
     planned = plan_stage(run, prepared, spec)
@@ -97,5 +110,5 @@ def check(recipe: Recipe) -> None:
     """What can be wrong with a recipe before any data is read. Raises RecipeError."""
     rules_of(recipe.filters)
     if recipe.chat_template not in TEMPLATES:
-        known = ", ".join(sorted(TEMPLATES))
-        raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}; there are: {known}")
+        known = nearest(recipe.chat_template, sorted(TEMPLATES))
+        raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}{known}")

@@ -104,8 +104,16 @@ def explained(out: Path) -> Iterator[None]:
         said = TROUBLES.get(_number(error, out))
         if said is None:
             raise
+        if error.errno == errno.EACCES and error.filename and not _is_of(Path(str(error.filename)), out):
+            raise BuildError(f"{error.filename}: may not be read; mend its permissions") from error
         where = error.filename if error.errno in (errno.EROFS, errno.EACCES) and error.filename else out
         raise BuildError(f"{where}: {said}") from error
+
+
+def _is_of(path: Path, out: Path) -> bool:
+    """Whether a path is the build folder, in it, or a folder that it is to be made in."""
+    path = path.absolute()
+    return path.is_relative_to(out) or out.is_relative_to(path)
 
 
 def _number(error: OSError, out: Path) -> int:

@@ -190,10 +190,12 @@ def _worth_loading(run: Run, tasks: Sequence[CountTask]) -> bool:
 
 
 def check_marks(run: Run) -> None:
-    """Raises RecipeError where boxes are to be written with control tokens that the tokenizer has not."""
+    """Raises RecipeError where boxes are to be written with control tokens that the tokenizer has not, and
+    TokeniserError where there is no such tokenizer."""
+    tokeniser = run.tokeniser
     for name, source in run.recipe.sources.items():
         if source.boxes and source.boxes.marks == "tokens":
-            missing = [token for token in CONTROL_TOKENS if token not in run.tokeniser.added]
+            missing = [token for token in CONTROL_TOKENS if token not in tokeniser.added]
             if missing:
                 raise RecipeError(
                     f"sources.{name}.boxes.marks: the tokenizer {run.loaded.raw['tokenizer']} has no "
@@ -288,17 +290,10 @@ def check_boxes(run: Run, counted: Sequence[FunnelLine], tasks: Sequence[CountTa
 
     That a source's boxes are not what its recipe says shows in just this.
     """
-    total, drops = (
-        Counter[str](),
-        {line.source: [t.drops for t in tasks if t.source == line.source] for line in counted},
-    )
+    drops = {line.source: [t.drops for t in tasks if t.source == line.source] for line in counted}
     for line in counted:
         bad = Counter({reason: times for reason, times in line.reasons.items() if reason != "empty"})
-        most = run.recipe.sources[line.source].max_bad
-        check_bad(f"sources.{line.source}", line.entered - bad.total(), bad, most, drops[line.source])
-        total += bad
-    entered = sum(line.entered for line in counted)
-    check_bad("all sources", entered - total.total(), total, run.recipe.max_bad, [task.drops for task in tasks])
+        check_bad(run, f"sources.{line.source}", line.entered - bad.total(), bad, drops[line.source])
 
 
 # --------------------------------------------------------------------------------------- holdout, ledger

@@ -60,11 +60,11 @@ def scan_sources(run: Run) -> list[Partition]:
 def scan_evaluations(run: Run) -> list[Partition]:
     """Every file of every evaluation set, likewise. Raises BuildError where one is worse than its `max_bad`."""
     partitions = _scanned(run, "evaluations") if run.recipe.evaluations else []
-    for name, source in run.recipe.evaluations.items():
+    for name in run.recipe.evaluations:
         mine = [partition for partition in partitions if partition.source == name]
         reasons = Counter(ledger.read(partition.scan_drops for partition in mine)["reason"].to_list())
         kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
-        check_bad(f"evaluations.{name}", kept, _bad(reasons), source.max_bad, [p.scan_drops for p in mine])
+        check_bad(run, f"evaluations.{name}", kept, _bad(reasons), [p.scan_drops for p in mine])
     return partitions
 
 
@@ -195,7 +195,7 @@ def _scan_task(
 
 
 def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
-    """Found and kept per source. Raises BuildError when a source, or all together, is worse than `max_bad`."""
+    """Found and kept per source. Raises BuildError when a source is worse than its `max_bad`."""
     lines = []
     for name in run.recipe.sources:
         mine = [partition for partition in partitions if partition.source == name]
@@ -203,11 +203,7 @@ def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
         drops = [partition.scan_drops for partition in mine]
         reasons = Counter(ledger.read(drops)["reason"].to_list())
         lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
-        check_bad(f"sources.{name}", kept, _bad(reasons), run.recipe.sources[name].max_bad, drops)
-    total = sum((_bad(line.reasons) for line in lines), Counter[str]())
-    check_bad(
-        "all sources", sum(line.left for line in lines), total, run.recipe.max_bad, [p.scan_drops for p in partitions]
-    )
+        check_bad(run, f"sources.{name}", kept, _bad(reasons), drops)
     return lines
 
 
@@ -216,8 +212,14 @@ def _bad(reasons: Mapping[str, int]) -> Counter[str]:
     return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
 
 
-def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, drops: Iterable[Path]) -> None:
-    """Raises BuildError with the worst reasons first and an example of each."""
+def check_bad(run: Run, where: str, kept: int, reasons: Counter[str], drops: Iterable[Path]) -> None:
+    """Raises BuildError with the worst reasons first and an example of each. where: the source, as a YAML path.
+
+    A source's own `max_bad` holds, or where it has none the recipe's.
+    """
+    section, name = where.split(".", 1)
+    own = getattr(run.recipe, section)[name].max_bad
+    max_bad, whose = (run.recipe.max_bad, "max_bad") if own is None else (own, f"{where}.max_bad")
     found = kept + reasons.total()
     if not reasons or reasons.total() <= max_bad * found:
         return
@@ -227,7 +229,7 @@ def check_bad(where: str, kept: int, reasons: Counter[str], max_bad: float, drop
         example = ledgered.filter(ledgered["reason"] == reason).row(0, named=True)
         lines.append(f"  {times} × {reason}, for example {example['locator']}: {example['detail']}")
     raise BuildError(
-        f"{where}: {reasons.total()} of {found} samples are unusable, max_bad allows {max_bad:.2%}:\n"
+        f"{where}: {reasons.total()} of {found} samples are unusable, {whose} allows {max_bad:.2%}:\n"
         + "\n".join(lines)
-        + "\nMend the data, or raise max_bad to go on without them"
+        + f"\nMend the data, or raise {where}.max_bad to go on without them"
     )

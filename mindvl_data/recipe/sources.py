@@ -93,8 +93,8 @@ class Source(Model):
     """What becomes of text that is not UTF-8; `replace` counts what it replaced in the column `replaced`."""
     images: str | None = None
     """The folder that image paths are relative to; by default the folder of the file that names them."""
-    max_bad: float = Field(0.01, ge=0, le=1)
-    """The share of unusable samples above which the build stops."""
+    max_bad: float | None = Field(None, ge=0, le=1)
+    """The share of unusable samples above which the build stops; by default the recipe's."""
     licence: str | None = None
     """Recorded in the manifest."""
     size: Size | None = None

@@ -58,7 +58,7 @@ class Recipe(Model):
     forecast: Forecast | None = None
     shard_bytes: int = Field(256 << 20, ge=1 << 10)
     max_bad: float = Field(0.01, ge=0, le=1)
-    """The share of unusable samples over all sources above which the build stops."""
+    """The share of unusable samples of a source above which the build stops, where the source says none itself."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:

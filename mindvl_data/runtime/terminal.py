@@ -25,6 +25,19 @@ from mindvl_data.runtime.shown import SafeConsole, exact
 
 errors = SafeConsole(stderr=True)
 PIPE_WIDTH = 200
+# Libraries of stores and hubs, whose errors are the service's or the network's.
+SERVICES = {
+    "aiohttp",
+    "botocore",
+    "google",
+    "azure",
+    "gcsfs",
+    "s3fs",
+    "requests",
+    "httpx",
+    "huggingface_hub",
+    "urllib3",
+}
 # Steps whose progress is counted in bytes.
 IN_BYTES = ("split", "scan")
 
@@ -89,7 +102,7 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        expected = isinstance(error, (UserError, OSError))
+        expected = isinstance(error, (UserError, OSError)) or type(error).__module__.split(".")[0] in SERVICES
         what = (
             str(error) if expected else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
         )

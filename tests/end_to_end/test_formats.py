@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 
+from mindvl_data.errors import UserError
 from mindvl_data.manifest import packs_of, read_manifest
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
@@ -227,12 +228,29 @@ def test_the_order_in_which_files_are_named_changes_nothing(tmp_path: Path) -> N
     assert len(ids) == 1
 
 
-def test_all_sources_together_have_a_limit_of_their_own(recipe_folder: Path, tmp_path: Path) -> None:
+def test_the_recipes_limit_holds_where_a_source_says_none(recipe_folder: Path, tmp_path: Path) -> None:
     for number in range(3):
         (recipe_folder / "data" / "documents" / "images" / f"doc-00{number}.png").write_bytes(b"broken")
-    loaded = load_recipe(recipe_folder / "recipe.yaml", ["sources.documents.max_bad=0.5", "max_bad=0.001"])
-    with pytest.raises(Exception, match=r"all sources: 3 of \d+ samples are unusable, max_bad allows 0\.10%"):
+    loaded = load_recipe(recipe_folder / "recipe.yaml", ["max_bad=0.001"])
+    with pytest.raises(Exception, match=r"sources\.documents: 3 of \d+ samples are unusable, max_bad allows 0\.10%"):
         build(loaded, tmp_path / "out", dry_run=True)
+    own = ["max_bad=0.001", "sources.documents.max_bad=0.5"]
+    assert build(load_recipe(recipe_folder / "recipe.yaml", own), tmp_path / "out", dry_run=True).stages
+    own = ["max_bad=1", "sources.documents.max_bad=0.01"]
+    with pytest.raises(Exception, match=r"3 of \d+ samples are unusable, sources\.documents\.max_bad allows 1\.00%"):
+        build(load_recipe(recipe_folder / "recipe.yaml", own), tmp_path / "out", dry_run=True)
+
+
+def test_what_can_be_known_before_the_scan_is_said_before_it(recipe_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="tokenizer"):
+        build(load_recipe(recipe_folder / "recipe.yaml", ["tokenizer=none.json"]), tmp_path / "out")
+    with pytest.raises(Exception, match="did you mean 'qwen2-vl'"):
+        build(load_recipe(recipe_folder / "recipe.yaml", ["chat_template=qwen2vl"]), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+    loaded = load_recipe(recipe_folder / "recipe.yaml", ["stages.sft.budget={tokens: 2B}"])
+    with pytest.raises(UserError) as failed:
+        build(loaded, tmp_path / "out", dry_run=True)
+    assert {line.step for line in failed.value.funnel} >= {"scan", "count"}
 
 
 def test_one_more_file_costs_the_scan_of_one(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mindvl_data.recipe import RecipeError, json_schema, load_recipe
+from mindvl_data.recipe.fields import number_of
 
 QUICKSTART = Path("recipes/quickstart/recipe.yaml")
 
@@ -191,3 +194,30 @@ def test_words_that_an_older_yaml_takes_for_truths_are_words(tmp_path: Path) -> 
     assert loaded.recipe.sources["text"].licence == "off"
     with pytest.raises(RecipeError, match="licence"):
         load_recipe(tmp_path / "recipe.yaml", ["sources.text.licence=true"])
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("1e6", 10**6),
+        ("2B", 2 * 10**9),
+        ("4k", 4000),
+        ("1.5M", 1_500_000),
+        ("50GB", 50 * 10**9),
+        ("4Ki", 4096),
+        ("7", 7),
+    ],
+)
+def test_numbers_are_taken_as_people_write_them(written: str, number: int) -> None:
+    assert number_of(written) == number
+    sets = [f"stages.sft.budget={{tokens: {written}}}", "sources.captions.max_bad=5e-1", "shard_bytes=64MB"]
+    recipe = load_recipe(QUICKSTART, sets).recipe
+    assert recipe.stages["sft"].budget.tokens == number
+    assert (recipe.sources["captions"].max_bad, recipe.shard_bytes) == (0.5, 64_000_000)
+    with pytest.raises(RecipeError, match=r"stages\.sft\.budget\.tokens: Input should be a valid integer"):
+        load_recipe(QUICKSTART, ["stages.sft.budget={tokens: 2Q}"])
+
+
+@given(st.integers(0, 10**15))
+def test_a_number_in_digits_is_itself(number: int) -> None:
+    assert number_of(str(number)) == number_of(f"{number:,}") == number_of(f"{number:_}") == number
