@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from mindvl_data.media import Access
     from mindvl_data.pipeline import BuildReport
 
-app = typer.Typer(help="Recipes in, verified packed shards out.", no_args_is_help=True, pretty_exceptions_enable=False)
+# No markup: Rich's, for help texts alone, takes as long to load as all the rest.
+app = typer.Typer(
+    help="Recipes in, verified packed shards out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 PICTURED_PACKS = 12
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]

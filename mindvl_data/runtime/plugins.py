@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from importlib.metadata import entry_points
+import sys
+from importlib.metadata import EntryPoints, entry_points
 from typing import Any
 
 from mindvl_data.errors import UserError
@@ -15,16 +16,22 @@ class UnknownPlugin(UserError):  # noqa: N818 - reads as what it is
 
 
 def names(group: str) -> list[str]:
-    return sorted({point.name for point in entry_points(group=group)})
+    return sorted({point.name for point in _registered(group, tuple(sys.path))})
+
+
+@functools.cache
+def _registered(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """What all packages on this `sys.path` register: to look through them takes a tenth of a second."""
+    return entry_points(group=group)
 
 
 @functools.cache
 def load(group: str, name: str) -> Any:
     """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`.
 
-    Found once a process: a look through all installed packages takes longer than scanning a hundred samples.
+    Found once a process.
     """
-    found = list(entry_points(group=group, name=name))
+    found = list(_registered(group, tuple(sys.path)).select(name=name))
     if len({point.value for point in found}) > 1:
         places = ", ".join(point.value for point in found)
         raise UnknownPlugin(f"{name!r} in {group} is offered by several packages ({places}); remove one")
