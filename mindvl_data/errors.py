@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mindvl_data.expanded import masked
@@ -18,3 +20,26 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         return masked(super().__str__())
+
+
+@contextmanager
+def reading(where: str, what: str, kind: type[UserError]) -> Iterator[None]:
+    """Around the calls of libraries that open or read a file: whatever they raise is that file's fault.
+
+    No library lists what it raises on damaged bytes, and the next version raises something else.
+
+    Args:
+        where: The file as messages name it.
+        what: What it was read as, with its article: "a Parquet file".
+        kind: The error to raise.
+
+    Raises:
+        UserError: Of that kind; one that the body raises itself passes through.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        said = str(error) or "no more is said"
+        raise kind(f"{where}: cannot be read as {what} ({type(error).__name__}: {said})") from error

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mindvl_data.errors import UserError
 from mindvl_data.shards.layout import ShardError, schema
 from mindvl_data.shards.pack import Pack, PackImage
 
@@ -30,7 +31,7 @@ def read_costs(file: IO[bytes]) -> NDArray[np.int64]:
         if any(table.column(name).null_count for name in COSTS):
             raise pa.ArrowInvalid("a pack has no value in one of its columns")
         return np.stack([table.column(name).to_numpy().astype(np.int64) for name in COSTS], axis=1)
-    except (OSError, KeyError, IndexError, pa.ArrowException, UnicodeDecodeError) as error:
+    except Exception as error:
         raise ShardError(f"not a readable pack shard ({error}); rebuild it or copy it again") from error
 
 
@@ -88,7 +89,9 @@ class ShardReader:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except UserError:
+            raise
+        except Exception as error:
             message = f"{self.path}: not a readable pack shard ({error}); rebuild it or copy it again"
             raise ShardError(message) from error
 

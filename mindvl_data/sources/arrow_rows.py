@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mindvl_data.errors import reading
 from mindvl_data.sources import Asked, Piece, Row, SourceError
 from mindvl_data.sources.arrow_values import python_values
 from mindvl_data.sources.files import SourceFile
@@ -24,27 +25,21 @@ READ_BYTES = 1 << 20
 
 def parquet_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """(row number, row) for every row, with those of `columns` and of what filters name that the file has."""
-    with _opened(file) as (source, mapped):
-        try:
-            # By default a whole row group is read ahead, which may hold gigabytes of images.
-            table = pq.ParquetFile(source, pre_buffer=False, buffer_size=0 if mapped else READ_BYTES)
-            found = wanted(table.schema_arrow.names, columns, asked, file)
-            piece = file.piece or Piece(0, table.num_row_groups, 0, file.size)
-            batches = _parquet_batches(table, range(piece.start, piece.stop), found)
-            yield from _rows(batches, found, asked, mapped, piece.first_row)
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{file.uri}: not a readable Parquet file ({error})") from error
+    with reading(file.uri, "a Parquet file", SourceError), _opened(file) as (source, mapped):
+        # By default a whole row group is read ahead, which may hold gigabytes of images.
+        table = pq.ParquetFile(source, pre_buffer=False, buffer_size=0 if mapped else READ_BYTES)
+        found = wanted(table.schema_arrow.names, columns, asked, file)
+        piece = file.piece or Piece(0, table.num_row_groups, 0, file.size)
+        batches = _parquet_batches(table, range(piece.start, piece.stop), found)
+        yield from _rows(batches, found, asked, mapped, piece.first_row)
 
 
 def arrow_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """The same for an Arrow stream."""
-    with _opened(file) as (source, mapped):
-        try:
-            stream = pa.ipc.open_stream(source)
-            found = wanted(stream.schema.names, columns, asked, file)
-            yield from _rows(iter(stream), found, asked, mapped)
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{file.uri}: not a readable Arrow file ({error})") from error
+    with reading(file.uri, "an Arrow file", SourceError), _opened(file) as (source, mapped):
+        stream = pa.ipc.open_stream(source)
+        found = wanted(stream.schema.names, columns, asked, file)
+        yield from _rows(iter(stream), found, asked, mapped)
 
 
 @contextmanager

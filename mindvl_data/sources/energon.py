@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import yaml
 
+from mindvl_data.errors import reading
+from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import Mapped
@@ -39,12 +41,10 @@ def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
     """How a sample is made, and the member (`jpg`, `json[caption]`) of each field."""
     fs, place = store_of(file.place)
     index = next((path for path in _indexes(place) if fs.isfile(path)), META)
-    try:
+    with reading(index, "a sample type and a field map", SourceError):
         data = yaml.safe_load(fs.cat_file(index))
         kind = (data.get("sample_type") or data)["__class__"].removesuffix("Webdataset").removesuffix("Sample")
-        fields = data["field_map"] if kind in TYPES else {}
-    except (OSError, yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
-        raise SourceError(f"{index}: says no sample type and field map that can be read ({error!r})") from error
+        fields = dict(data["field_map"]) if kind in TYPES else {}
     if kind not in TYPES or not all(isinstance(member, str) and FIELD.match(member) for member in fields.values()):
         raise SourceError(
             f"{index}: samples of the type {kind} or a field that is no member of the tar cannot be read: Energon "

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import yaml
 
+from mindvl_data.errors import reading
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.braces import braces
 
@@ -18,10 +19,8 @@ def data_files(fs: Any, folder: str) -> list[str]:
     for name, listed in INDEXES.items():
         index = posixpath.join(folder, name)
         if fs.isfile(index):
-            try:
+            with reading(index, "the list of a data set's files", SourceError):
                 return [posixpath.join(folder, path) for path in listed(fs.cat_file(index))]
-            except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-                raise SourceError(f"{index}: not what such a file holds ({type(error).__name__}: {error})") from error
     return []
 
 

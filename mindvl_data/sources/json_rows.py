@@ -11,6 +11,8 @@ from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
+from mindvl_data.errors import reading
+from mindvl_data.tables.schema import Drop
 from mindvl_data.sources import RECORD_BYTES, Piece, SourceError
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.tables.schema import Drop
@@ -27,18 +29,16 @@ def json_rows(file: SourceFile) -> Iterator[tuple[str, Any]]:
 
     Bytes that are not UTF-8 become lone surrogates in the texts: what becomes of those is the scan's rule.
     """
+    codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
     with ExitStack() as stack:
+        stack.enter_context(reading(file.uri, codec or "a file", SourceError))
         handle = stack.enter_context(file.open())
-        codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
         if codec:
             handle = stack.enter_context(pa.input_stream(pa.PythonFile(handle, "r"), codec, CHUNK_BYTES))
-        try:
-            rows = _whole(handle, file) if file.piece is None else _piece(handle, file.piece)
-            for number, value in enumerate(rows, file.piece.first_row if file.piece else 0):
-                if value is not None:
-                    yield str(number), value
-        except (OSError, EOFError) as error:
-            raise SourceError(f"{file.uri}: cannot be read as {codec or 'a file'} ({error})") from error
+        rows = _whole(handle, file) if file.piece is None else _piece(handle, file.piece)
+        for number, value in enumerate(rows, file.piece.first_row if file.piece else 0):
+            if value is not None:
+                yield str(number), value
 
 
 def is_array(first: bytes, path: str) -> bool:

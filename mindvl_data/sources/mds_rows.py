@@ -6,16 +6,20 @@ import itertools
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from mindvl_data.errors import reading
+from mindvl_data.tables.schema import Drop
 from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.tables.schema import Drop
 
 MAPPED_ROWS = 1024
+# Name, encoding, and size in bytes where every sample's is the same.
+Column: TypeAlias = tuple[str, str, int | None]
 IMAGES = ("jpeg", "png")
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 
@@ -43,37 +47,42 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
     """(row number, row) for every row; an image is the byte range in which it lies, where the shard is not packed."""
     mapped, uri = mds_unpacked.mapped(file)
-    try:
-        offsets, config = _header(mapped.view)
-        names, kinds, sizes = (config[f"column_{what}"] for what in ("names", "encodings", "sizes"))
-    except (ValueError, KeyError, TypeError, struct.error) as error:
-        raise SourceError(f"{file.uri}: not an MDS shard ({type(error).__name__}: {error})") from error
-    read = set(wanted(names, columns, asked, file))
-    table = list(zip(names, kinds, sizes, strict=True))
+    with reading(file.uri, "an MDS shard", SourceError):
+        offsets, table = _header(mapped.view)
+    read = set(wanted([name for name, _, _ in table], columns, asked, file))
     for name, kind, _ in table:
         if name in read and kind not in DECODERS and kind not in IMAGES:
             raise SourceError(f"{file.uri}: the column {name} is {kind}, which is not read; write {', '.join(IMAGES)}")
     for number, (start, stop) in enumerate(itertools.pairwise(offsets)):
         try:
             yield str(number), asked.renamed(_row(mapped.view, start, stop, table, read, uri))
-        except (ValueError, RecursionError, struct.error, IndexError) as error:
+        except Exception as error:  # noqa: BLE001, whatever a decoder raises is this row's fault
             yield str(number), Drop("malformed_record", f"not a sample of this shard: {error}")
         if number % MAPPED_ROWS == 0:
             mapped.forget(0, start)
 
 
-def _header(view: memoryview) -> tuple[list[int], dict[str, Any]]:
-    """Where each sample begins, and the end; and what the columns are. Raises ValueError or struct.error."""
+def _header(view: memoryview) -> tuple[list[int], list[Column]]:
+    """Where each sample begins, and the end; and what the columns are. Raises whatever is found to be wrong."""
     (count,) = struct.unpack_from("<I", view, 0)
     table = 4 + 4 * (count + 1)
     offsets = np.frombuffer(view[4:table], "<u4")
     if len(offsets) != count + 1 or np.any(np.diff(offsets.astype(np.int64)) < 0) or offsets[-1] > len(view):
         raise ValueError("its table of samples leads out of the file; was it copied whole?")
-    return offsets.tolist(), json.loads(bytes(view[table : offsets[0]]))
+    config = json.loads(bytes(view[table : offsets[0]]))
+    columns = list(zip(*(config[f"column_{what}"] for what in ("names", "encodings", "sizes")), strict=True))
+    for name, kind, size in columns:
+        if not isinstance(name, str) or not isinstance(kind, str) or not (size is None or _is_size(size)):
+            raise ValueError(f"a column is called {name!r}, of the encoding {kind!r} and the size {size!r}")
+    return offsets.tolist(), columns
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _row(
-    view: memoryview, start: int, stop: int, table: list[tuple[str, str, int | None]], read: set[str], uri: str | None
+    view: memoryview, start: int, stop: int, table: list[Column], read: set[str], uri: str | None
 ) -> dict[str, Any]:
     """One sample: the sizes of its columns that have no fixed one, then their bytes in order."""
     varying = sum(size is None for _, _, size in table)

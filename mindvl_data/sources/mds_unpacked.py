@@ -7,6 +7,7 @@ from typing import IO, Final
 
 import pyarrow as pa
 
+from mindvl_data.errors import reading
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import Mapped
@@ -26,11 +27,8 @@ def mapped(file: SourceFile) -> tuple[Mapped, str | None]:
     if codec is None:
         return Mapped(file.place), file.uri
     with tempfile.NamedTemporaryFile() as plain:
-        try:
-            with file.open() as packed:
-                _unpack(packed, plain, codec)
-        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
-            raise SourceError(f"{file.uri}: cannot be read as {codec} ({error})") from error
+        with reading(file.uri, codec, SourceError), file.open() as packed:
+            _unpack(packed, plain, codec)
         plain.flush()
         # The map outlives the file's name.
         return Mapped(plain.name), None

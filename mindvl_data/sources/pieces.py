@@ -10,9 +10,9 @@ import itertools
 from collections.abc import Iterator
 from typing import IO
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mindvl_data.errors import reading
 from mindvl_data.sources import Piece, SourceError
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import is_array
@@ -31,7 +31,7 @@ def row_pieces(file: SourceFile) -> list[Piece]:
     """
     if file.size <= PIECE_BYTES:
         return []
-    with file.open() as handle:
+    with reading(file.uri, "a file of rows", SourceError), file.open() as handle:
         if file.path.endswith(".parquet"):
             return list(_row_groups(handle, file))
         if not file.path.endswith(LINES) or is_array(handle.read(CHUNK_BYTES), file.path):
@@ -49,10 +49,7 @@ def tar_pieces(file: SourceFile) -> list[Piece]:
 
 
 def _row_groups(handle: IO[bytes], file: SourceFile) -> Iterator[Piece]:
-    try:
-        table = pq.read_metadata(handle)
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{file.uri}: not a readable Parquet file ({error})") from error
+    table = pq.read_metadata(handle)
     start = row = rows = size = 0
     left = file.size
     for number in range(table.num_row_groups):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.errors import reading
 from mindvl_data.sources import SourceError
 
 UID = np.dtype("u8,u8")
@@ -22,10 +23,10 @@ class UidSubset:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with reading(str(path), "a .npy file", SourceError):
             self._uids: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{path}: not a .npy file ({error})") from error
+        if not isinstance(self._uids, np.ndarray):
+            raise SourceError(f"{path}: is an archive of arrays, not one .npy file")
         if self._uids.dtype != UID or self._uids.ndim != 1:
             raise SourceError(f"{path}: holds {self._uids.dtype}, not a row of (u8, u8)")
         look = self._uids[np.linspace(0, len(self._uids) - 1, min(len(self._uids), 1 << 16)).astype(np.int64)]

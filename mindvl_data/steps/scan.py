@@ -16,8 +16,11 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data import vision
+from mindvl_data import plugins, vision
 from mindvl_data.runtime import plugins
+from mindvl_data.errors import reading
+from mindvl_data.tables.samples import ImageLine, Kept, Lost, Measured, SURROGATES, clean, joined
+from mindvl_data.tables.schema import IMAGE_FILES, LEDGER, Part, SAMPLES
 from mindvl_data.sources import (
     GROUP,
     Asked,
@@ -68,7 +71,8 @@ class SplitTask:
 
 def split(task: SplitTask) -> None:
     """Write `task.pieces`: the file's pieces as JSON, none where it is read in one go."""
-    pieces = plugins.load(GROUP, task.format).pieces(task.file)
+    with reading(task.file.uri, task.format, SourceError):
+        pieces = plugins.load(GROUP, task.format).pieces(task.file)
     partial = task.pieces.with_suffix(".partial")
     partial.write_text(json.dumps(pieces))
     _publish(partial, task.pieces)
@@ -118,7 +122,7 @@ def scan(task: ScanTask) -> None:
     Each appears by rename, the samples last: they say that the scan of this file is whole.
     """
     partial = [path.with_suffix(path.suffix + ".partial") for path in (task.samples, task.drops, task.media)]
-    records = plugins.load(GROUP, task.format)(task.file, task.asked)
+    records = _records(task)
     columns = []
     with (
         ExitStack() as stack,
@@ -148,6 +152,12 @@ def scan(task: ScanTask) -> None:
 
 
 EMPTY = Kept(), Lost()
+
+
+def _records(task: ScanTask) -> Iterator[Record]:
+    """What the format's reader makes of the file. Whatever it raises, a plugin's too, is this file's fault."""
+    with reading(task.file.uri, task.format, SourceError):
+        yield from plugins.load(GROUP, task.format)(task.file, task.asked)
 
 
 def image_files_changed(task: ScanTask) -> bool:

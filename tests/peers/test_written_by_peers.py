@@ -71,7 +71,7 @@ def test_mds_as_mosaicml_streaming_compresses_it(mds: Path, tmp_path: Path, code
     assert same_pictures(found)
     packed = tmp_path / Path(shards[0].place).name
     packed.write_bytes(Path(shards[0].place).read_bytes()[:-30])
-    with pytest.raises(SourceError, match=rf"shard\.00000\.mds\.{codec}: (cannot be read as|not an MDS shard)"):
+    with pytest.raises(SourceError, match=rf"shard\.00000\.mds\.{codec}: cannot be read as"):
         read(packed, "captions")
 
 

@@ -22,6 +22,7 @@ from mindvl_data.sources.files import store_of
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
 from mindvl_data.steps.scores.keys import hashes_of
+from mindvl_data.errors import reading
 
 BATCH_ROWS = 1 << 16
 BUCKET_ROWS = 1 << 20
@@ -119,7 +120,7 @@ def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
     fields, rows = None, 0
     for shown, place in task.files:
         fs, path = store_of(place)
-        with fs.open(path, "rb") as file:
+        with reading(f"scores.{task.score}: {shown}", "a Parquet file", ScoreError), fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
             known = parquet.schema_arrow
             if missing := [name for name in (task.key, *task.columns.values()) if name not in known.names]:
@@ -131,9 +132,9 @@ def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
 
 
 def _rows(task: IndexTask, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    for _, place in task.files:
+    for shown, place in task.files:
         fs, path = store_of(place)
-        with fs.open(path, "rb") as file:
+        with reading(f"scores.{task.score}: {shown}", "a Parquet file", ScoreError), fs.open(path, "rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=[task.key, *task.columns.values()]):
                 key = batch.column(task.key)
                 batch = batch.filter(key.is_valid())

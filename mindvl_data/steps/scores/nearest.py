@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
+from mindvl_data.errors import reading
 
 BATCH = 8192
 
@@ -68,8 +69,8 @@ def _targets(path: Path, centres: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def _loaded(path: Path) -> NDArray[np.generic]:
-    try:
+    with reading(str(path), "a .npy file", ScoreError):
         loaded: NDArray[np.generic] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ScoreError(f"{path}: not a .npy file ({error})") from error
+    if not isinstance(loaded, np.ndarray):
+        raise ScoreError(f"{path}: is an archive of arrays, not one .npy file")
     return loaded

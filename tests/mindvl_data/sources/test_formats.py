@@ -362,9 +362,9 @@ def test_values_of_mixed_kinds_become_texts(folder: Path) -> None:
         ("data.json.gz", b"not gzip", "cannot be read as gzip"),
         ("data.jsonl.gz", gzip.compress(b'{"text": "a"}' * 9999)[:-30], "cannot be read as gzip"),
         ("data.jsonl.zst", b"not zstd", "cannot be read as zstd"),
-        ("data.parquet", b"PAR1", "not a readable Parquet file"),
-        ("data.arrow", b"ARROW1", "not a readable Arrow file"),
-        ("data.mds", b"\xff\xff\xff\xff..", "not an MDS shard"),
+        ("data.parquet", b"PAR1", "cannot be read as a Parquet file"),
+        ("data.arrow", b"ARROW1", "cannot be read as an Arrow file"),
+        ("data.mds", b"\xff\xff\xff\xff..", "cannot be read as an MDS shard"),
         ("data.txt", b"text", "rows are read from files that end in"),
     ],
 )
