@@ -13,7 +13,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
+from uuid import UUID
 
 from mindvl_data.errors import UserError
 from mindvl_data.tables.schema import BOXES, Drop, Part
@@ -24,6 +27,8 @@ DEFAULT_RENDER = "chat"
 # One record of a text format is at most this long: a broken file must not be read into memory whole. It is far
 # above `limits.text_chars`, because images may stand in a record as base64.
 RECORD_BYTES = 64 << 20
+# What a filter can compare; times as pyarrow gives them.
+SINGLE = (str, int, float, bool, date, time, timedelta)
 
 
 class SourceError(UserError):
@@ -112,9 +117,20 @@ class Asked:
         return {**row, **{ours: row.get(theirs) for ours, theirs in self.columns.items()}} if self.columns else row
 
     def kept(self, row: Row) -> dict[str, Any]:
-        """The scalars that filters name; what is nested is no value that a filter could compare."""
+        """The single values that filters name. Raises Unusable for one that no filter could compare."""
         found = {name: row.get(name) for name in self.keep if name != BOXES}
-        return {name: value for name, value in found.items() if isinstance(value, (str, int, float, bool))}
+        return {name: _single(name, value) for name, value in found.items() if value is not None}
+
+
+def _single(name: str, value: Any) -> Any:
+    """A value as a column can hold it: decimals as numbers, UUIDs as text. Raises Unusable."""
+    if isinstance(value, SINGLE):
+        return value
+    if isinstance(value, Decimal):
+        return float(value) if value.is_nan() or value % 1 else int(value)
+    if isinstance(value, UUID):
+        return str(value)
+    raise Unusable("malformed_record", f"`{name}` is {type(value).__name__}, and a filter compares single values only")
 
 
 Parse: TypeAlias = Callable[[str, Row], Sample]

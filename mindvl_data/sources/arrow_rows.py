@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,11 @@ from mindvl_data.sources.mapped import Mapped
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 64
 READ_BYTES = 1 << 20
+MICROSECONDS: Final[dict[int, Callable[[Any], pa.DataType]]] = {
+    pa.types.lib.Type_TIMESTAMP: lambda kind: pa.timestamp("us", kind.tz),
+    pa.types.lib.Type_DURATION: lambda kind: pa.duration("us"),
+    pa.types.lib.Type_TIME64: lambda kind: pa.time64("us"),
+}
 
 
 def parquet_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
@@ -101,4 +106,7 @@ def _lines(batch: pa.RecordBatch, names: Sequence[str]) -> Iterator[tuple[Any, .
 
 def _values(column: pa.Array) -> list[Any]:
     """A column as Python values; strings that are not UTF-8 with surrogates for the bytes that are not."""
+    if getattr(column.type, "unit", None) == "ns":
+        # Python's times end at microseconds.
+        column = column.cast(MICROSECONDS[column.type.id](column.type), safe=False)
     return python_values(column)

@@ -1,14 +1,22 @@
-"""Filters: Polars SQL expressions over a partition's columns, and which samples each one drops."""
+"""Filters: Polars SQL expressions over a partition's columns, and which samples each one drops.
+
+A NaN is a missing value, whether the data or a score has it or the expression makes it: Polars itself holds it for
+larger than every number. Text is compared with text only: Polars would compare it with a number letter by letter.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+import io
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from mindvl_data.expanded import masked
@@ -17,6 +25,7 @@ from mindvl_data.steps import presets
 from mindvl_data.tables.schema import FILTER_COLUMNS
 
 NO_FILTER = -1
+COMPARISONS = frozenset({"Eq", "NotEq", "Lt", "LtEq", "Gt", "GtEq", "EqMissing", "NotEqMissing"})
 ACROSS_LINES = ("Agg", "Over", "Window", "Len")
 KNOWN = frozenset({*FILTER_COLUMNS, "source", "kind"})
 
@@ -169,6 +178,7 @@ def _table(samples: Path, columns: Sequence[Path], source: str, kind: str, rules
         wanted = [name for name in pl.read_parquet_schema(path) if name in asked]
         if wanted:
             table = table.hstack(pl.read_parquet(path, columns=wanted))
+    table = table.with_columns(cs.float().fill_nan(None))
     return table.with_columns(source=pl.lit(source), kind=pl.lit(kind))
 
 
@@ -185,6 +195,71 @@ def _holds(table: pl.DataFrame, rule: Rule, source: str) -> NDArray[np.bool_]:
 def _column(table: pl.DataFrame, rule: Rule) -> pl.Series:
     try:
         # with_columns, so that a constant holds or fails for every line.
-        return table.with_columns(__held=parse(rule))["__held"]
+        column = table.with_columns(__held=_compared(table, rule, parse(rule)))["__held"]
     except pl.exceptions.PolarsError as error:
         raise RecipeError(f"{rule.place}: {rule.expression!r} cannot be evaluated: {error}") from error
+    return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _compared(table: pl.DataFrame, rule: Rule, expression: pl.Expr) -> pl.Expr:
+    """The expression with a NaN on either side of a comparison as null.
+
+    Raises RecipeError where a comparison is of text, or of a time, with a number.
+    """
+    tree = json.loads(expression.meta.serialize(format="json"))
+    changed = False
+    for holder, names in _comparisons(tree):
+        sides = [_from_json(holder[name]) for name in names]
+        kinds = [_dtype(table, side) for side in sides]
+        _check_kinds(table, rule, sides, kinds)
+        for name, side, kind in zip(names, sides, kinds, strict=True):
+            if kind is not None and kind.is_float() and not side.meta.is_column():
+                holder[name] = json.loads(side.fill_nan(None).meta.serialize(format="json"))
+                changed = True
+    return _from_json(tree) if changed else expression
+
+
+def _comparisons(tree: Any) -> Iterator[tuple[Any, tuple[Any, Any]]]:
+    """What holds the two sides of every comparison of a serialised expression, and their keys; inner ones first."""
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _comparisons(child)
+    if isinstance(tree, dict):
+        if tree.get("op") in COMPARISONS:
+            yield tree, ("left", "right")
+        elif any(tree.get("function") == {"Sql": {"Binary": op}} for op in COMPARISONS):
+            yield tree["input"], (0, 1)
+
+
+def _from_json(tree: Any) -> pl.Expr:
+    return pl.Expr.deserialize(io.StringIO(json.dumps(tree)), format="json")
+
+
+def _dtype(table: pl.DataFrame, expression: pl.Expr) -> pl.DataType | None:
+    try:
+        return table.head(0).select(expression).dtypes[0]
+    except pl.exceptions.PolarsError:
+        return None  # evaluating the whole says what is wrong with it
+
+
+def _check_kinds(
+    table: pl.DataFrame, rule: Rule, sides: Sequence[pl.Expr], kinds: Sequence[pl.DataType | None]
+) -> None:
+    """Raises RecipeError naming the columns of the side that is no number, where the other is one."""
+    for side, kind, other in zip(sides, kinds, reversed(kinds), strict=True):
+        if kind is None or other is None or not other.is_numeric() or not (kind == pl.String or kind.is_temporal()):
+            continue
+        said = "; ".join(_kinds_of(table[name]) for name in side.meta.root_names()) or f"a constant is {kind}"
+        remedy = "Write `try_cast(COLUMN as double)` for the column" if kind == pl.String else "Write a time"
+        raise RecipeError(
+            f"{rule.place}: {rule.expression!r} compares {'text' if kind == pl.String else 'a time'} with a number: "
+            f"{said}, in source {table.item(0, 'source') if len(table) else '?'}. {remedy}"
+        )
+
+
+def _kinds_of(column: pl.Series) -> str:
+    """A column's type, and of text how much of it reads as numbers."""
+    there = len(column) - column.null_count()
+    if column.dtype != pl.String:
+        return f"{column.name} is {column.dtype} ({there:,} values)"
+    read = len(column) - column.cast(pl.Float64, strict=False).null_count()
+    return f"{column.name} is text ({read:,} values read as numbers, {there - read:,} do not)"

@@ -173,7 +173,8 @@ def _values(values: list[Any]) -> pa.Array:
 
 
 def _as_text(values: list[Any]) -> pa.Array:
-    return pa.array([None if value is None else str(value) for value in values], pa.string())
+    # A NaN, which is not equal to itself, is a missing value.
+    return pa.array([None if value is None or value != value else str(value) for value in values], pa.string())
 
 
 def joined(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:

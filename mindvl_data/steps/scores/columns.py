@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow.parquet as pq
 
 DIGEST = b"mindvl_sha256"
@@ -18,6 +19,7 @@ SUMS = b"mindvl_sums"
 
 def write_columns(table: pl.DataFrame, path: Path, sums: Mapping[str, int] | None = None) -> None:
     """Write `path`, which appears whole, with a hash of the values in its metadata, and `sums` for `sums_in`."""
+    table = table.with_columns(cs.float().fill_nan(None))  # a NaN is a missing value
     arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest())
     missing = sum(column.null_count() for column in table.iter_columns())
     notes = {DIGEST: _digest(table), MISSING: str(missing), SUMS: json.dumps(sums or {})}
@@ -57,6 +59,10 @@ def _digest(table: pl.DataFrame) -> str:
             _add(digest, column.list.len().fill_null(0))
             column = column.explode(empty_as_null=False)
         _add(digest, column.is_null())
+        if column.dtype in (pl.Decimal, pl.Categorical, pl.Enum):
+            column = column.cast(pl.String)
+        elif column.dtype.is_temporal():
+            column = column.to_physical()
         if column.dtype in (pl.String, pl.Binary):
             values = column.cast(pl.Binary).drop_nulls()
             _add(digest, values.bin.size())

@@ -1,20 +1,29 @@
 """Filters: tops, missing values, and the published presets on cases computed by hand."""
 
+import re
+from collections.abc import Callable
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mindvl_data.steps.filters import FilterTask, NO_FILTER, Rule, dropped_by, threshold
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
 from mindvl_data.steps.filters import threshold
 from mindvl_data.steps.presets import PRESETS
+from mindvl_data.sources import Asked
 from tests.mindvl_data.crawl import built, crawl, dropped, kept, recipe, uid
 from tests.mindvl_data.scores.test_text import wordnet
+from tests.mindvl_data.sources.scanned import read
 
 ENGLISH = "a brown dog runs over the long beach"
 GERMAN = "ein brauner Hund läuft über den langen Strand"
@@ -26,6 +35,88 @@ def test_a_top_begins_where_datacomp_says(values: list[float], top: float) -> No
     place = int(len(values) * top)
     expected = sorted(values, reverse=True)[place] if place < len(values) else -np.inf
     assert threshold(np.array(values), top) == expected
+
+
+def holding(folder: Path, columns: pl.DataFrame, where: str, missing: str = "drop") -> list[bool]:
+    """For which lines of a partition with these columns beside it an expression holds."""
+    pl.DataFrame({"key": [str(i) for i in range(len(columns))]}).write_parquet(folder / "samples.parquet")
+    columns.write_parquet(folder / "columns.parquet")
+    rule = Rule("filters.0.where", "x", where, None, None, None, missing)
+    task = FilterTask("crawl", "caption", folder / "samples.parquet", (folder / "columns.parquet",), (rule,), 0)
+    first = dropped_by(task, np.full(len(columns), NO_FILTER, np.int16))
+    return [bool(one == NO_FILTER) for one in first]
+
+
+NUMBERS = st.none() | st.just(float("nan")) | st.sampled_from([-1.0, 0.0, 0.5, 2.0, float("inf")])
+CONDITIONS: dict[str, Callable[[float, float], bool]] = {
+    "a >= 0.5": lambda a, b: a >= 0.5,
+    "a > b": lambda a, b: a > b,
+    "not a < 0.5": lambda a, b: not a < 0.5,
+    "a between 0 and 1": lambda a, b: 0 <= a <= 1,
+    "a - b >= 0": lambda a, b: a - b >= 0,
+    "a / (b + 0.0) > 1": lambda a, b: float(np.float64(a) / b) > 1,
+}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=12),
+    where=st.sampled_from(sorted(CONDITIONS)),
+    missing=st.sampled_from(["keep", "drop"]),
+)
+def test_a_nan_is_a_missing_value(tmp_path: Path, rows: list[Any], where: str, missing: str) -> None:
+    """Also one that the expression makes: inf - inf, 0 / 0."""
+
+    def expected(a: float | None, b: float | None) -> bool:
+        values = (a, b) if re.search(r"\bb\b", where) else (a,)
+        with np.errstate(all="ignore"):
+            made = {"a - b >= 0": np.subtract, "a / (b + 0.0) > 1": np.divide}.get(where)
+            gone = any(value is None or np.isnan(value) for value in values)
+            gone = gone or bool(made and np.isnan(made(np.float64(a), np.float64(b))))
+            return missing == "keep" if gone else CONDITIONS[where](a, b)  # type: ignore[arg-type]
+
+    columns = pl.DataFrame({"a": [a for a, _ in rows], "b": [b for _, b in rows]}, {"a": pl.Float64, "b": pl.Float64})
+    assert holding(tmp_path, columns, where, missing) == [expected(a, b) for a, b in rows]
+
+
+@pytest.mark.parametrize(
+    "where", ["t >= 10.0", "10 < t", "t between 1.5 and 9.5", "not t > 2.5", "n <= t", "a > 0 or t = 1"]
+)
+def test_text_is_not_compared_with_numbers(tmp_path: Path, where: str) -> None:
+    columns = pl.DataFrame({"t": ["3.2", "50", "n/a", None], "n": [1, 2, 3, 4], "a": [0.5] * 4})
+    said = (
+        r"filters.0.where: .* compares text with a number: t is text \(2 values read as numbers, 1 do not\).*try_cast"
+    )
+    with pytest.raises(RecipeError, match=said):
+        holding(tmp_path, columns, where)
+    assert holding(tmp_path, columns, "try_cast(t as double) >= 10") == [False, True, False, False]
+    assert holding(tmp_path, columns, "t >= '4'") == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "where"),
+    [
+        (pa.array([Decimal("0.40"), Decimal("0.60")]), "x >= 0.5"),
+        (pa.array([4, 6], pa.int64()).cast(pa.decimal128(20)), "x >= 5"),
+        (pa.array([date(2020, 1, 1), date(2021, 1, 1)]), "x >= date('2020-06-01')"),
+        (pa.array([datetime(2020, 1, 1), datetime(2021, 1, 1)], pa.timestamp("ns")), "x >= date('2020-06-01')"),
+        (pa.array([np.float16(0.25), np.float16(0.5)], pa.float16()), "x >= 0.5"),
+        (pa.array(["a", "b"]).dictionary_encode(), "x = 'b'"),
+        (pa.array(["a", "b"], pa.string_view()), "x = 'b'"),
+        (pa.array([None, 2000], pa.duration("ns")), "x is not null"),
+    ],
+)
+def test_every_single_type_of_arrow_is_carried(tmp_path: Path, values: pa.Array, where: str) -> None:
+    pq.write_table(pa.table({"text": ["a", "bb"], "x": values}), tmp_path / "x.parquet")
+    found = read(tmp_path / "x.parquet", "text", asked=Asked(keep=("x",)))
+    assert holding(tmp_path, pl.DataFrame(found.data), where) == [False, True]
+
+
+@pytest.mark.parametrize("values", [[[1], [2]], [{"a": 1}, {"a": 2}], [b"a", b"b"]])
+def test_a_field_that_no_filter_could_compare_is_named(tmp_path: Path, values: list[Any]) -> None:
+    pq.write_table(pa.table({"text": ["a", "b"], "x": values}), tmp_path / "x.parquet")
+    found = read(tmp_path / "x.parquet", "text", asked=Asked(keep=("x",)))
+    assert {detail.split(",")[0] for _, detail in found.drops.values()} == {f"`x` is {type(values[0]).__name__}"}
 
 
 def best(top: float, **more: Any) -> dict[str, Any]:
