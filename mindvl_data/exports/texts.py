@@ -67,7 +67,7 @@ class Texts:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         for table in tables_of(self._build):
-            path = self._build / "samples" / table["samples"]
+            path = self._build / "samples" / table["rewritten"]
             for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=COLUMNS):
                 yield from self._drawn(batch)
 

@@ -90,6 +90,7 @@ def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
         if last not in (None, line["step"]):
             table.add_section()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in line["reasons"].items())
+        reasons += "".join(f"; {count:,} have a .{name}, not used" for name, count in line.get("unused", {}).items())
         step = line["step"] if line["step"] != last else ""
         table.add_row(step, line["source"], count(line["in"]), count(line["out"]), reasons)
         last = line["step"]

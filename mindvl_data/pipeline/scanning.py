@@ -18,7 +18,7 @@ from mindvl_data.runtime import fingerprints, plugins
 from mindvl_data.sources import GROUP, Asked, SourceError, pieces
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.steps.filters import KNOWN, check_columns, named_by
-from mindvl_data.steps.scan import Rules, ScanTask, SplitTask, image_files_changed, parts, scan, split
+from mindvl_data.steps.scan import Rules, ScanTask, SplitTask, image_files_changed, parts, scan, split, unused_members
 from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import BOXES
 
@@ -179,7 +179,8 @@ def _scan_task(
 ) -> ScanTask:
     """named: the source and its format."""
     name, kind = named
-    part = () if file.piece is None else (file.piece,)
+    part: tuple[object, ...] = () if file.piece is None else (file.piece,)
+    part += (file.excluded,) if file.excluded else ()
     stem = f"{name}-{fingerprints.key(name, file.uri, file.identity, file.size, how, *part)}"
     return ScanTask(
         source=name,
@@ -202,14 +203,19 @@ def scan_funnel(run: Run, partitions: Sequence[Partition]) -> list[FunnelLine]:
         kept = sum(pq.read_metadata(partition.samples).num_rows for partition in mine)
         drops = [partition.scan_drops for partition in mine]
         reasons = Counter(ledger.read(drops)["reason"].to_list())
-        lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons))
+        unused = sum((unused_members(partition.samples) for partition in mine), Counter[str]())
+        lines.append(FunnelLine("scan", name, kept + reasons.total(), kept, reasons, unused))
         check_bad(run, f"sources.{name}", kept, _bad(reasons), drops)
     return lines
 
 
+# Reasons for which a sample is not bad, but merely unwanted.
+UNWANTED = ("not_in_subset", "excluded")
+
+
 def _bad(reasons: Mapping[str, int]) -> Counter[str]:
     """The reasons for which a sample is bad, and not merely unwanted."""
-    return Counter({reason: times for reason, times in reasons.items() if reason != "not_in_subset"})
+    return Counter({reason: times for reason, times in reasons.items() if reason not in UNWANTED})
 
 
 def check_bad(run: Run, where: str, kept: int, reasons: Counter[str], drops: Iterable[Path]) -> None:

@@ -27,22 +27,27 @@ ALIKE_HINT = "`by: sample` keeps samples that differ in their images or in their
 
 @dataclass(frozen=True)
 class FunnelLine:
-    """How many samples of a source went into a step and came out, and why the others left."""
+    """How many samples of a source went into a step and came out, and why the others left.
+
+    unused: how many samples have a member of a tar beside them that is no part of them, by its suffix.
+    """
 
     step: str
     source: str
     entered: int
     left: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        line = {
             "step": self.step,
             "source": self.source,
             "in": self.entered,
             "out": self.left,
             "reasons": dict(sorted(self.reasons.items())),
         }
+        return line | ({"unused": dict(sorted(self.unused.items()))} if self.unused else {})
 
 
 def warnings(funnel: Sequence[FunnelLine], rules: Sequence[Rule]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from mindvl_data.errors import UserError
-from mindvl_data.tables.schema import BOXES, Drop, Part
+from mindvl_data.tables.schema import BOXES, Drop, Part, is_blank
 
 GROUP = "mindvl_data.sources"
 # How a format's text is rendered unless the recipe says otherwise; a plugin's reader sets `read.render`.
@@ -27,6 +27,7 @@ DEFAULT_RENDER = "chat"
 # One record of a text format is at most this long: a broken file must not be read into memory whole. It is far
 # above `limits.text_chars`, because images may stand in a record as base64.
 RECORD_BYTES = 64 << 20
+LOSS_FIELDS = ("loss", "weight", "train", "training")
 # What a filter can compare; times as pyarrow gives them.
 SINGLE = (str, int, float, bool, date, time, timedelta)
 
@@ -66,7 +67,8 @@ Image: TypeAlias = ImageBytes | ImagePath
 class Sample(NamedTuple):
     """One sample: `images` stand in the order of the places in `parts`.
 
-    data: the values of the fields in `Asked.keep`, of those that the record has.
+    data: the values of the fields in `Asked.keep`, of those that the record has. unused: the suffixes of what lies
+    beside it under its key and is no part of it.
     """
 
     key: str
@@ -74,6 +76,7 @@ class Sample(NamedTuple):
     images: list[Image]
     uid: str | None = None
     data: Mapping[str, Any] = {}
+    unused: tuple[str, ...] = ()
 
 
 class Failed(NamedTuple):
@@ -145,11 +148,28 @@ def attempt(key: str, parse: Callable[..., Sample], *args: Any) -> Record:
 
 
 def loss_of(turn: Row) -> bool | None:
-    """A turn's own `loss`. Raises Unusable where it is no truth value."""
-    loss = turn.get("loss")
-    if loss is None or loss in (True, False):
-        return None if loss is None else bool(loss)
-    raise Unusable("malformed_record", f"`loss` is {loss!r}, not true or false")
+    """Whether a turn says itself that it is trained on: by `loss`, OpenAI's `weight` (0 or 1), `train` or `training`.
+
+    Raises Unusable where it is no truth value, or two of them differ.
+    """
+    said = {name: turn[name] for name in LOSS_FIELDS if turn.get(name) is not None}
+    for name, loss in said.items():
+        if not isinstance(loss, (bool, int, float)) or loss not in (True, False):
+            raise Unusable("malformed_record", f"`{name}` is {loss!r}, not true or false (or 1 or 0)")
+    if len(set(map(bool, said.values()))) > 1:
+        raise Unusable("malformed_record", f"`{'` and `'.join(said)}` of a turn differ")
+    return next(map(bool, said.values()), None)
+
+
+def first_text(*values: Any, where: str) -> str:
+    """The first of these texts that is not blank: null and empty are absent; "" where all that there are are empty.
+
+    Raises Unusable where none is a text. where: in words, for its message.
+    """
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts:
+        raise Unusable("malformed_record", f"no text in {where}")
+    return next((text for text in texts if not is_blank(text)), "")
 
 
 def listed(row: Row, *names: str) -> list[Any] | None:
@@ -180,5 +200,5 @@ def split_places(text: str, turn: int, role: str, loss: bool | None, marker: str
     for number, piece in enumerate(text.split(marker)):
         if number:
             yield Part(turn, role, loss, None)
-        if piece:
+        if piece or not text:  # an empty turn is a turn
             yield Part(turn, role, loss, piece)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, first_text, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import VIDEO, images_of, placed
 from mindvl_data.sources.pieces import row_pieces
@@ -20,10 +20,7 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def _sample(key: str, row: Row) -> Sample:
-    caption = row.get("caption")
-    caption = row.get("text") if caption is None else caption
-    if not isinstance(caption, str):
-        raise Unusable("malformed_record", "no text in caption or text")
+    caption = first_text(row.get("caption"), row.get("text"), where="caption or text")
     images = images_of(row)
     if not images:
         raise Unusable("missing_image", "a row of captions without an image; format: text reads text alone")

@@ -11,11 +11,11 @@ from typing import Any, Final
 import yaml
 
 from mindvl_data.errors import reading
-from mindvl_data.tables.schema import Part
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import Mapped
-from mindvl_data.sources.webdataset import Archive, Group, kind_of, read_text
+from mindvl_data.sources.members import FIRST_BYTES, kind_by_bytes, kind_of, member_text
+from mindvl_data.sources.webdataset import Archive, Group, kind_of, shape_in
 from mindvl_data.tables.schema import Part
 
 META = ".nv-meta/dataset.yaml"
@@ -63,13 +63,12 @@ def _indexes(place: str) -> Iterator[str]:
 def _sample(
     key: str, group: Group, mapped: Mapped, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
 ) -> Sample:
-    if group.twice:
-        raise Unusable("malformed_record", f"two members are called {key}.{group.twice}")
+    shape_in(group, mapped)
     row = {name: _field(group, mapped, uri, member) for name, member in fields.items()}
     sample = parse(key, row)
     if "json" not in group.members or not (asked.keep or sample.uid is None):
         return sample
-    meta = asked.renamed(_json(read_text(mapped, group.members["json"])))
+    meta = asked.renamed(_json(member_text(mapped, *group.members["json"])))
     return sample._replace(uid=uid_of(meta, "uid"), data=asked.kept(meta))
 
 
@@ -82,9 +81,10 @@ def _field(group: Group, mapped: Mapped, uri: str, member: str) -> Any:
     if not options:
         raise Unusable("malformed_record", f"no member {group.key}.{suffix}")
     place = group.members[options[0]]
-    if kind_of(options[0]) == "image":
+    first = mapped.data[place[0] : place[0] + min(place[1], FIRST_BYTES)]
+    if (kind_of(options[0]) or kind_by_bytes(first)) == "image":
         return ImageBytes(mapped.view[place[0] : place[0] + place[1]], uri, place[0])
-    text = read_text(mapped, place)
+    text = member_text(mapped, *place)
     if not options[0].endswith("json"):
         return text
     value: Any = _json(text)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
 import glob
 import os
 import posixpath
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -23,7 +24,7 @@ from mindvl_data.media import fixed_folder
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image
-from mindvl_data.sources.folders import data_files
+from mindvl_data.sources.folders import Listed, data_files
 from mindvl_data.sources.mapped import map_image
 
 __all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "source_files"]
@@ -46,7 +47,7 @@ class SourceFile:
     place: where it is read (absolute path or URL). uri: how outputs name it: relative to the recipe's folder
     or a URL, `${VAR}` unresolved. path: relative to the source's root, the part that sample ids use.
     image_root: the folder that image paths inside it are relative to and must not leave. piece: the part of it that
-    is read, None for all. stamp, listings: see there.
+    is read, None for all. excluded: keys of samples in it that its data set excludes. stamp, listings: see there.
     """
 
     place: str
@@ -58,6 +59,7 @@ class SourceFile:
     image_uri: str
     stamp: str = ""
     piece: Piece | None = None
+    excluded: tuple[str, ...] = ()
     listings: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     @property
@@ -216,11 +218,12 @@ def _expand(
             what = "no file matches" if WILDCARD.search(option) else "no such file"
             named_so = shown if VARIABLE.search(shown) else option
             raise SourceError(f"{named_so}: {what} (relative to the recipe's folder)")
-        for item in found:
+        for item, excluded in found:
             path = posixpath.relpath(item, root)
             # Below the root a variable's value is put back only where the pattern names one.
             path = hidden(path, shown) if named else path
-            yield _describe(fs, item, path, roots[1] + path, images, folder, cache)
+            file = _describe(fs, item, path, roots[1] + path, images, folder, cache)
+            yield replace(file, excluded=excluded) if excluded else file
 
 
 def _options(pattern: str, shown: str, folder: Path) -> Iterator[str]:
@@ -277,7 +280,7 @@ def _is_away(cause: BaseException | None) -> bool:
     return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
 
 
-def _found(fs: Any, path: str, folder: Path, shown: str) -> Iterator[str]:
+def _found(fs: Any, path: str, folder: Path, shown: str) -> Iterator[Listed]:
     """The files of a path: those of a glob in sorted order; of a data set's folder those that it lists.
 
     folder: the recipe's, which is no pattern whatever it is called.
@@ -285,7 +288,7 @@ def _found(fs: Any, path: str, folder: Path, shown: str) -> Iterator[str]:
     for item in _matching(fs, path, str(folder), shown):
         kind = _kind(fs, item, shown)
         if kind == "file":
-            yield item
+            yield Listed(item)
         elif kind == "directory":
             yield from data_files(fs, item)
 
@@ -295,9 +298,22 @@ def _matching(fs: Any, path: str, folder: str, shown: str) -> list[str]:
         return [path.rstrip("/")]
     own = os.path.commonpath([path, folder]) if fs is LOCAL else ""
     try:
-        return sorted(fs.glob(glob.escape(own) + path[len(own) :]))
+        found = sorted(fs.glob(glob.escape(own) + path[len(own) :]))
     except Exception as error:  # as above
         raise SourceError(f"{shown}: cannot be listed ({type(error).__name__}: {error})") from error
+    return [item for item in found if _is_shown(item, path, own)]
+
+
+def _is_shown(item: str, pattern: str, own: str) -> bool:
+    """Whether a shell's pattern matches it: what is hidden only where the pattern writes the dot itself.
+
+    own: what of the pattern is no pattern.
+    """
+    parts = pattern[len(own) :].split("/")
+    fixed = next((number for number, part in enumerate(parts) if WILDCARD.search(part)), len(parts))
+    dotted = [part for part in parts[fixed:] if part.startswith(".")]
+    hidden_parts = [part for part in item[len(own) :].split("/")[fixed:] if part.startswith(".")]
+    return all(any(fnmatch.fnmatchcase(part, dots) for dots in dotted) for part in hidden_parts)
 
 
 def _absolute(place: str, folder: Path) -> str:

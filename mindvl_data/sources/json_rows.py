@@ -12,7 +12,6 @@ from typing import IO, Any, Protocol
 import pyarrow as pa
 
 from mindvl_data.errors import reading
-from mindvl_data.tables.schema import Drop
 from mindvl_data.sources import RECORD_BYTES, Piece, SourceError
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.tables.schema import Drop
@@ -105,7 +104,8 @@ def _value(line: bytes) -> Any:
     if not line or line.isspace():
         return None
     try:
-        value = json.loads(line.decode("utf-8", "surrogateescape"))
+        # Where files were joined, each brought its mark.
+        value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         return Drop("malformed_record", f"not JSON: {error}")
     return Drop("malformed_record", "null is no record") if value is None else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 import struct
@@ -11,7 +12,6 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mindvl_data.errors import reading
-from mindvl_data.tables.schema import Drop
 from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
@@ -37,7 +37,7 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
     "bytes": bytes,
     "str": _text,
     "int": _number("int64"),
-    "json": lambda data: json.loads(_text(data)),
+    "json": lambda data: json.loads(_text(data.removeprefix(codecs.BOM_UTF8))),
     "str_int": lambda data: int(_text(data)),
     "str_float": lambda data: float(_text(data)),
     **{kind: _number(kind) for kind in NUMBERS},

@@ -109,7 +109,8 @@ def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | int |
     """Texts, or, where that is None, images: itself, its number among those beside, or None for the next of those."""
     if content is not None and not isinstance(content, (str, list)):
         raise Unusable("malformed_record", f"the content of message {turn} is neither a text nor a list of blocks")
-    for block in [{"type": "text", "text": content}] if isinstance(content, str) else content or []:
+    # No blocks are an empty text: the turn is there.
+    for block in [{"type": "text", "text": content or ""}] if isinstance(content, str) or not content else content:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text" and isinstance(block.get("text"), str):
             yield block["text"], None

@@ -57,7 +57,7 @@ def _filled(
             elif piece == "<ref-object>":
                 marks.append((len(parts), "ref", 0, None))
                 piece = next(refs)
-            if piece or (marks and marks[-1][0] == len(parts)):
+            if piece or not part.text or (marks and marks[-1][0] == len(parts)):
                 parts.append(part._replace(text=piece))
     return sample._replace(parts=parts, data={**sample.data, BOXES: json.dumps(marks)})
 

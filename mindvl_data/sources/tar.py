@@ -57,18 +57,40 @@ class Gap(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """The archive ends within this member."""
+    """The archive ends within this member: "" where its name is cut too.
 
-    name: str
+    None: it ends behind a whole member without the blocks of zeros that end every archive, so that nobody knows
+    whether more of the last sample followed.
+    """
+
+    name: str | None
+
+
+class Extended(NamedTuple):
+    """What extension headers say of the member behind them."""
+
+    name: str | None
+    size: int | None
+
+
+NOTHING_SAID = Extended(None, None)
 
 
 def walk(data: Buffer) -> Iterator[Run | Member | Gap | Cut]:
     """Every member in order; blocks of zeros are passed over, so archives joined by `cat` are read whole."""
+    stop = 0
+    for found in _members(data):
+        yield found
+        stop = _stop(found)
+    if data and stop >= len(data):
+        yield Cut(None)
+
+
+def _members(data: Buffer) -> Iterator[Run | Member | Gap | Cut]:
     position, end, limit = 0, len(data), RUN_MEMBERS
-    name: str | None = None
-    long_size: int | None = None
+    waiting = NOTHING_SAID
     while position < end:
-        if name is None and long_size is None:
+        if waiting == NOTHING_SAID:
             run, position = _run(data, position, limit)
             # Where runs are short, little is read ahead.
             limit = min(RUN_MEMBERS, 2 * len(run.names) + 2 * FEW_MEMBERS)
@@ -76,29 +98,40 @@ def walk(data: Buffer) -> Iterator[Run | Member | Gap | Cut]:
                 yield run
                 continue
         header = data[position : position + BLOCK]
-        if not any(header[:8]) and not any(header):
+        if waiting == NOTHING_SAID and not any(header[:8]) and not any(header):
             position += BLOCK
             continue
         size = _size(header)
         if size is None:
             start, position = position, _next_header(data, position + BLOCK)
-            name = long_size = None
-            yield Gap(start, position)
+            lost = position == end and waiting != NOTHING_SAID
+            yield Cut(waiting.name or "") if lost else Gap(start, position)
+            waiting = NOTHING_SAID
             continue
         kind, content = header[156], position + BLOCK
         extends = kind in EXTENSIONS
-        size = size if extends or long_size is None else long_size
-        member = _member(header, name, content, size)
+        size = size if extends or waiting.size is None else waiting.size
+        member = _member(header, waiting.name, content, size)
         if content + size > end:
-            yield Cut("" if extends else member.name)
+            yield Cut(waiting.name or "" if extends else member.name)
             return
         if extends:
             extension = data[content : content + min(size, EXTENSION_BYTES)]
-            name, long_size = _extended(kind, extension, name, long_size)
+            waiting = Extended(*_extended(kind, extension, waiting.name, waiting.size))
         else:
             yield member
-            name = long_size = None
+            waiting = NOTHING_SAID
         position = content + -(-size // BLOCK) * BLOCK
+    if waiting != NOTHING_SAID:
+        yield Cut(waiting.name or "")
+
+
+def _stop(found: Run | Member | Gap | Cut) -> int:
+    """Where the block behind a member begins; 0 for what is no member: it says of itself that something is amiss."""
+    if isinstance(found, Gap | Cut):
+        return 0
+    offset, size = (found.offset, found.size) if isinstance(found, Member) else (found.offsets[-1], found.sizes[-1])
+    return int(offset + -(-size // BLOCK) * BLOCK)
 
 
 def _run(data: Buffer, position: int, limit: int) -> tuple[Run, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
+from mindvl_data.sources import Asked, Record, Row, Sample, first_text, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
@@ -19,10 +19,7 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def _sample(key: str, row: Row) -> Sample:
-    text = row.get("text")
-    text = row.get("content") if text is None else text
-    if not isinstance(text, str):
-        raise Unusable("malformed_record", "no text in text or content")
+    text = first_text(row.get("text"), row.get("content"), where="text or content")
     return Sample(key, [Part(0, "text", None, text)], [], uid_of(row, "uid", "id"))
 
 

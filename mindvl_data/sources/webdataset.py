@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.sources import (
-    RECORD_BYTES,
     Asked,
     Failed,
     Image,
@@ -23,21 +21,17 @@ from mindvl_data.sources import (
     Sample,
     Unusable,
     attempt,
+    first_text,
     uid_of,
 )
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import placed
 from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.members import FIRST_BYTES, Shape, looked_at, member_bytes, member_text, shape_of
 from mindvl_data.sources.pieces import tar_pieces
 from mindvl_data.sources.tar import Gap, Member, Run, walk
 from mindvl_data.tables.schema import Drop, Part
 
-# The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
-IMAGES = frozenset(
-    {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"} | {"avif", "heic", "jxl", "jp2", "ppm", "tga"}
-)
-UNSUPPORTED = frozenset({"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"})
 # As many samples are put together at a time, and so many bytes of the archive stay mapped.
 CHUNK_GROUPS = 8192
 MAPPED_BYTES = 32 << 20
@@ -59,11 +53,6 @@ class Group(NamedTuple):
     def members(self) -> dict[str, tuple[int, int]]:
         """Place and size by suffix."""
         return dict(zip(self.suffixes, zip(self.offsets, self.sizes, strict=True), strict=True))
-
-    @property
-    def twice(self) -> str:
-        """A suffix that comes twice."""
-        return _shape(self.suffixes).twice
 
 
 class Archive:
@@ -107,8 +96,10 @@ class Archive:
                 damage = self._damage(found)
                 self.broken[key] = damage
             else:
-                drop = Drop("truncated_archive", f"{self._path} ends within this sample")
-                self.broken[split_name(found.name)[0]] = drop
+                open_end = "behind this sample, without the end mark of a tar: more of it may have followed"
+                where = open_end if found.name is None else "within this sample"
+                drop = Drop("truncated_archive", f"{self._path} ends {where}")
+                self.broken[key if found.name is None else split_name(found.name)[0]] = drop
         if seen:
             self.mapped.forget(seen, len(self.mapped.view))
 
@@ -230,63 +221,40 @@ class _Parser:
         self._fields = object_fields({*CAPTION_FIELDS, *asked.columns.values(), *asked.keep})
 
     def __call__(self, key: str, group: Group, mapped: Mapped) -> Sample:
-        images, txt, meta, twice, unsupported = _shape(group.suffixes)
-        if twice:
-            raise Unusable("malformed_record", f"two members are called {key}.{twice}")
-        if unsupported:
-            raise Unusable("unsupported_media", f"{key}.{unsupported}")
-        _, _, offsets, sizes = group
-        asked, row, caption = self._asked, EMPTY, None
-        if meta is not None:
-            row = asked.renamed(self._fields(member_bytes(mapped, offsets[meta], sizes[meta])))
-            caption = row.get("caption" if "caption" in asked.columns else "text", row.get("caption"))
-        if txt is not None and "caption" not in asked.columns:
-            caption = member_bytes(mapped, offsets[txt], sizes[txt]).decode("utf-8", "surrogateescape")
-        if not isinstance(caption, str):
-            raise Unusable("malformed_record", "no .txt, and no text or caption in its .json")
+        shape = shape_in(group, mapped)
+        _, suffixes, offsets, sizes = group
+        asked, row = self._asked, EMPTY
+        if shape.json is not None:
+            row = asked.renamed(self._fields(member_bytes(mapped, offsets[shape.json], sizes[shape.json])))
+        txt = None
+        if shape.txt is not None and "caption" not in asked.columns:
+            txt = member_text(mapped, offsets[shape.txt], sizes[shape.txt])
+        names = ("caption",) if "caption" in asked.columns else ("text", "caption")
+        caption = first_text(txt, *map(row.get, names), where="its .txt, and in text and caption of its .json")
+        if not shape.images:
+            raise Unusable(
+                "missing_image", f"none of {', '.join(suffixes)} is a picture; format: text reads text alone"
+            )
         view, uri = mapped.view, self._uri
-        found: list[Image] = [ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in images]
+        found: list[Image] = [
+            ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images
+        ]
         parts = placed([Part(0, "caption", None, caption)], len(found))
-        return Sample(key, parts, found, uid_of(row, "uid"), asked.kept(row) if asked.keep else {})
+        unused = tuple(suffixes[i] for i in shape.unknown)
+        return Sample(key, parts, found, uid_of(row, "uid"), asked.kept(row) if asked.keep else {}, unused)
 
 
-class Shape(NamedTuple):
-    """What the members of a group are, by their suffixes: numbers of the images, of `txt` and `json`; what is wrong."""
-
-    images: tuple[int, ...]
-    txt: int | None
-    json: int | None
-    twice: str
-    unsupported: str
-
-
-@lru_cache(maxsize=1024)
-def _shape(suffixes: tuple[str, ...]) -> Shape:
-    kinds = [kind_of(suffix) for suffix in suffixes]
-    images = tuple(i for i, kind in enumerate(kinds) if kind == "image")
-    txt, meta = (suffixes.index(name) if name in suffixes else None for name in ("txt", "json"))
-    twice = next((suffix for suffix in suffixes if suffixes.count(suffix) > 1), "")
-    unsupported = next((suffix for suffix, kind in zip(suffixes, kinds, strict=True) if kind == "unsupported"), "")
-    return Shape(images, txt, meta, twice, unsupported)
-
-
-@lru_cache(maxsize=1024)
-def kind_of(suffix: str) -> str:
-    """`image`, `unsupported` or `text`, by the last part of a member's suffix."""
-    last = suffix.rpartition(".")[2]
-    return "image" if last in IMAGES else "unsupported" if last in UNSUPPORTED else "text"
-
-
-def member_bytes(mapped: Mapped, offset: int, size: int) -> bytes:
-    """A member that is text. Raises Unusable for one too long to be read."""
-    if size > RECORD_BYTES:
-        raise Unusable("text_too_long", f"a member of {size} bytes")
-    return mapped.data[offset : offset + size]
-
-
-def read_text(mapped: Mapped, place: tuple[int, int]) -> str:
-    """A member as text; bytes that are not UTF-8 as surrogates, which the scan's rule finds."""
-    return member_bytes(mapped, *place).decode("utf-8", "surrogateescape")
+def shape_in(group: Group, mapped: Mapped) -> Shape:
+    """What the members of a group are. Raises Unusable for two of one name, and for video and sound."""
+    shape = shape_of(group.suffixes)
+    if shape.unknown:
+        ends = [(group.offsets[i], group.offsets[i] + min(group.sizes[i], FIRST_BYTES)) for i in shape.unknown]
+        shape = looked_at(shape, group.suffixes, (mapped.data[start:stop] for start, stop in ends))
+    if shape.twice:
+        raise Unusable("malformed_record", f"two members are called {group.key}.{shape.twice}")
+    if shape.unsupported:
+        raise Unusable("unsupported_media", f"{group.key}.{shape.unsupported}")
+    return shape
 
 
 read.render = "caption"  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.tables.schema import BOXES, LEDGER, Drop
+from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
 from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import (
     TEMPLATES,
@@ -125,8 +125,12 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     texts, rows, lost = _texts(batch, task)
     encoded = encode(texts, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss, task.fast)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
-    sound: NDArray[np.bool_] = np.all(loss_tokens[rows] > 0, axis=0)
-    lost = {int(row): Drop("empty", "no token of it is trained on") for row in np.flatnonzero(~sound)} | lost
+    # An end of text (or of a turn) alone teaches to say nothing.
+    ends = [tokeniser.special_ids[name] for name in ("end_of_text", "im_end")]
+    learnt = _sums(encoded.loss & ~np.isin(encoded.ids, ends), encoded.offsets)
+    worded = np.fromiter((text is not None and not is_blank(text) for text in texts.texts), bool, len(texts.texts))
+    sound: NDArray[np.bool_] = np.all(((learnt > 0) & (_sums(worded, texts.starts) > 0))[rows], axis=0)
+    lost = {int(row): Drop("empty", "no text of it is trained on") for row in np.flatnonzero(~sound)} | lost
     sound[list(lost)] = False
     stores = []
     for of in rows[:, sound]:

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,10 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data import plugins, vision
-from mindvl_data.runtime import plugins
 from mindvl_data.errors import reading
-from mindvl_data.tables.samples import ImageLine, Kept, Lost, Measured, SURROGATES, clean, joined
-from mindvl_data.tables.schema import IMAGE_FILES, LEDGER, Part, SAMPLES
+from mindvl_data.runtime import plugins
 from mindvl_data.sources import (
     GROUP,
     Asked,
@@ -36,7 +35,7 @@ from mindvl_data.sources import (
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
-from mindvl_data.tables.schema import IMAGE_FILES, LEDGER, SAMPLES, Part
+from mindvl_data.tables.schema import BOM, IMAGE_FILES, LEDGER, SAMPLES, Part
 from mindvl_data.vision.resize import MAX_ASPECT
 
 # A row group of the samples table: so many samples, or fewer where their texts are long.
@@ -47,6 +46,8 @@ LOOKED_UP_SAMPLES = 64
 # Columns whose values repeat; looking for repeats in the others, hashes and texts, costs a third of the writing.
 REPEATED = ["images.list.element.uri", "images.list.element.format", "parts.list.element.role"]
 MAX_TURN = 2**15 - 1
+# In a samples table's metadata: how many samples have members beside them that are not used, by suffix.
+UNUSED = "mindvl_unused"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def scan(task: ScanTask) -> None:
             samples.write_batch(kept.table(task.source, task.file.path))
             drops.write_batch(lost.table(task.source, task.file.path, task.file.uri))
             columns.append(kept.data_table(task.asked.keep))
+        if scanner.unused:
+            samples.add_key_value_metadata({UNUSED: json.dumps(dict(sorted(scanner.unused.items())))})
     _publish(partial[2], task.media)
     if task.asked.keep:
         _write(joined(columns, task.asked.keep), task.columns)
@@ -173,6 +176,12 @@ def image_files_changed(task: ScanTask) -> bool:
     )
 
 
+def unused_members(samples: Path) -> Counter[str]:
+    """How many samples of a scanned file have members that are no part of them, by suffix."""
+    note = pq.read_metadata(samples).metadata or {}
+    return Counter(json.loads(note.get(UNUSED.encode(), b"{}")))
+
+
 def _publish(partial: Path, path: Path) -> None:
     if path.suffix == ".bin" and not partial.stat().st_size:
         partial.unlink()
@@ -195,13 +204,18 @@ def _image_files(found: dict[str, ImageFile]) -> pa.Table:
 
 
 class _Scanner:
-    """Records in batches to kept samples and drops. It remembers the image files it has seen."""
+    """Records in batches to kept samples and drops. It remembers the image files it has seen.
+
+    unused: how many samples have a member that is no part of them, by its suffix.
+    """
 
     def __init__(self, task: ScanTask, media: IO[bytes]) -> None:
         self._task = task
         self._media = media
         self._subset = UidSubset(task.subset) if task.subset else None
+        self._excluded = frozenset(task.file.excluded)
         self.image_files: dict[str, ImageFile] = {}
+        self.unused: Counter[str] = Counter()
 
     def counted(self, records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
         """Each record, and how often the subset lists its uid: once each where there is no subset."""
@@ -221,6 +235,8 @@ class _Scanner:
             try:
                 if isinstance(record, Failed):
                     raise Unusable(record.drop.reason, record.drop.detail)
+                if record.key in self._excluded:
+                    raise Unusable("excluded", f"{record.key} is excluded by .nv-meta/split.yaml")
                 if not times:
                     raise Unusable("not_in_subset", f"uid {record.uid}")
                 measured = self._measured(record)
@@ -239,6 +255,7 @@ class _Scanner:
         rules = self._task.rules
         if len(sample.images) > rules.max_images:
             raise Unusable("too_many_images", f"{len(sample.images)} images, limits.images is {rules.max_images}")
+        self.unused.update(sample.unused)
         parts, replaced, chars, digest = self._texts(sample.parts)
         opened = [image if isinstance(image, ImageBytes) else self._opened(image) for image in sample.images]
         headers = [self._header(image) for image in opened]
@@ -250,6 +267,9 @@ class _Scanner:
         """The parts within the rules for text, characters replaced, characters, and the hash. Raises Unusable."""
         rules, replaced = self._task.rules, 0
         text = "\0".join([part.text or "" for part in parts])
+        if BOM in text:
+            parts = [part._replace(text=part.text.removeprefix(BOM)) if part.text else part for part in parts]
+            text = "\0".join([part.text or "" for part in parts])
         try:
             encoded = text.encode()
         except UnicodeEncodeError as error:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+# A byte order mark, as a character: at the beginning of a text it is no part of it.
+BOM = "\ufeff"
 SAMPLE_ID = pa.binary(16)
 
 # A part is a stretch of text in a turn, or, where its text is null, the place of the sample's next image.
@@ -97,6 +99,7 @@ REASONS = {
     "truncated_archive": "the archive ends in the middle of this sample",
     "damaged_archive": "the archive is damaged beside this sample, which may have lost a part",
     "not_in_subset": "its uid is not in the source's `uids`",
+    "excluded": "the data set's own list of what is in it excludes the sample",
     "empty": "no text to learn from",
     "filtered": "a filter of the recipe does not hold; the detail names it",
     "contaminated": "alike to a sample of an evaluation set; the detail names both",
@@ -146,6 +149,11 @@ def shortened(text: str) -> str:
     if len(text) <= DETAIL_CHARS:
         return text
     return f"{text[: DETAIL_CHARS - 62]} … {text[-59:]}"
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text is empty, or white space and byte order marks alone."""
+    return not text.replace(BOM, "").strip()
 
 
 def sample_ids(source: str, path: str, keys: Sequence[str]) -> list[bytes]:

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.errors import reading
 from mindvl_data.sources.files import store_of
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
 from mindvl_data.steps.scores.keys import hashes_of
-from mindvl_data.errors import reading
 
 BATCH_ROWS = 1 << 16
 BUCKET_ROWS = 1 << 20

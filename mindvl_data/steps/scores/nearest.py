@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.errors import reading
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
-from mindvl_data.errors import reading
 
 BATCH = 8192
 
