@@ -15,7 +15,7 @@ from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, 
 from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.members import FIRST_BYTES, kind_by_bytes, kind_of, member_text
-from mindvl_data.sources.webdataset import Archive, Group, kind_of, shape_in
+from mindvl_data.sources.webdataset import Archive, Group, shape_in
 from mindvl_data.tables.schema import Part
 
 META = ".nv-meta/dataset.yaml"

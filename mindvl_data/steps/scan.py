@@ -17,7 +17,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data import plugins, vision
+from mindvl_data import vision
 from mindvl_data.errors import reading
 from mindvl_data.runtime import plugins
 from mindvl_data.sources import (

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindvl_data import plugins
 from mindvl_data.errors import UserError, reading
+from mindvl_data.runtime import plugins
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.subset import UidSubset
 from tests.mindvl_data.sources.scanned import read

@@ -40,6 +40,28 @@ def test_braces_name_files_apart_and_each_must_exist(folder: Path) -> None:
     assert list(braces("{00..02}-{a,b}")) == ["00-a", "00-b", "01-a", "01-b", "02-a", "02-b"]
 
 
+def test_a_pattern_does_not_match_what_is_hidden_unless_it_says_the_dot(folder: Path) -> None:
+    for name in (".ipynb_checkpoints/x-0.tar", "a/._x-0.tar", "a/.deep/x-9.tar"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert [file.path for file in found(folder, "**/x-*.tar")] == ["a/x-0.tar", "a/x-1.tar", "b/x-0.tar"]
+    assert [file.path for file in found(folder, "a/*.tar")] == ["x-0.tar", "x-1.tar"]
+    assert [file.path for file in found(folder, "a/._*.tar")] == ["._x-0.tar"]
+    assert [file.path for file in found(folder, ".ipynb*/*.tar")] == [".ipynb_checkpoints/x-0.tar"]
+
+
+def test_what_energon_excludes_is_whole_tars_or_samples(folder: Path) -> None:
+    (folder / ".nv-meta").mkdir()
+    excluded = "[b/other.tar, a/x-0.tar/k1, 'a/x-{0,1}.tar/sub/k2']"
+    parts = "split_parts: {train: ['a/x-{0..1}.tar', b/other.tar]}"
+    (folder / ".nv-meta/split.yaml").write_text(f"{parts}\nexclude: {excluded}\n")
+    files = found(folder.parent, folder.name)
+    assert {file.path: file.excluded for file in files} == {
+        f"{folder.name}/a/x-0.tar": ("k1", "sub/k2"),
+        f"{folder.name}/a/x-1.tar": ("sub/k2",),
+    }
+
+
 @pytest.mark.parametrize(
     ("pattern", "words"), [("none.tar", "no such file"), ("c/*.tar", "no file matches"), ("a", "no such")]
 )

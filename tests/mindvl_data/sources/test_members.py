@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mindvl_data.scan import unused_members
 from mindvl_data.sources import Asked
+from mindvl_data.steps.scan import unused_members
 from tests.mindvl_data.packs import png
 from tests.mindvl_data.sources.scanned import Scanned, read
 

@@ -15,12 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.steps.filters import FilterTask, NO_FILTER, Rule, dropped_by, threshold
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
-from mindvl_data.steps.filters import threshold
-from mindvl_data.steps.presets import PRESETS
 from mindvl_data.sources import Asked
+from mindvl_data.steps.filters import NO_FILTER, FilterTask, Rule, dropped_by, threshold
+from mindvl_data.steps.presets import PRESETS
 from tests.mindvl_data.crawl import built, crawl, dropped, kept, recipe, uid
 from tests.mindvl_data.scores.test_text import wordnet
 from tests.mindvl_data.sources.scanned import read
