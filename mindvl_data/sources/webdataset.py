@@ -25,6 +25,7 @@ from mindvl_data.sources import (
     uid_of,
 )
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.images import placed
 from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import Mapped
 from mindvl_data.sources.members import FIRST_BYTES, Shape, looked_at, member_bytes, member_text, shape_of
