@@ -265,8 +265,12 @@ class TerminalLogger:
             case "evaluation":
                 place = f"after {record['stage']}" if record["stage"] else "before the first stage"
                 self._print(f"held-out loss {place}: {record['loss']:.4f}")
+            case "skipped":
+                self._print(record["why"])
             case "stage":
                 self._print(f"{record['stage']}: {_movement(record['moved'], record['unchanged'])}")
+                if record["unreached"]:
+                    self._print(f"{record['stage']}: {_unreached(record['unreached'])}")
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -299,10 +303,15 @@ def _step_line(record: Record) -> str:
 
 
 def _movement(moved: dict[str, int], unchanged: dict[str, int]) -> str:
-    """Which parts of the model a stage changed, and which kept every byte."""
+    """Which parts of the model a stage changed, and which it left as they were."""
     changes = ", ".join(f"{part} ({count} tensors)" for part, count in moved.items()) or "nothing"
     kept = ", ".join(f"{part} ({count} tensors)" for part, count in unchanged.items())
-    return f"{changes} moved" + (f"; {kept} kept every byte" if kept else "")
+    return f"{changes} moved" + (f"; {kept} unchanged" if kept else "")
+
+
+def _unreached(parts: dict[str, int]) -> str:
+    counted = ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
+    return f"{counted} saw nothing in this stage: no gradient reached them, so they neither moved nor decayed"
 
 
 def _print_summary(console: Console, stages: list[StageSummary]) -> None:
@@ -311,7 +320,7 @@ def _print_summary(console: Console, stages: list[StageSummary]) -> None:
     for column in ("steps", "tokens", "loss, first → last tenth", "held-out, before → after", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage in stages:
-        losses = f"{stage.first_loss:.4f} → {stage.last_loss:.4f}"
+        losses = _losses(stage.first_loss, stage.last_loss)
         table.add_row(
             stage.name, f"{stage.steps}", f"{stage.tokens:,}", losses, _holdout(stage), f"{stage.seconds:.1f}"
         )
@@ -321,9 +330,11 @@ def _print_summary(console: Console, stages: list[StageSummary]) -> None:
 
 
 def _holdout(stage: StageSummary) -> str:
-    if stage.holdout_before is None or stage.holdout_after is None:
-        return "–"
-    return f"{stage.holdout_before:.4f} → {stage.holdout_after:.4f}"
+    return _losses(stage.holdout_before, stage.holdout_after)
+
+
+def _losses(before: float | None, after: float | None) -> str:
+    return "–" if before is None or after is None else f"{before:.4f} → {after:.4f}"
 
 
 def _notes(stages: list[StageSummary]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from mindvl_data.shards.checking import pack_problems
 from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.layout import ShardError, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
-from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, vision_cost
+from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, sync, write_shard
 
@@ -30,6 +30,7 @@ __all__ = [
     "pack_bytes",
     "pack_digest",
     "pack_problems",
+    "padding_pack",
     "patiently",
     "read_costs",
     "schema",

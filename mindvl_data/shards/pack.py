@@ -54,8 +54,32 @@ class Pack:
         return len(self.tokens)
 
     def without_loss(self) -> Pack:
-        """The same pack with nothing to learn from: what fills the last batch of an epoch."""
+        """The same pack with nothing to learn from: its tokens are read, and none is a target."""
         return replace(self, loss_mask=np.zeros_like(self.loss_mask))
+
+
+def padding_pack(index: int, seq_len: int, pad_id: int) -> Pack:
+    """Nothing but padding: what fills the last batch of an epoch, without a token, an image or a sample that counts.
+
+    Args:
+        index: in the manifest, of the pack whose turn it would be.
+        seq_len: its tokens.
+        pad_id: of each of them.
+    """
+    return Pack(
+        index=index,
+        tokens=np.full(seq_len, pad_id, np.int32),
+        loss_mask=np.zeros(seq_len, np.bool_),
+        cu_seqlens=np.array([0, seq_len], np.int32),
+        num_tokens=0,
+        sample_ids=(),
+        sources=(),
+        repeats=(),
+        images=(),
+        num_patches=0,
+        attention_cost=0,
+        vision_cost=0,
+    )
 
 
 def attention_cost(cu_seqlens: NDArray[np.int32], num_tokens: int) -> int:

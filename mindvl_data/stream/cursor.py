@@ -23,7 +23,7 @@ def next_step(course: Course, n: int, global_batch: int, last: Last) -> Step:
     """The global batch that starts at cursor `n`; a pure function.
 
     Where a border (the end of an epoch or of a curriculum's period) leaves less than a batch, `pad` fills it
-    with packs without loss, `wrap` takes what comes next, `drop` skips it. `n` counts real packs, so it means
+    with packs of padding, `wrap` takes what comes next, `drop` skips it. `n` counts real packs, so it means
     the same under any batch size.
     """
     skipped = 0

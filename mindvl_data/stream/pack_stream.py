@@ -12,7 +12,7 @@ import numpy as np
 
 from mindvl_data.manifest import Manifest, ManifestError
 from mindvl_data.media import access_to
-from mindvl_data.shards import Pack
+from mindvl_data.shards import Pack, padding_pack
 from mindvl_data.stream.course import AnyManifest, Curriculum, Mixture, Slot, lay_out
 from mindvl_data.stream.cursor import Last, Step, next_step
 from mindvl_data.stream.dealing import deal
@@ -27,7 +27,7 @@ class PackStream:
     manifest: a manifest, its path or URL, a `Mixture` of several or a `Curriculum`. rank, world: of the
     data-parallel dimension; tensor- and context-parallel peers pass the same rank and get the same packs.
     global_batch: packs a step over all ranks (default: one a rank). epochs: None is endless. last: what becomes
-    of the last batch of an epoch; with `pad` it is filled by packs whose loss mask is false everywhere. deal:
+    of the last batch of an epoch; with `pad` it is filled by packs of padding alone. deal:
     a rank takes every world-th pack of a batch (`turn`), or as many so that Σ l² and patches of the ranks even
     out (`cost`); the batch, and so the gradient, is the same. Every shard's hash is checked when it is first
     opened. media_root, allow: what else may be opened for images that lie elsewhere (see `access_to`): a manifest
@@ -135,8 +135,11 @@ class PackStream:
     def read(self, slot: Slot) -> Pack:
         """The pack of a slot, with the bytes of its images. Raises ManifestError."""
         reader = self._readers[slot.manifest]
-        pack = reader.read(reader.number(slot.epoch, slot.place))
-        return pack.without_loss() if slot.fills else pack
+        number = reader.number(slot.epoch, slot.place)
+        if slot.fills:
+            manifest = self.manifests[slot.manifest]
+            return padding_pack(number, manifest.seq_len, manifest.tokenizer["pad_id"])
+        return reader.read(number)
 
     def reopened(self) -> PackStream:
         """The same stream at the same place with files of its own, for another thread to read with."""
@@ -146,4 +149,5 @@ class PackStream:
 
     def _costs(self, slot: Slot) -> np.ndarray[Any, np.dtype[np.int64]]:
         reader = self._readers[slot.manifest]
-        return reader.costs(reader.number(slot.epoch, slot.place))
+        costs = reader.costs(reader.number(slot.epoch, slot.place))
+        return np.zeros_like(costs) if slot.fills else costs

@@ -17,6 +17,7 @@ from mindvl_data.vision.resize import QWEN2_VL
 from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
 from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
+from mindvl_train.weights.published.importing import LANGUAGE, VISION
 
 # Qwen's published template, for a model that was imported and not trained here; Qwen3-VL's has no system turn.
 TEMPLATE: Mapping[str, Any] = {"prefix": "<|im_start|>{role}\n", "suffix": "<|im_end|>\n"}
@@ -68,7 +69,7 @@ def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
 
 def _homes(opened: Opened) -> list[Path]:
     """Where the small files of a published model lie, if it has any."""
-    return [opened.published, opened.published / "language"] if opened.published else []
+    return [opened.published, *(opened.published / part for part in (LANGUAGE, VISION))] if opened.published else []
 
 
 def _published_template(opened: Opened) -> dict[str, Any]:

@@ -8,21 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.data.batch import BatchLayout
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.loop.tokenizer_fit import check_fit
 from mindvl_train.models.initialise import give_weights
-from mindvl_train.models.spec import ModelSpec
+from mindvl_train.models.spec import ModelInputs, ModelSpec
 from mindvl_train.weights.imported import DESCRIPTION
 from mindvl_train.weights.published.folder import CONFIG
 from mindvl_train.weights.published.importing import LANGUAGE, import_model
 from mindvl_train.weights.trained import Trained, open_trained
 
-
-class OpenError(UserError):
-    """A model and a set that do not belong together."""
+ADVICE = "build the set with the tokenizer and the resolution of the model"
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,10 @@ class Opened:
         layout: how packs become its batches.
         device: where it is.
         special_ids: the tokens that its weights know, by our names.
-        data: `tokenizer`, `chat_template` and `resolution` of the data it was trained on; empty for a model that
-            was imported and not trained.
+        data: what it is asked with, as far as that is known: see `weights/processing.py`.
         published: the small files it was published with, if it was.
+        inputs: what it expects of a set.
+        tokenizer_sha256: of the tokenizer that its weights know; None: unknown.
     """
 
     model: nn.Module
@@ -45,16 +44,12 @@ class Opened:
     special_ids: dict[str, int]
     data: dict[str, Any]
     published: Path | None
+    inputs: ModelInputs
+    tokenizer_sha256: str | None = None
 
     def check(self, manifest: Manifest) -> None:
-        """Raises OpenError if the manifest's special tokens are others than the model's."""
-        theirs: dict[str, int] = manifest.tokenizer["special_ids"]
-        for name, mine in self.special_ids.items():
-            if theirs.get(name, mine) != mine:
-                raise OpenError(
-                    f"{manifest.path}: its {name} is token {theirs[name]}, the model's is {mine}; "
-                    "build the set with the tokenizer of the model"
-                )
+        """Raises FitError if the set was built for another model: what a run refuses to train on."""
+        check_fit([manifest], self.inputs, self.tokenizer_sha256, self.special_ids, ADVICE)
 
 
 def open_model(source: Path, accelerator: str = "auto") -> Opened:
@@ -96,4 +91,13 @@ def _open(trained: Trained, accelerator: str) -> Opened:
         position_axes=inputs.position_axes,
     )
     weighted = give_weights(model, 0, device, trained.weights).eval()
-    return Opened(weighted, layout, device, trained.special_ids, trained.data, trained.published)
+    return Opened(
+        weighted,
+        layout,
+        device,
+        trained.special_ids,
+        trained.data,
+        trained.published,
+        inputs,
+        trained.tokenizer_sha256,
+    )

@@ -4,7 +4,6 @@ MindVL (arXiv 2509.11662, section 3) searches the least and the most pixels of a
 held-out picture is resized by every pair of bounds, its placeholders counted again, and its answers scored.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,8 +19,7 @@ from mindvl_train.answers.evaluation import Score, evaluate, total
 from mindvl_train.answers.generation import generate, prompt_of
 from mindvl_train.answers.held_out import at_resolution, samples
 from mindvl_train.answers.opened import Opened
-
-PROCESSOR = "preprocessor_config.json"
+from mindvl_train.weights import processing
 
 
 class ResolutionError(UserError):
@@ -102,17 +100,11 @@ def write_bounds(folder: Path, point: Point) -> Path:
     Raises:
         ResolutionError: the folder has no image processor.
     """
-    path = next((place for place in (folder / PROCESSOR, folder / "language" / PROCESSOR) if place.exists()), None)
-    if path is None:
-        raise ResolutionError(f"{folder}: has no {PROCESSOR}; export with --tokenizer, which writes one")
-    config = json.loads(path.read_text())
-    config |= {"min_pixels": point.min_pixels, "max_pixels": point.max_pixels}
-    if "size" in config:
-        config["size"] = {"shortest_edge": point.min_pixels, "longest_edge": point.max_pixels}
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    unfinished.replace(path)
-    return path
+    parts = [part for part in (folder, folder / "language", folder / "vision") if part.is_dir()]
+    written = [path for part in parts if (path := processing.write_bounds(part, point.min_pixels, point.max_pixels))]
+    if not written:
+        raise ResolutionError(f"{folder}: has no image processor; export with --tokenizer, which writes one")
+    return written[0]
 
 
 def plot(points: Sequence[Point], path: Path) -> None:

@@ -11,10 +11,13 @@ from mindvl_data.errors import UserError
 
 RECORD = "run.json"
 LOCK = ".lock"
-# What may change between two starts of one run, because no loss depends on it.
+# What the run keeps of the model folder that it began from.
+START = "start"
+# What may change between two starts of one run, because no loss depends on it; what becomes of a loss that is no number
+# decides of steps to come alone.
 FREE_KEYS = (
     *("name", "data", "out", "weights", "loader", "checkpoint", "loggers"),
-    *("mesh", "activation_checkpointing", "peak_tflops"),
+    *("mesh", "activation_checkpointing", "peak_tflops", "non_finite"),
 )
 
 

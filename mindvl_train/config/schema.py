@@ -52,11 +52,16 @@ class ModelSettings(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """AdamW (arXiv 1711.05101); matrices decay, norms and biases do not."""
+    """AdamW (arXiv 1711.05101); matrices decay, norms and biases do not.
+
+    decay_unreached: whether a parameter decays that no gradient has reached in the stage, such as the vision tower's in
+    a stage without pictures.
+    """
 
     betas: tuple[Share, Share] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    decay_unreached: bool = False
     clip_grad_norm: Annotated[float, Field(gt=0)] = 1.0
 
 

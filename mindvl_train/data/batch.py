@@ -64,7 +64,7 @@ class Batch:
         num_patches: their patches.
         attention_cost: Σ l² over the segments that are not padding.
         vision_cost: Σ n² over the frames of the images.
-        packs: the packs' places in the manifest, for messages.
+        packs: the packs' numbers in the manifest, for messages; of none that only fills the batch.
         samples: the ids of their samples in hexadecimal, likewise.
         normalisation: of levels, which `to` makes patches of.
         feature_order: where ranks share packs (`parallel/context.py`): the order in which features leave.
@@ -177,7 +177,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         num_patches=sum(pack.num_patches for pack in packs),
         attention_cost=sum(pack.attention_cost for pack in packs),
         vision_cost=sum(pack.vision_cost for pack in packs),
-        packs=tuple(pack.index for pack in packs),
+        packs=tuple(pack.index for pack in packs if pack.num_tokens),
         samples=tuple(sample.hex() for pack in packs for sample in pack.sample_ids),
         normalisation=layout.normalisation,
     )

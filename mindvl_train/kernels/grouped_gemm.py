@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mindvl_train.kernels.registry import GroupedGEMM, KernelSpec
 
+# Numbers of 16 bits in the 16 bytes that CUDA's grouped product aligns rows to.
+WIDTH = 8
 # The codes of npu_grouped_matmul.
 NPU_ONE_OUTPUT, NPU_STACKED_OUTPUT = 2, 3
 NPU_BY_ROWS, NPU_BY_SUMMED = 0, 2
@@ -30,8 +32,18 @@ def reference(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
 
 
 def grouped(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """`torch.nn.functional.grouped_mm`: one kernel on CUDA, told by the ends of the runs on the device."""
-    return F.grouped_mm(tokens, weight, offs=counts.cumsum(0).to(torch.int32))
+    """`torch.nn.functional.grouped_mm`: one kernel on CUDA, told by the ends of the runs on the device.
+
+    It wants rows of whole 16 bytes: other widths are padded with zeros, which add nothing.
+    """
+    if not len(tokens):
+        return reference(tokens, weight, counts)
+    ends = counts.cumsum(0).to(torch.int32)
+    rows, columns = (-size % WIDTH for size in weight.shape[1:])
+    if not rows and not columns:
+        return F.grouped_mm(tokens, weight, offs=ends)
+    padded = F.grouped_mm(F.pad(tokens, (0, rows)), F.pad(weight, (0, columns, 0, rows)), offs=ends)
+    return padded[:, : weight.shape[2]]
 
 
 def load_npu() -> GroupedGEMM:

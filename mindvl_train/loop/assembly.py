@@ -1,6 +1,6 @@
 """Everything a run needs, found and checked before a file is written or a weight is drawn."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,16 +13,19 @@ from mindvl_data.manifest import Manifest
 from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import Accelerator
 from mindvl_train.config.loading import LoadedConfig, validate
+from mindvl_train.config.run_folder import START
 from mindvl_train.config.schema import ModelSettings, TrainConfig
 from mindvl_train.data.batch import Batch, BatchLayout
 from mindvl_train.kernels.registry import resolve
 from mindvl_train.loop.optim import build_optimizer, freeze_all_but
 from mindvl_train.loop.stages import Stage, open_manifest, open_stages
 from mindvl_train.loop.tokenizer_fit import check_fit
-from mindvl_train.models.spec import ModelSpec
+from mindvl_train.models.spec import BeforeStep, ModelSpec
 from mindvl_train.parallel.fit import Limits, StageShape, limits_of
 from mindvl_train.presets import read_preset
-from mindvl_train.weights.imported import Imported, ImportedError, read_imported
+from mindvl_train.weights.checkpoint import newest
+from mindvl_train.weights.imported import DESCRIPTION, Imported, ImportedError, read_description, read_imported
+from mindvl_train.weights.processing import of_manifest
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Assembly:
         record: what `run.json` keeps of it, with the ids of the manifests.
         model: on the meta device, without weights yet.
         weights: what it begins with; None: fresh draws.
-        after_step: what to do with it after every optimizer step.
+        before_step, after_step: what to do with it before and after every optimizer step.
         flops: (batch, times its parts' arithmetic is done, ranks that share it) → operations of one rank.
         kernel_names: the implementation of every operation.
         layout: how packs become batches.
@@ -43,12 +46,14 @@ class Assembly:
         limits: what a mesh can divide.
         holdout: the held-out set, if there is one.
         accelerator: where the model trains.
+        start: the model folder that it begins from, while it is there.
     """
 
     config: TrainConfig
     record: dict[str, Any]
     model: nn.Module
     weights: Mapping[str, Tensor] | None
+    before_step: BeforeStep
     after_step: Callable[[nn.Module], Mapping[str, float]]
     flops: Callable[[Batch, Mapping[str, int], int], float] | None
     kernel_names: dict[str, str]
@@ -58,6 +63,18 @@ class Assembly:
     limits: Limits
     holdout: Manifest | None
     accelerator: Accelerator
+    start: Path | None = None
+
+    def data_of(self, stage: str, parents: Iterable[str] = ()) -> dict[str, Any]:
+        """What the model is asked with after a stage; after an average, that of the last stage in it.
+
+        Args:
+            stage: its name; that of an average is none of `stages`.
+            parents: the names of the checkpoints that an average is made of: each ends in its stage's.
+        """
+        names = {parent.split("-", 2)[2] for parent in parents} or {stage}
+        last = [each for each in self.stages if each.name in names][-1]
+        return of_manifest(last.manifest)
 
     @property
     def last_stage(self) -> int:
@@ -75,12 +92,13 @@ class Assembly:
         return before + sum(each.tokens_per_step * stage_step for each in self.stages[stage : stage + 1])
 
 
-def assemble(loaded: LoadedConfig, where: str) -> Assembly:
+def assemble(loaded: LoadedConfig, where: str, folder: Path | None = None) -> Assembly:
     """Finds the plugins, opens the manifests and holds them against the model.
 
     Args:
         loaded: the run's configuration.
         where: its file, for messages.
+        folder: the run's own, if it may have begun: it then needs the weights no more that it began from.
 
     Raises:
         UserError: something is missing or does not fit.
@@ -89,14 +107,15 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
     accelerator = accelerators.choose(config.accelerator)
     kernels = resolve(config.kernels, accelerator.device_type, config.precision)
     spec: ModelSpec = plugins.load(plugins.MODELS, config.model.name)
-    imported = _imported(config.model)
+    imported = _imported(config.model, folder)
     settings = imported.config if imported else _fresh(config.model)
     model_config = validate(spec.config, settings, where, "model.config.")
     inputs = spec.inputs(model_config)
     stages = open_stages(config)
     holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
     manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
-    check_fit(list(manifests.values()), inputs, _known(config.model, imported))
+    known = _known(config.model, imported)
+    check_fit(list(manifests.values()), inputs, known.tokenizer_sha256, known.special_ids)
     with torch.device("meta"):
         model = spec.build(model_config, kernels)
     _check_globs(model, config)
@@ -108,10 +127,6 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
         "weights": config.model.weights,
         "special_ids": manifest_ids,
-        # What an export writes a processor from.
-        "tokenizer": {"sha256": first.tokenizer["sha256"]},
-        "chat_template": dict(first.data["chat_template"]),
-        "resolution": first.resolution.described(),
         "manifests": {name: manifest.id for name, manifest in manifests.items()},
     }
     return Assembly(
@@ -119,6 +134,7 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         record=loaded.record | facts,
         model=model,
         weights=imported.tensors if imported else None,
+        before_step=spec.before_step,
         after_step=spec.after_step,
         flops=partial(spec.flops, model_config) if spec.flops else None,
         kernel_names=kernels.names,
@@ -133,17 +149,22 @@ def assemble(loaded: LoadedConfig, where: str) -> Assembly:
         ),
         stages=stages,
         average=(last[0], last[1].average) if last else None,
-        limits=limits_of(model, shapes),
+        limits=limits_of(model, shapes, holdout.seq_len if holdout else 0),
         holdout=holdout,
         accelerator=accelerator,
+        start=imported.folder if imported and imported.tensors is not None else None,
     )
 
 
-def _imported(model: ModelSettings) -> Imported | None:
-    """The model folder that the run begins from, if it does."""
+def _imported(model: ModelSettings, folder: Path | None) -> Imported | None:
+    """The model folder that the run begins from, if it does; of one that is gone, what a run that has begun kept."""
     if model.weights is None:
         return None
-    imported = read_imported(Path(model.weights))
+    named, kept = Path(model.weights), folder / START if folder else None
+    if kept and kept.exists() and newest(kept.parent / "checkpoints"):
+        imported = read_description(named if (named / DESCRIPTION).exists() else kept)
+    else:
+        imported = read_imported(named)
     if imported.model != model.name:
         raise ImportedError(f"model.weights: {model.weights} holds a {imported.model!r}, model.name is {model.name!r}")
     return imported

@@ -7,7 +7,8 @@ A logger is an entry point of the group `mindvl_train.loggers`: a function of th
 
 import importlib
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,18 +50,41 @@ class JsonlLogger:
         self._path = folder / FILE_NAME
 
     def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
-        kept = [json.dumps(record) + "\n" for record in read_records(self._path) if record["step"] <= step]
+        kept = [_line(record) for record in _before(read_records(self._path), step)]
         unfinished = self._path.with_suffix(".unfinished")
         unfinished.write_text("".join(kept))
         unfinished.rename(self._path)
         self._file = self._path.open("a")
 
     def log(self, record: Record) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(_line(record))
         self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(record: Record) -> str:
+    """As JSON, which has no word for what is no number: it becomes null."""
+    return json.dumps(_finite(record), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _before(records: Iterable[Record], step: int) -> Iterator[Record]:
+    """Those that a checkpoint at `step` stands behind; an average that ends the run takes no step, and what was logged
+    of it follows the end of the stage before it."""
+    for record in records:
+        if record["step"] <= step:
+            yield record
+        if record["event"] == "stage" and record["step"] == step:
+            return
 
 
 class TensorBoardLogger:
@@ -103,25 +127,27 @@ class StageSummary:
     Attributes:
         steps: optimizer steps.
         tokens: delivered, padding included.
-        first_loss: mean over the first tenth of the steps.
+        first_loss: mean over the first tenth of the steps that have a loss; None: no step has one.
         last_loss: mean over the last tenth.
         holdout_before: loss on the held-out set at the end of the stage it began from; None without a held-out set.
         holdout_after: at its end.
         seconds: in steps, waiting for data included.
         moved: tensors that changed, by part of the model.
-        unchanged: tensors that kept every byte.
+        unchanged: tensors that are as they were, byte for byte.
+        unreached: of them, those that train and that no gradient reached.
     """
 
     name: str
     steps: int
     tokens: int
-    first_loss: float
-    last_loss: float
+    first_loss: float | None
+    last_loss: float | None
     holdout_before: float | None
     holdout_after: float | None
     seconds: float
     moved: dict[str, int]
     unchanged: dict[str, int]
+    unreached: dict[str, int]
 
 
 def summarise(records: Iterable[Record]) -> list[StageSummary]:
@@ -142,17 +168,18 @@ def summarise(records: Iterable[Record]) -> list[StageSummary]:
 
 
 def _summarise_stage(end: Record, steps: list[Record], holdouts: Mapping[str, float]) -> StageSummary:
-    losses = [record["loss"] for record in steps]
+    losses = [record["loss"] for record in steps if record["loss"] is not None]
     tenth = max(1, len(losses) // 10)
     return StageSummary(
         name=end["stage"],
         steps=len(steps),
         tokens=sum(record["tokens"] + record["padding"] for record in steps),
-        first_loss=sum(losses[:tenth]) / tenth,
-        last_loss=sum(losses[-tenth:]) / tenth,
+        first_loss=sum(losses[:tenth]) / tenth if losses else None,
+        last_loss=sum(losses[-tenth:]) / tenth if losses else None,
         holdout_before=holdouts.get(end["parent"] or ""),
         holdout_after=holdouts.get(end["stage"]),
         seconds=sum(record["seconds"] for record in steps),
         moved=end["moved"],
         unchanged=end["unchanged"],
+        unreached=end.get("unreached", {}),
     )

@@ -85,7 +85,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's state as `<what>/<parameter name>` → tensor: no pickle, and no order of parameters."""
     return {
         f"{what}/{name}": tensor
-        for name, parameter in _named(optimizer)
+        for name, parameter in named(optimizer)
         for what, tensor in optimizer.state.get(parameter, {}).items()
     }
 
@@ -97,7 +97,7 @@ def prepare_state(optimizer: torch.optim.Optimizer, names: Container[str]) -> di
         optimizer: over the parameters that the names speak of, sharded in any way.
         names: as `optimizer_tensors` gives them.
     """
-    for name, parameter in _named(optimizer):
+    for name, parameter in named(optimizer):
         moments = {what: torch.zeros_like(parameter) for what in MOMENTS if f"{what}/{name}" in names}
         if moments:
             step = torch.zeros((), dtype=torch.float32, device=parameter.device)
@@ -105,6 +105,7 @@ def prepare_state(optimizer: torch.optim.Optimizer, names: Container[str]) -> di
     return optimizer_tensors(optimizer)
 
 
-def _named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+def named(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Its parameters with their names, in its order."""
     for group in optimizer.param_groups:
         yield from zip(group["param_names"], group["params"], strict=True)

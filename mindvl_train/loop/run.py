@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mindvl_data.errors import UserError
 from mindvl_train import plugins
 from mindvl_train.config.loading import LoadedConfig
-from mindvl_train.config.run_folder import claim, held
+from mindvl_train.config.run_folder import START, claim, held
 from mindvl_train.loop.assembly import Assembly, assemble
 from mindvl_train.loop.callbacks import Callback
 from mindvl_train.loop.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
@@ -40,6 +41,11 @@ from mindvl_train.weights.checkpoint import (
     read_progress,
 )
 from mindvl_train.weights.fingerprints import fingerprints
+from mindvl_train.weights.imported import keep_start
+
+
+class HoldoutError(UserError):
+    """A held-out set that says nothing of a model."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
     Raises:
         UserError: what is wrong, where, and what to do.
     """
-    parts = assemble(loaded, where)
+    parts = assemble(loaded, where, folder)
     sizes = sizes_for(parts.config.mesh, world_size(), parts.limits)
     with joined(parts.accelerator) as device, ExitStack() as stack:
         mesh = build_mesh(sizes, device)
@@ -79,6 +85,8 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
             if is_first():
                 stack.enter_context(held(folder))
                 claim(folder, parts.record)
+                if parts.start:
+                    keep_start(parts.start, folder / START)
         checkpoints = stack.enter_context(CheckpointFolder(folder / "checkpoints", parts.config.checkpoint.keep))
         return _go_on(parts, mesh, checkpoints, folder, loggers)
 
@@ -162,16 +170,16 @@ class Run:
             self.progress = progress
             if self._checkpoint_is_due(stage):
                 self._save(stage, optimizer)
-        self._end_stage(stage)
+        self._end_stage(stage, trainer.unreached())
 
     def _begin_from(self, parent: str | None) -> None:
         """The model holds the weights of the stage that ended last; a branch wants those of another."""
         if self.progress.stage and parent not in (None, self.parts.stages[self.progress.stage - 1].name):
             self._load_weights(self.checkpoints.end_of(str(parent)))
 
-    def _end_stage(self, stage: Stage) -> None:
+    def _end_stage(self, stage: Stage, unreached: Sequence[str]) -> None:
         self._evaluate(after=stage.name)
-        moved = asdict(movement(self.progress.fingerprints or {}, self.model))
+        moved = asdict(movement(self.progress.fingerprints or {}, self.model, unreached))
         self._log({"event": "stage", "step": self.progress.step, "stage": stage.name, "parent": stage.parent, **moved})
         self._publish_end(stage.name)
 
@@ -188,7 +196,8 @@ class Run:
     def _publish_end(self, stage: str, parents: Mapping[str, float] | None = None) -> None:
         self.progress = Progress(self.progress.step, self.progress.stage + 1, skipped=self.progress.skipped)
         # The next stage builds its own optimizer: at a boundary only weights carry over.
-        self.checkpoints.save(Checkpoint(self.progress, self._weights(), {}, parents or {}), stage)
+        data = self.parts.data_of(stage, parents or ())
+        self.checkpoints.save(Checkpoint(self.progress, self._weights(), {}, parents or {}, data), stage)
         # A branch may begin from here next.
         self.checkpoints.wait()
         self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage})
@@ -206,7 +215,12 @@ class Run:
                 loss += self.model(batch.to(self.mesh.device)).item()
                 weight += batch.total_weight
         end_forward(self.model)
-        mean = total(loss) / total(weight)
+        learnt = total(weight)
+        if not learnt:
+            raise HoldoutError(
+                f"holdout: no token of {holdout.path} has a loss, so nothing can be scored; name another set, or none"
+            )
+        mean = total(loss) / learnt
         self._log({"event": "evaluation", "step": self.progress.step, "stage": after, "loss": mean})
 
     def _checkpoint_is_due(self, stage: Stage) -> bool:
@@ -214,7 +228,8 @@ class Run:
         return step % self.parts.config.checkpoint.every_steps == 0 and step < stage.total_steps
 
     def _save(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
-        self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer)))
+        data = self.parts.data_of(stage.name)
+        self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer), data=data))
         self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage.name})
 
     def _weights(self) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """A stage of a run: its manifest, what trains in it, how fast and for how many steps."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,26 +107,38 @@ def steps_for(packs: int, packs_per_epoch: int, global_batch: int) -> int:
 
 @dataclass(frozen=True)
 class Movement:
-    """What a stage changed: tensors by part of the model, the first word of a parameter's name."""
+    """What a stage changed: tensors by part of the model, the first word of a parameter's name.
+
+    Attributes:
+        moved, unchanged: all of them.
+        unreached: of the unchanged, those that train and that no gradient reached.
+    """
 
     moved: dict[str, int]
     unchanged: dict[str, int]
+    unreached: dict[str, int]
 
 
-def movement(before: Mapping[str, str], model: nn.Module) -> Movement:
+def movement(before: Mapping[str, str], model: nn.Module, unreached: Collection[str] = ()) -> Movement:
     """Compares the parameters with their fingerprints at the stage's beginning.
+
+    Args:
+        before: the fingerprints.
+        model: as it is at the stage's end.
+        unreached: the parameters that no gradient reached.
 
     Raises:
         FrozenMovedError: a parameter moved that does not train.
     """
     trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    moved: dict[str, int] = {}
-    unchanged: dict[str, int] = {}
+    moved: Counter[str] = Counter()
+    unchanged: Counter[str] = Counter()
+    missed: Counter[str] = Counter()
     for name, digest in fingerprints(model).items():
         changed = digest != before[name]
         if changed and not trains[name]:
             raise FrozenMovedError(f"{name} is frozen in this stage and has changed; please report this")
-        counts = moved if changed else unchanged
         part = name.split(".")[0]
-        counts[part] = counts.get(part, 0) + 1
-    return Movement(moved, unchanged)
+        (moved if changed else unchanged)[part] += 1
+        missed[part] += not changed and name in unreached
+    return Movement(dict(moved), dict(unchanged), {part: count for part, count in missed.items() if count})

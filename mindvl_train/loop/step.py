@@ -93,7 +93,18 @@ def describe_non_finite(stage: Stage, batches: Sequence[Batch], losses: Sequence
     return (
         f"{stage.name}: {what} on packs {', '.join(map(str, packs))} of {stage.manifest.path}, samples "
         f"{', '.join(samples[:SHOWN])}{more}; look at them with `python -m mindvl_data explain MANIFEST SAMPLE` and "
-        "`show MANIFEST --pack N`, lower the learning rate, or set non_finite.action to skip"
+        "`show MANIFEST --pack N`. The same command goes on with non_finite.action: skip; a lower learning rate is "
+        "another run: give another --out"
+    )
+
+
+def describe_without_targets(stage: Stage, batches: Sequence[Batch]) -> str:
+    """Which packs gave a step nothing to learn."""
+    heard = [json.loads(words) for words in gather_words(json.dumps(_named(batches)))]
+    packs = sorted({pack for each in heard for pack in each["packs"]})
+    return (
+        f"{stage.name}: nothing to learn on packs {', '.join(map(str, packs))} of {stage.manifest.path}: no token of "
+        "them has a loss, so the step is left out; `python -m mindvl_data show MANIFEST --pack N` shows the loss mask"
     )
 
 

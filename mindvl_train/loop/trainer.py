@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +18,22 @@ from mindvl_data.manifest import Manifest
 from mindvl_data.stream import PackStream
 from mindvl_train.data.batch import Batch
 from mindvl_train.data.loader import Loader, StepBatches
+from mindvl_train.dtensor import local
 from mindvl_train.loop.assembly import Assembly
 from mindvl_train.loop.metrics import Record
-from mindvl_train.loop.optim import set_learning_rates
+from mindvl_train.loop.optim import named, set_learning_rates
 from mindvl_train.loop.stages import Stage
-from mindvl_train.loop.step import describe_non_finite, everyone, rank_step, step_record
+from mindvl_train.loop.step import (
+    describe_non_finite,
+    describe_without_targets,
+    everyone,
+    rank_step,
+    step_record,
+)
 from mindvl_train.models.flops import passes
 from mindvl_train.parallel.context import share_of
-from mindvl_train.parallel.data import add_copies_up, clip_gradients
-from mindvl_train.parallel.host import total
+from mindvl_train.parallel.data import add_copies_up, clip_gradients, end_forward
+from mindvl_train.parallel.host import gather, total
 from mindvl_train.parallel.mesh import Mesh
 from mindvl_train.weights.checkpoint import Progress
 
@@ -81,17 +89,21 @@ class Trainer:
         waited = time.perf_counter() - waiting_since
         rates = set_learning_rates(self.optimizer, self.stage.factor(self.progress.stage_step))
         shares = [share_of(batch, self.mesh) for batch in batches.batches]
-        losses = self._accumulate(shares)
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = clip_gradients(trained, self.parts.config.optimizer.clip_grad_norm)
-        rows = everyone(rank_step(shares, losses, waited, self.mesh.device, self._flops(shares)))
+        weight = total(sum(batch.total_weight for batch in shares))
+        losses, norm = self._gradients(shares, weight) if weight else ([math.nan] * len(shares), 0.0)
+        flops = self._flops(shares) if weight else 0.0
+        rows = everyone(rank_step(shares, losses, waited, self.mesh.device, flops))
         loss = sum(row.loss for row in rows)
         finite = math.isfinite(loss + norm)
-        self._advance(batches, skipped=not finite)
+        self._advance(batches, skipped=bool(weight) and not finite)
         if finite:
+            self._leave_unreached()
             self.optimizer.step()
-        else:
+        elif weight:
             self._refuse_or_skip(batches, losses, norm)
+        else:
+            why = describe_without_targets(self.stage, batches.batches)
+            self.log({"event": "skipped", "step": self.progress.step, "stage": self.stage.name, "why": why})
         # A step that is left out moves nothing, the balance of experts neither.
         noted = self.parts.after_step(self.model) if finite else {}
         self.optimizer.zero_grad(set_to_none=True)
@@ -112,13 +124,34 @@ class Trainer:
             }
         )
 
-    def _accumulate(self, batches: Sequence[Batch]) -> list[float]:
+    def _gradients(self, batches: Sequence[Batch], weight: float) -> tuple[list[float], float]:
+        """The losses of the micro-batches, and the norm that the step's gradients had before they were clipped."""
+        losses = self._accumulate(batches, weight)
+        return losses, clip_gradients([p for _, p in named(self.optimizer)], self.parts.config.optimizer.clip_grad_norm)
+
+    def unreached(self) -> list[str]:
+        """The parameters that train and that no gradient has reached in this stage, such as the vision tower's in a
+        stage without pictures."""
+        return [name for name, parameter in named(self.optimizer) if not self.optimizer.state.get(parameter)]
+
+    def _leave_unreached(self) -> None:
+        """AdamW would decay even what learns nothing: it does not see what no gradient has reached yet."""
+        waiting = [p for _, p in named(self.optimizer) if p.grad is not None and not self.optimizer.state.get(p)]
+        if not waiting or self.parts.config.optimizer.decay_unreached:
+            return
+        gradients = [parameter.grad for parameter in waiting if parameter.grad is not None]
+        largest = torch.stack([_largest(local(gradient)) for gradient in gradients]).tolist()
+        for parameter, rows in zip(waiting, zip(*gather(largest), strict=True), strict=True):
+            if not any(rows):
+                parameter.grad = None
+
+    def _accumulate(self, batches: Sequence[Batch], divisor: float) -> list[float]:
         """Gradients and losses of one step: weighted sums over its micro-batches, divided once by the weights of
         all micro-batches of all ranks.
 
         Their sum over ranks is the same for every split of the step.
         """
-        divisor = total(sum(batch.total_weight for batch in batches))
+        self.parts.before_step(self.model, divisor, [partial(self._look, batch) for batch in batches])
         losses = []
         for number, batch in enumerate(batches, start=1):
             # Copies of the sharded model add their gradients up once a step.
@@ -127,6 +160,13 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return torch.stack(losses).tolist()
+
+    @torch.no_grad()
+    def _look(self, batch: Batch) -> None:
+        """A forward pass without targets: what of the loss they are is not asked."""
+        none = {name: getattr(batch, name)[:0] for name in ("predictors", "targets", "weights")}
+        self.model(replace(batch, **none).to(self.mesh.device))
+        end_forward(self.model)
 
     def _flops(self, batches: Sequence[Batch]) -> float:
         count, times = self.parts.flops, passes([n for n, p in self.model.named_parameters() if p.requires_grad])
@@ -148,6 +188,11 @@ class Trainer:
             packs=batches.cursor.packs,
             skipped=self.progress.skipped + skipped,
         )
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    """The largest absolute value; 0 of nothing."""
+    return gradient.detach().abs().amax() if gradient.numel() else gradient.new_zeros(())
 
 
 def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:

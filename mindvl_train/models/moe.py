@@ -1,6 +1,6 @@
 """Mixture of experts: Qwen3-MoE's router and that of DeepSeek-V3 (arXiv 2412.19437, 2.1.2), dropless."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -56,11 +56,13 @@ class Router(nn.Module):
     """Chooses experts for every token, in float32.
 
     Attributes:
-        load: of the last forward pass with gradients, for the auxiliary loss: the tokens of every expert and the sum
+        load: for the auxiliary loss, of the forward passes since it was taken: the tokens of every expert and the sum
             of its scores, both [E].
+        looks_ahead: whether a pass without gradients counts as well.
     """
 
     load: tuple[Tensor, Tensor] | None = None
+    looks_ahead = False
 
     def __init__(self, config: MoEConfig, size: int) -> None:
         super().__init__()
@@ -75,8 +77,10 @@ class Router(nn.Module):
         logits = F.linear(hidden.float(), self.weight.float())
         scores = logits.sigmoid() if self.config.scoring == "sigmoid" else logits.softmax(dim=-1)
         experts = self._best(scores.detach()).topk(self.config.num_experts_per_tok, dim=-1).indices
-        if self.config.aux_loss_coef and torch.is_grad_enabled():
-            self.load = _tokens_of_each(experts, scores.shape[1]).to(scores.dtype), scores.sum(dim=0)
+        counts = self.looks_ahead or (torch.is_grad_enabled() and not _computed_again())
+        if self.config.aux_loss_coef and counts:
+            load = _tokens_of_each(experts, scores.shape[1]).to(scores.dtype), scores.sum(dim=0)
+            self.load = load if self.load is None else (self.load[0] + load[0], self.load[1] + load[1])
         weights = scores.gather(1, experts)
         if self.config.norm_topk_prob:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
@@ -92,6 +96,11 @@ class Router(nn.Module):
         groups = grouped.topk(2, dim=-1).values.sum(dim=-1).topk(self.config.topk_group, dim=-1).indices
         outside = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(1, groups, value=False)
         return grouped.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(1)
+
+
+def _computed_again() -> bool:
+    """Whether this is the second time, within the backward pass, that activation checkpointing computes."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _tokens_of_each(experts: Tensor, num_experts: int) -> Tensor:
@@ -156,8 +165,7 @@ class MixtureOfExperts(nn.Module):
         tokens = hidden.index_select(0, real)
         experts, weights = self.gate(tokens)
         counts = _tokens_of_each(experts, len(self.tokens_per_expert))
-        # Activation checkpointing computes a second time within the backward pass.
-        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        if torch.is_grad_enabled() and not _computed_again():
             self.tokens_per_expert.add_(counts)
         permuted, places = self.kernels.moe_permute(tokens, experts)
         routed = self.kernels.moe_unpermute(self.experts(permuted, counts), places, weights)
@@ -165,25 +173,80 @@ class MixtureOfExperts(nn.Module):
         return output if self.shared_experts is None else output + self.shared_experts(hidden)
 
 
-def auxiliary_loss(model: nn.Module, sum_shares: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor | None:
+def take_load(model: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Tokens and scores of every expert, both [E], over all layers and the forward passes since the last call; None:
+    no router has an auxiliary loss."""
+    routers = [module for module in model.modules() if isinstance(module, Router)]
+    loads = [router.load for router in routers if router.load is not None]
+    for router in routers:
+        router.load = None
+    if not loads:
+        return None
+    tokens, scores = (sum(column) for column in zip(*loads, strict=True))
+    return tokens, scores
+
+
+def auxiliary_loss(model: nn.Module, tokens_of: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor | None:
     """What the routers of the last forward pass add to a mean loss, times its coefficient: a float32 scalar.
 
     E · Σ_e f_e · p_e with the tokens f and the scores p of expert e over all layers and real tokens as shares of
-    tokens (Switch Transformer, arXiv 2101.03961, equations 4 to 6, as transformers computes it). None: no router has
-    such a loss.
+    tokens (Switch Transformer, arXiv 2101.03961, equations 4 to 6, as transformers computes it).
+
+    Args:
+        model: with the routers.
+        tokens_of: this pass's tokens of every expert, [E] → those of everything that the loss is a mean over. f is
+            theirs, and p the part that this pass has of it: over all passes and ranks the parts add up.
+
+    Returns:
+        None: no router has such a loss.
     """
-    routers = [module for module in model.modules() if isinstance(module, Router) and module.load is not None]
-    if not routers:
+    load = take_load(model)
+    if load is None:
         return None
-    config = routers[0].config
-    tokens, scores = (sum(column) for column in zip(*(router.load for router in routers if router.load), strict=True))
-    # Where ranks share a batch the tokens of all count, and each adds what its own scores make of them.
-    tokens = sum_shares(tokens)
+    config = next(module.config for module in model.modules() if isinstance(module, Router))
+    tokens, scores = tokens_of(load[0]), load[1]
     rows = (tokens.sum() / config.num_experts_per_tok).clamp(min=1)
-    for router in routers:
-        router.load = None
     loss: Tensor = config.aux_loss_coef * config.num_experts * (tokens / rows * scores / rows).sum()
     return loss
+
+
+@torch.no_grad()
+def begin_step(model: nn.Module, forwards: Sequence[Callable[[], object]]) -> Callable[[Tensor], Tensor]:
+    """Empties the counts of a step that was left out, and finds what the experts of the global batch will have.
+
+    Args:
+        model: with the routers.
+        forwards: the forward passes of this rank's micro-batches; run here where there are several and a router has
+            an auxiliary loss, for that is a loss of the whole batch: each needs what the others will choose.
+
+    Returns:
+        The `tokens_of` of `auxiliary_loss`: the same on every rank.
+    """
+    for module in model.modules():
+        if isinstance(module, MixtureOfExperts):
+            module.tokens_per_expert.zero_()
+    take_load(model)
+    routers = [module for module in model.modules() if isinstance(module, Router) and module.config.aux_loss_coef]
+    if len(forwards) == 1 or not routers:
+        return _over_ranks
+    for router in routers:
+        router.looks_ahead = True
+    for forward in forwards:
+        forward()
+    for router in routers:
+        router.looks_ahead = False
+    load = take_load(model)
+    assert load is not None, "every router with an auxiliary loss has noted its load"
+    tokens = _over_ranks(load[0])
+    return lambda part: tokens
+
+
+def _over_ranks(tokens: Tensor) -> Tensor:
+    """[E] → the sum over all ranks."""
+    whole = tokens.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(whole)
+    return whole
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """What a model plugin is: an entry point of the group `mindvl_train.models` holds a `ModelSpec`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ class ModelInputs:
     position_axes: int = 1
 
 
+BeforeStep = Callable[[nn.Module, float, Sequence[Callable[[], object]]], None]
+
+
 @dataclass(frozen=True)
 class ModelSpec:
     """How a model is configured, checked and built.
@@ -42,6 +45,9 @@ class ModelSpec:
         inputs: config → what it expects of a manifest.
         build: (config, kernels) → a module whose `forward(batch)` returns the sum of weighted token losses;
             called on the meta device, so that a model costs nothing before its weights are known.
+        before_step: called with the module before every optimizer step's micro-batches, with the sum of the targets'
+            weights over all micro-batches of all ranks, and with this rank's forward passes without gradients, which
+            it may run: for a loss of the whole step.
         after_step: called with the module after every optimizer step, for what does not train by gradients;
             returns what is to be logged of it.
         flops: (config, batch, times its parts' forward arithmetic is done, ranks that share the batch) → the
@@ -51,5 +57,6 @@ class ModelSpec:
     config: type[BaseModel]
     inputs: Callable[[Any], ModelInputs]
     build: Callable[[Any, Kernels], nn.Module]
+    before_step: BeforeStep = lambda model, weight, forwards: None
     after_step: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
     flops: Callable[[Any, Batch, Mapping[str, int], int], float] | None = None

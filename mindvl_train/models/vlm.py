@@ -1,7 +1,7 @@
 """The vision-language model: image features take the places of the image placeholders in the text stream."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.models.decoder import Decoder, DecoderConfig, Deepstack
 from mindvl_train.models.flops import batch_flops
-from mindvl_train.models.moe import auxiliary_loss, balance
+from mindvl_train.models.moe import auxiliary_loss, balance, begin_step
 from mindvl_train.models.projector import Projector
 from mindvl_train.models.spec import ModelInputs, ModelSpec
 from mindvl_train.models.vit import VisionConfig, VisionTower
@@ -27,6 +27,19 @@ class VLMConfig(BaseModel):
 
     vision: VisionConfig
     decoder: DecoderConfig
+
+
+@dataclass(frozen=True)
+class GlobalBatch:
+    """What a micro-batch must know of its step for a loss that is one of the whole step.
+
+    Attributes:
+        weight: the sum of the targets' weights, over all micro-batches of all ranks.
+        tokens_of: see `auxiliary_loss`.
+    """
+
+    weight: float
+    tokens_of: Callable[[Tensor], Tensor] = lambda part: part
 
 
 class VLM(nn.Module):
@@ -47,7 +60,8 @@ class VLM(nn.Module):
         self.kernels = kernels
         # Brings features to the rank of their tokens; all are here unless ranks share packs.
         self.send_features: Callable[[Tensor, Batch], Tensor] = lambda features, batch: features
-        self.sum_shares: Callable[[Tensor], Tensor] = lambda part: part
+        # Of the step that a trainer is taking; a batch alone is a step of its own.
+        self.step: GlobalBatch | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
@@ -57,13 +71,13 @@ class VLM(nn.Module):
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
         # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
         loss = (losses * batch.weights).sum() + 0.0 * features.sum()
-        auxiliary = auxiliary_loss(self.decoder, self.sum_shares) if torch.is_grad_enabled() else None
-        # A gradient and no value: the loss that is logged stays a cross-entropy. It counts like the batch's targets,
-        # for the step divides by the sum of their weights.
-        if auxiliary is None:
+        if not torch.is_grad_enabled():
             return loss
-        weight = self.sum_shares(torch.tensor(batch.total_weight, device=loss.device))
-        return loss + weight * (auxiliary - auxiliary.detach())
+        step = self.step or GlobalBatch(batch.total_weight)
+        auxiliary = auxiliary_loss(self.decoder, step.tokens_of)
+        # A gradient and no value: the loss that is logged stays a cross-entropy. It counts like all targets of the
+        # step, for the step divides by the sum of their weights.
+        return loss if auxiliary is None else loss + step.weight * (auxiliary - auxiliary.detach())
 
     def predictions(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[L] float32 cross-entropies in nats and [L] int64 likeliest tokens at the places of the targets, with the
@@ -119,6 +133,11 @@ def _inputs(config: Any) -> ModelInputs:
     )
 
 
+def _before_step(model: nn.Module, weight: float, forwards: Sequence[Callable[[], object]]) -> None:
+    assert isinstance(model, VLM)
+    model.step = GlobalBatch(weight, begin_step(model, forwards))
+
+
 def with_decoder(config: type[BaseModel], decoder: Callable[[Any, Kernels], nn.Module]) -> ModelSpec:
     """What a new decoder registers under `mindvl_train.models`: itself behind the tower and the projector.
 
@@ -130,6 +149,7 @@ def with_decoder(config: type[BaseModel], decoder: Callable[[Any, Kernels], nn.M
         config=config,
         inputs=_inputs,
         build=lambda chosen, kernels: VLM(chosen, kernels, decoder),
+        before_step=_before_step,
         after_step=balance,
     )
 

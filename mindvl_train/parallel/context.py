@@ -32,7 +32,6 @@ def divide(model: nn.Module, mesh: Mesh) -> None:
     if isinstance(model, VLM) and mesh.sizes.share > 1:
         group = mesh.share.get_group()
         model.send_features = FeatureExchange(group)
-        model.sum_shares = lambda part: _summed(part, group)
 
 
 class Ulysses:
@@ -78,13 +77,6 @@ class FeatureExchange:
         """[features of this rank's frames, D] → [placeholders of this rank, D], in the placeholders' order."""
         ordered = features if batch.feature_order is None else features.index_select(0, batch.feature_order)
         return exchange(ordered, batch.features_sent, batch.features_received, self._group)
-
-
-def _summed(part: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum over the ranks of a group; without gradients."""
-    whole = part.detach().clone()
-    dist.all_reduce(whole, group=group)
-    return whole
 
 
 def share_of(batch: Batch, mesh: Mesh) -> Batch:

@@ -40,6 +40,7 @@ class Limits:
         width: a common divisor of the decoder's feed-forward widths; 0 without any.
         experts: a common divisor of their numbers; 0 without any.
         stages: of the run.
+        holdout_seq_len: tokens of a pack of the held-out set, which is read a pack at a time; 0 without one.
     """
 
     heads: int
@@ -47,9 +48,10 @@ class Limits:
     width: int
     experts: int
     stages: Sequence[StageShape]
+    holdout_seq_len: int = 0
 
 
-def limits_of(model: nn.Module, stages: Sequence[StageShape]) -> Limits:
+def limits_of(model: nn.Module, stages: Sequence[StageShape], holdout_seq_len: int = 0) -> Limits:
     """The limits of a model, which may be on the meta device."""
     heads = kv_heads = width = experts = 0
     for module in model.modules():
@@ -62,7 +64,7 @@ def limits_of(model: nn.Module, stages: Sequence[StageShape]) -> Limits:
             width = gcd(width, module.mlp.gate_proj.out_features)
         elif isinstance(module, MixtureOfExperts):
             experts = gcd(experts, module.gate.config.num_experts)
-    return Limits(heads, kv_heads, width, experts, stages)
+    return Limits(heads, kv_heads, width, experts, stages, holdout_seq_len)
 
 
 def sizes_for(config: MeshConfig, ranks: int, limits: Limits) -> Sizes:
@@ -97,6 +99,9 @@ def problems(sizes: Sizes, ranks: int, limits: Limits) -> Iterator[str]:
                 f"stages.{stage.name}: context · tensor ({sizes.share}) does not divide the "
                 f"{stage.seq_len * stage.micro_batch} tokens of a micro-batch"
             )
+
+    if limits.holdout_seq_len % sizes.share:
+        yield f"holdout: context · tensor ({sizes.share}) does not divide its packs of {limits.holdout_seq_len} tokens"
 
 
 def _of_heads(sizes: Sizes, limits: Limits) -> Iterator[str]:

@@ -15,7 +15,8 @@ from mindvl_data.errors import UserError
 from mindvl_train.dtensor import local
 from mindvl_train.weights.checkpoint import STATE, WEIGHTS, load_tensors, newest
 from mindvl_train.weights.durable import new_folder
-from mindvl_train.weights.imported import DESCRIPTION, PUBLISHED, read_imported, write_description
+from mindvl_train.weights.imported import DESCRIPTION, PUBLISHED, write_description
+from mindvl_train.weights.processing import write_processing
 from mindvl_train.weights.tensor_files import write_folder
 from mindvl_train.weights.trained import Trained, open_trained
 
@@ -72,8 +73,9 @@ def average_folders(sources: Sequence[Path], shares: Sequence[str] | None, out: 
         if first.published is not None and first.published.exists():
             shutil.copytree(first.published, unfinished / PUBLISHED)
         (unfinished / PARENTS).write_text(json.dumps(parents, indent=2) + "\n")
+        write_processing(unfinished, _data(sources, models))
         description = {"name": first.model, "config": first.config.model_dump(mode="json")}
-        write_description(unfinished, description, first.special_ids, _tokenizer(sources[0], first), files)
+        write_description(unfinished, description, first.special_ids, first.tokenizer_sha256, files)
     return parents
 
 
@@ -120,8 +122,15 @@ def _parent(source: Path, share: float) -> dict[str, Any]:
     return {"folder": "/".join(names[-3:] if within_run else names[-1:]), "share": share, "sha256": digest}
 
 
-def _tokenizer(source: Path, trained: Trained) -> str | None:
-    if trained.data:
-        digest: str = trained.data["tokenizer"]["sha256"]
-        return digest
-    return read_imported(source).tokenizer_sha256
+def _data(sources: Sequence[Path], models: Sequence[Trained]) -> dict[str, Any]:
+    """What the last of them that was trained is asked with.
+
+    Raises:
+        AverageError: they were trained with other tokenizers or templates.
+    """
+    known = [(source, model.data) for source, model in zip(sources, models, strict=True) if "tokenizer" in model.data]
+    for source, data in known[1:]:
+        for key in ("tokenizer", "chat_template"):
+            if data[key] != known[0][1][key]:
+                raise AverageError(f"{source} was trained with another {key} than {known[0][0]}")
+    return dict(known[-1][1]) if known else dict(models[-1].data)

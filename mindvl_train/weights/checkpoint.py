@@ -29,6 +29,7 @@ from mindvl_data.errors import UserError
 from mindvl_data.shards import file_sha256, sync
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import is_first
+from mindvl_train.weights.processing import RECORD, write_processing
 
 FORMAT_VERSION = 2
 WEIGHTS = "weights"
@@ -70,12 +71,14 @@ class Checkpoint:
 
     Attributes:
         parents: for an average, the checkpoints it was made of and their weights.
+        data: what the model is asked with from here on, see `processing.py`.
     """
 
     progress: Progress
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     parents: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -109,7 +112,7 @@ class CheckpointFolder:
         name = f"step-{checkpoint.progress.step:08d}" + (f"-{ended_stage}" if ended_stage else "")
         parts = {WEIGHTS: _copied(checkpoint.weights), OPTIMIZER: _copied(checkpoint.optimizer)}
         state = {"progress": asdict(checkpoint.progress), "parents": dict(checkpoint.parents)}
-        self._saving = self._thread.submit(self._write, name, parts, state)
+        self._saving = self._thread.submit(self._write, name, parts, state, dict(checkpoint.data))
 
     def wait(self) -> None:
         """Until what was saved is published."""
@@ -134,7 +137,9 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path}: the end of stage {stage} is gone; begin again in another --out")
         return found[0]
 
-    def _write(self, name: str, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+    def _write(
+        self, name: str, parts: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any], data: dict[str, Any]
+    ) -> None:
         """On every rank, in its thread."""
         unfinished = self._set_aside(name)
         for part, tensors in parts.items():
@@ -152,13 +157,15 @@ class CheckpointFolder:
         heard = host.gather_words(json.dumps(hashes), self._group)
         if is_first():
             written = {file: digest for words in heard for file, digest in json.loads(words).items()}
+            write_processing(unfinished, data)
             self._publish(unfinished, name, state | {"files": dict(sorted(written.items()))})
         dist.barrier(self._group)
 
     def _publish(self, unfinished: Path, name: str, state: dict[str, Any]) -> None:
         (unfinished / STATE).write_text(json.dumps({"format_version": FORMAT_VERSION} | state, indent=1) + "\n")
-        for part in (WEIGHTS, OPTIMIZER, STATE, "."):
-            sync(unfinished / part)
+        for part in (WEIGHTS, OPTIMIZER, RECORD, STATE, "."):
+            if (unfinished / part).exists():
+                sync(unfinished / part)
         os.rename(unfinished, self.path / name)
         sync(self.path)
         self._prune()

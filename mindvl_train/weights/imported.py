@@ -7,12 +7,14 @@ of: configurations, tokenizer, chat template and processor, which an export puts
 
 import hashlib
 import json
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
 from mindvl_data.shards import file_sha256
+from mindvl_train.weights.processing import RECORD
 from mindvl_train.weights.tensor_files import TensorFiles, open_folder
 
 DESCRIPTION = "mindvl.json"
@@ -33,7 +35,7 @@ class Imported:
         config: the model's configuration, as `model.config` of a run's YAML would hold it.
         special_ids: the tokens that its weights know, as far as the published tokenizer named them.
         tokenizer_sha256: of the published tokenizer, as a manifest states it; None: there was none.
-        tensors: one a parameter, read when asked for.
+        tensors: one a parameter, read when asked for; None: only the description is there.
         sha256: of the description, which names the hash of every file of weights.
     """
 
@@ -42,7 +44,7 @@ class Imported:
     config: dict[str, Any]
     special_ids: dict[str, int]
     tokenizer_sha256: str | None
-    tensors: TensorFiles
+    tensors: TensorFiles | None
     sha256: str
 
 
@@ -51,6 +53,35 @@ def read_imported(folder: Path) -> Imported:
 
     Raises:
         ImportedError, TensorFileError: it is none, or of another version, or incomplete.
+    """
+    return replace(read_description(folder), tensors=open_folder(folder))
+
+
+def keep_start(folder: Path, kept: Path) -> None:
+    """Copies what a run needs of the folder that it begins from, but for the weights: every checkpoint has those.
+
+    Args:
+        folder: a model folder.
+        kept: in the run's folder; what is there already stays.
+    """
+    if kept.exists():
+        return
+    unfinished = kept.with_name(f".unfinished-{kept.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    if (folder / PUBLISHED).exists():
+        shutil.copytree(folder / PUBLISHED, unfinished / PUBLISHED)
+    for name in (DESCRIPTION, RECORD):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, unfinished / name)
+    unfinished.rename(kept)
+
+
+def read_description(folder: Path) -> Imported:
+    """A model folder without its weights.
+
+    Raises:
+        ImportedError: it is none, or of another version.
     """
     try:
         text = (folder / DESCRIPTION).read_bytes()
@@ -70,7 +101,7 @@ def read_imported(folder: Path) -> Imported:
         config=description["model"]["config"],
         special_ids=description["special_ids"],
         tokenizer_sha256=description["tokenizer_sha256"],
-        tensors=open_folder(folder),
+        tensors=None,
         sha256=hashlib.sha256(text).hexdigest(),
     )
 

@@ -5,7 +5,7 @@ who does not look is right as often as the answers' number says.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "bar", "ring")
 COUNTS = ("one", "two", "three", "four", "five")
-PLACES = {"left": (0, 0.5), "right": (1, 0.5), "top": (0.5, 0), "bottom": (0.5, 1), "middle": (0.5, 0.5)}
+PLACES = ("left", "right", "top", "bottom", "middle")
 QUESTIONS = {
     "colour": "Colour?",
     "shape": "Shape?",
@@ -36,11 +36,16 @@ QUESTIONS = {
 KINDS = tuple(QUESTIONS)
 # The mean that the published processor subtracts: paper is zero to the model.
 PAPER = (123, 117, 104)
+INK = (0, 0, 0)
 # A room: without its walls nothing but distances, of pictures of all sizes, would tell the places apart.
 WALLS = {"left": (90, 60, 40), "right": (60, 100, 110), "top": (170, 170, 200), "bottom": (70, 70, 60)}
-BAND = 6
-# Pixels of a side: every drawing has its own, and none is a multiple of the patch by intent.
-SIDES = (84, 140)
+BAND = 3
+# Patches of a side, an even number, because two by two become a token; and pixels that a side has more or less, so that
+# the processor resizes every picture. A shape fills about a patch.
+PATCHES = (6, 8)
+PATCH, OFF = 14, 5
+# Cells of a place: two deep from its wall, three along it, so that no cell belongs to two places.
+DEEP, ALONG = 2, 3
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,17 @@ def drawings(number: int, seed: int) -> list[Drawing]:
 def draw(drawing: Drawing) -> Image.Image:
     """The picture, of a size of its own."""
     generator = np.random.default_rng(drawing.seed)
-    width, height = (int(side) for side in generator.integers(*SIDES, size=2))
+    cells = generator.choice(PATCHES, size=2)
+    width, height = (int(side) for side in cells * PATCH + generator.integers(-OFF, OFF + 1, size=2))
     image = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(image)
     for wall, colour in WALLS.items():
         pen.rectangle(_wall(wall, width, height), fill=colour)
-    for x, y in _centres(drawing, width, height, generator):
-        _shape(pen, drawing.shape, x, y, 9, COLOURS[drawing.colour])
+    free = _cells(drawing.place, *cells.tolist())
+    for chosen in generator.permutation(len(free))[: COUNTS.index(drawing.count) + 1].tolist():
+        column, row = free[chosen]
+        x, y = (column + 0.5) * width / cells[0], (row + 0.5) * height / cells[1]
+        _shape(pen, drawing.shape, x, y, 6, COLOURS[drawing.colour])
     return image
 
 
@@ -98,29 +107,34 @@ def _wall(wall: str, width: int, height: int) -> tuple[int, int, int, int]:
     }[wall]
 
 
-def _centres(drawing: Drawing, width: int, height: int, generator: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Of the shapes: cells of a 3 × 3 grid around the place's own point, which do not touch."""
-    across, down = PLACES[drawing.place]
-    step = 21
-    middle_x = int(step * 1.5 + across * (width - step * 3))
-    middle_y = int(step * 1.5 + down * (height - step * 3))
-    cells = generator.permutation(9)[: COUNTS.index(drawing.count) + 1]
-    for cell in cells.tolist():
-        yield middle_x + (cell % 3 - 1) * step, middle_y + (cell // 3 - 1) * step
+def _cells(place: str, columns: int, rows: int) -> list[tuple[int, int]]:
+    """Column and row of the six cells of a place."""
+    across, along = (columns - ALONG) // 2, (rows - ALONG) // 2
+    middle = (columns - DEEP) // 2
+    begins, size = {
+        "left": ((0, along), (DEEP, ALONG)),
+        "right": ((columns - DEEP, along), (DEEP, ALONG)),
+        "top": ((across, 0), (ALONG, DEEP)),
+        "bottom": ((across, rows - DEEP), (ALONG, DEEP)),
+        "middle": ((middle, along), (DEEP, ALONG)),
+    }[place]
+    return [(begins[0] + column, begins[1] + row) for column in range(size[0]) for row in range(size[1])]
 
 
-def _shape(pen: ImageDraw.ImageDraw, shape: str, x: int, y: int, r: int, colour: tuple[int, int, int]) -> None:
+def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: int, colour: tuple[int, int, int]) -> None:
+    """With an outline, which tells shapes apart whatever their colour is."""
     match shape:
         case "circle":
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
         case "square":
-            pen.rectangle((x - r, y - r, x + r, y + r), fill=colour)
+            pen.rectangle((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
         case "triangle":
-            pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=colour)
+            pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=colour, outline=INK)
         case "bar":
-            pen.rectangle((x - r, y - 3, x + r, y + 3), fill=colour)
+            pen.rectangle((x - r, y - 2, x + r, y + 2), fill=colour, outline=INK)
         case "ring":
-            pen.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=4)
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
+            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=PAPER, outline=INK)
 
 
 def conversation(drawing: Drawing, kinds: Sequence[str] = KINDS) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mindvl_train import plugins
 from mindvl_train.weights.durable import new_folder
+from mindvl_train.weights.processing import write_processing
 from mindvl_train.weights.published.family import Joint, Json, Language, Naming, PublishedError, Vision, plain
 from mindvl_train.weights.published.folder import (
     CONFIG,
@@ -21,7 +22,7 @@ from mindvl_train.weights.published.folder import (
     stated_dtype,
 )
 from mindvl_train.weights.published.importing import KEPT_WIDE, LANGUAGE, PROJECTOR, VISION, check_dtype
-from mindvl_train.weights.published.processor import write_processor
+from mindvl_train.weights.published.processor import adapt, write_processor
 from mindvl_train.weights.tensor_files import SINGLE, write_folder
 from mindvl_train.weights.trained import Trained, open_trained
 
@@ -73,6 +74,10 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
             _write_parts(trained, unfinished, dtype)
         if tokenizer is not None:
             write_processor(tokenizer, trained.data, trained.config.vision, home)
+        if "tokenizer" in trained.data:
+            for folder in (unfinished,) if joint else (home, unfinished / VISION):
+                adapt(folder, trained.data, trained.special_ids)
+        write_processing(unfinished, trained.data)
         has_tokenizer = (home / TOKENIZER).exists()
     return ExportReport((".",) if joint else (LANGUAGE, VISION, PROJECTOR), has_tokenizer)
 
@@ -111,6 +116,7 @@ def _vision(trained: Trained) -> tuple[Vision, Json]:
 
 def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtype: str | None) -> None:
     ids = {theirs: trained.special_ids[ours] for ours, theirs in TOKEN_IDS.items() if ours in trained.special_ids}
+    ids |= _longest(trained)
     one_source = trained.published is not None and not (trained.published / VISION).exists()
     config = _put(out, written | ids, trained.published, LANGUAGE, dtype, keep_config=one_source)
     names = {
@@ -125,7 +131,7 @@ def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
     language, written = _language(trained)
     (out / LANGUAGE).mkdir()
     (out / VISION).mkdir()
-    config = _put(out / LANGUAGE, written, trained.published, LANGUAGE, asked, keep_config=True)
+    config = _put(out / LANGUAGE, written | _longest(trained), trained.published, LANGUAGE, asked, keep_config=True)
     dtype = stated_dtype(config, out)
     write_folder(out / LANGUAGE, _tensors(trained.weights, {"decoder": language.name}, dtype))
     vision, tower = _vision(trained)
@@ -134,6 +140,12 @@ def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
     write_folder(out / VISION, _tensors(trained.weights, names, dtype))
     write_folder(out, _tensors(trained.weights, {"projector": plain("")}, dtype))
     (out / SINGLE).rename(out / PROJECTOR)
+
+
+def _longest(trained: Trained) -> Json:
+    """The positions that the model was trained on, of which a configuration of ours says nothing."""
+    seq_len = trained.data.get("seq_len")
+    return {"max_position_embeddings": seq_len} if seq_len else {}
 
 
 def _put(out: Path, written: Json, published: Path | None, part: str, dtype: str | None, *, keep_config: bool) -> Json:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mindvl_train import plugins
+from mindvl_train.weights.processing import RECORD
 from mindvl_train.weights.published.block_scaled import open_block_scaled
 from mindvl_train.weights.published.family import Joint, Json, Language, PublishedError, Vision
 from mindvl_train.weights.tensor_files import TensorFiles, open_folder
@@ -113,5 +114,5 @@ def copy_small_files(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         wanted = any(fnmatchcase(path.name, pattern) for pattern in SMALL_FILES)
-        if path.is_file() and wanted and not path.name.endswith(".index.json"):
+        if path.is_file() and wanted and not path.name.endswith(".index.json") and path.name != RECORD:
             shutil.copyfile(path, target / path.name)

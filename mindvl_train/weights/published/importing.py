@@ -15,6 +15,7 @@ from mindvl_train.models.initialise import Draws
 from mindvl_train.models.spec import ModelSpec
 from mindvl_train.weights.durable import new_folder
 from mindvl_train.weights.imported import PUBLISHED, write_description
+from mindvl_train.weights.processing import of_published, write_processing
 from mindvl_train.weights.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
 from mindvl_train.weights.published.folder import DTYPES, PublishedFolder, copy_small_files, open_published
 from mindvl_train.weights.tensor_files import TensorFiles, open_files, write_folder
@@ -95,9 +96,15 @@ def import_model(source: Path, vision: Path | None, out: Path, seed: int, dtype:
         copy_small_files(language.path, unfinished / PUBLISHED / LANGUAGE)
         if sources.vision is not language:
             copy_small_files(sources.vision.path, unfinished / PUBLISHED / VISION)
+        write_processing(unfinished, of_published(source, *_homes(source), sources.vision.path))
         described = {"name": sources.model, "config": sources.config.model_dump(mode="json")}
         write_description(unfinished, described, language.special_ids, language.tokenizer_sha256, files)
     return _report(model, sources)
+
+
+def _homes(source: Path) -> list[Path]:
+    """The folders of a model in parts, where its processor may lie."""
+    return [source / part for part in (LANGUAGE, VISION) if (source / part).is_dir()]
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -1,17 +1,27 @@
 """What makes an exported folder answer to a chat: tokenizer, chat template and image processor of the data.
 
-For a model that was drawn by us: one that was imported brings the published files.
+A model that was drawn by us has none of them; one that was imported brings the published files, which are made to say
+what it was trained with.
 """
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mindvl_train.models.vit import VisionConfig
-from mindvl_train.weights.published.family import PublishedError
-from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mindvl_train.models.vit import VisionConfig
+from mindvl_train.weights.processing import write_bounds
+from mindvl_train.weights.published.family import PublishedError
+from mindvl_train.weights.published.folder import TOKENIZER, read_json, tokenizer_sha256
+
+TEMPLATE_FILE = "chat_template.jinja"
+# What a tokenizer's configuration calls the end of an answer and padding.
+NAMES = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 # `{…}` in capitals are filled in from the manifest's template; the rest is Jinja, as transformers renders it.
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -53,15 +63,105 @@ def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig,
     path = tokenizer / TOKENIZER if tokenizer.is_dir() else tokenizer
     if not path.is_file():
         raise PublishedError(f"--tokenizer {tokenizer}: there is no {TOKENIZER}")
-    if not data:
-        raise PublishedError("--tokenizer: only a run knows its data; an imported model brings its own tokenizer")
+    if "tokenizer" not in data:
+        raise PublishedError("--tokenizer: only a trained model knows its data; an imported one brings its tokenizer")
     found, expected = tokenizer_sha256(path), data["tokenizer"]["sha256"]
     if found != expected:
         raise PublishedError(f"--tokenizer {path}: is {found}, the run's data was built with {expected}")
     shutil.copyfile(path, out / TOKENIZER)
-    (out / "chat_template.jinja").write_text(_template(data["chat_template"]))
+    (out / TEMPLATE_FILE).write_text(_template(data["chat_template"]))
     _write(out / "tokenizer_config.json", _tokenizer_config())
     _write(out / "preprocessor_config.json", _image_processor(data["resolution"], vision))
+
+
+def adapt(folder: Path, data: dict[str, Any], special_ids: dict[str, int]) -> None:
+    """Makes an exported folder ask as the model was last trained, and stop where it was taught to.
+
+    Files that say so already keep their bytes: those of the model that a run began from may speak of another template,
+    of other bounds or of another end of an answer.
+
+    Args:
+        folder: with the small files of a published model.
+        data: of the model, see `weights/processing.py`.
+        special_ids: by our names.
+    """
+    write_bounds(folder, data["resolution"]["min_pixels"], data["resolution"]["max_pixels"])
+    _adapt_template(folder, data["chat_template"])
+    if not {"im_end", "end_of_text"} <= special_ids.keys():
+        return
+    end, pad = special_ids["im_end"], special_ids["end_of_text"]
+    _update(folder / "config.json", lambda config: _with_ends(config, end, pad, data.get("seq_len", 0)))
+    _update(folder / "tokenizer_config.json", lambda config: config | NAMES)
+    generation = folder / "generation_config.json"
+    if "vocab_size" in json.dumps(read_json(folder / "config.json")):
+        stops = {"eos_token_id": [end, pad], "pad_token_id": pad}
+        _write(generation, (read_json(generation) if generation.exists() else {}) | stops)
+
+
+def _with_ends(config: dict[str, Any], end: int, pad: int, seq_len: int) -> dict[str, Any]:
+    """A language model's configuration with the ids of its ends and room for the positions that it was trained on;
+    those of a joint one stand in its `text_config` too."""
+    if "text_config" in config:
+        config = config | {"text_config": _with_ends(config["text_config"], end, pad, seq_len)}
+        return config | ({"eos_token_id": end} if "eos_token_id" in config else {})
+    if "vocab_size" not in config:
+        return config
+    longest = max(seq_len, config.get("max_position_embeddings") or 0)
+    ends = {"eos_token_id": end, "pad_token_id": pad}
+    return config | ends | ({"max_position_embeddings": longest} if longest else {})
+
+
+def _adapt_template(folder: Path, described: dict[str, Any]) -> None:
+    """The template of the data, unless the folder's makes the same of a conversation."""
+    if not described or not any((folder / name).exists() for name in (TOKENIZER, "tokenizer_config.json")):
+        return
+    ours, found = _template(described), published_template(folder)
+    if found is not None and _rendered(found) == _rendered(ours):
+        return
+    (folder / TEMPLATE_FILE).write_text(ours)
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        _update(folder / name, lambda config: {key: value for key, value in config.items() if key != "chat_template"})
+
+
+def published_template(folder: Path) -> str | None:
+    """The Jinja of a folder's chat template, in whichever file it stands."""
+    if (folder / TEMPLATE_FILE).exists():
+        return (folder / TEMPLATE_FILE).read_text()
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        path = folder / name
+        found = read_json(path).get("chat_template") if path.exists() else None
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def _rendered(template: str) -> list[str] | None:
+    """What a template makes of a few conversations; None: it cannot be rendered."""
+    image: list[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    asked: list[dict[str, Any]] = [{"role": "user", "content": image}]
+    chats = [asked, [{"role": "system", "content": "Be brief."}, *asked, {"role": "assistant", "content": "A cat."}]]
+    try:
+        return [render(template, chat, add_generation_prompt=len(chat) == 1) for chat in chats]
+    except TemplateError:
+        return None
+
+
+def render(template: str, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+    """The text of a conversation, as transformers renders it; the template can reach nothing outside itself.
+
+    Raises:
+        TemplateError: it is no template, or one that wants more than messages.
+    """
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    text: str = environment.from_string(template).render(messages=messages, add_generation_prompt=add_generation_prompt)
+    return text
+
+
+def _update(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Rewrites a file of JSON, if it is there and the change is one."""
+    if path.exists() and (changed := change(found := read_json(path))) != found:
+        _write(path, changed)
 
 
 def _template(described: dict[str, Any]) -> str:
@@ -74,8 +174,7 @@ def _template(described: dict[str, Any]) -> str:
 def _tokenizer_config() -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
+        **NAMES,
         "clean_up_tokenization_spaces": False,
     }
 

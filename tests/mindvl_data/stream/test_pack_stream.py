@@ -64,6 +64,9 @@ def test_the_last_batch_follows_its_rule_on_every_rank(
     packs = [list(stream) for stream in streams]
     assert len(packs[0]) == len(packs[1]) == 2 * len(delivered)
     assert sum(pack.loss_mask.any() for rank in packs for pack in rank) == sum(delivered)
+    fillers = [pack for rank in packs for pack in rank if not pack.loss_mask.any()]
+    counted = [(p.num_tokens, p.sample_ids, p.images, p.num_patches, p.attention_cost) for p in fillers]
+    assert counted == [(0, (), (), 0, 0)] * len(fillers), "a pack that fills a batch counts nowhere"
     assert [stream.skipped for stream in streams] == [skipped, skipped]
     assert list(streams[0]) == []
 

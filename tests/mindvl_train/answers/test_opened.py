@@ -1,6 +1,7 @@
 """A model opened from a run and from its export answers the same, and the commands that ask it say so."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,17 @@ from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.stream import PackStream
 from mindvl_train.answers import asking
-from mindvl_train.answers.opened import Opened, OpenError, open_model
+from mindvl_train.answers.opened import Opened, open_model
 from mindvl_train.cli import app
 from mindvl_train.config.loading import load_config
 from mindvl_train.loop.run import train
+from mindvl_train.loop.tokenizer_fit import FitError
+from mindvl_train.weights.average import average_folders
+from mindvl_train.weights.processing import of_manifest, read_processing
 from mindvl_train.weights.published.exporting import export_model
+from mindvl_train.weights.published.importing import import_model
 from tests.conftest import QUICKSTART
+from tests.mindvl_train.short_runs import Stop, StopAt
 from tests.mindvl_train.synthetic import mixed_packs, write_data_set
 
 TOKENIZER = QUICKSTART / "tokenizer.json"
@@ -101,7 +107,7 @@ def test_a_prompt_has_the_ids_that_a_build_gives_it(folder: Path, run: Opened, n
 def test_a_set_of_another_tokenizer_is_refused(folder: Path, run: Opened, tmp_path: Path) -> None:
     run.check(read_manifest(folder / "data" / "sft-192"))
     other = write_data_set(tmp_path / "other", mixed_packs(2, 24))
-    with pytest.raises(OpenError, match="is token"):
+    with pytest.raises(FitError, match="is token"):
         run.check(read_manifest(other))
 
 
@@ -127,6 +133,34 @@ def test_resolve_writes_the_best_bounds_into_the_export(folder: Path, tmp_path: 
         found["best"][name] for name in ("min_pixels", "max_pixels")
     ]
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_what_a_model_is_asked_with_lies_beside_its_weights_wherever_they_go(folder: Path, tmp_path: Path) -> None:
+    """A checkpoint, an export, an import of it, an average, a run from that, and what is asked of each."""
+    trained = of_manifest(read_manifest(folder / "data" / "sft-192"))
+    (checkpoint,) = (folder / "run" / "checkpoints").iterdir()
+    export_model(folder / "run", tmp_path / "out", tokenizer=TOKENIZER)
+    import_model(tmp_path / "out", None, tmp_path / "model", seed=0)
+    average_folders([tmp_path / "model", tmp_path / "model"], None, tmp_path / "mean")
+    average_folders([folder / "run", folder / "run"], None, tmp_path / "drawn")
+    export_model(tmp_path / "drawn", tmp_path / "mean-out", tokenizer=TOKENIZER)
+    for place in (checkpoint, *(tmp_path / name for name in ("out", "model", "mean", "drawn", "mean-out"))):
+        assert read_processing(place) == trained
+    config = yaml.safe_load((folder / "train.yaml").read_text())
+    config["model"] = {"name": "vlm", "weights": str(tmp_path / "mean")}
+    config["stages"]["sft"]["until"] = {"packs": 2}
+    config["checkpoint"] = {"every_steps": 1}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(Stop):
+        train(load_config(tmp_path / "train.yaml"), "train.yaml", tmp_path / "run", [StopAt("step", 2)])
+    # Nobody needs the weights any more that the run began from: not to go on, nor to be asked or exported.
+    shutil.rmtree(tmp_path / "mean")
+    train(load_config(tmp_path / "train.yaml"), "train.yaml", tmp_path / "run")
+    export_model(tmp_path / "run", tmp_path / "again")
+    assert read_processing(tmp_path / "again") == trained
+    for name in ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json", "generation_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert asking.answer(open_model(tmp_path / "run"), None, QUESTION, folder / "page.png", 1) is not None
 
 
 def test_generate_prints_an_answer_or_one_message(folder: Path, tmp_path: Path) -> None:

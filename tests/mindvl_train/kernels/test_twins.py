@@ -54,3 +54,16 @@ def test_permuted_tokens_meet_their_experts_and_come_back(tokens: int, top: int,
     found = moe.unpermute_reference(grouped_gemm.reference(permuted, weight, counts), places, weights)
     expected = torch.einsum("td,tkdn,tk->tn", hidden, weight[chosen], weights)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "into", "out"), [(5, 64, 32), (5, 46, 32), (5, 64, 30), (0, 46, 30)])
+def test_the_grouped_product_of_cuda_takes_every_width(tokens: int, into: int, out: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, into, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(4, out, into, generator=generator).bfloat16().requires_grad_()
+    counts = torch.tensor([tokens, 0, 0, 0])
+    products = [each(hidden, weight.transpose(1, 2), counts) for each in (grouped_gemm.grouped, grouped_gemm.reference)]
+    gradients = [torch.autograd.grad(product.float().square().sum(), (hidden, weight)) for product in products]
+    torch.testing.assert_close(products[0], products[1], atol=0.1, rtol=0.05)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=8, rtol=0.1)

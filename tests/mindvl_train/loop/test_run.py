@@ -128,7 +128,7 @@ def test_a_run_without_a_held_out_set(run_yaml: Path, tmp_path: Path) -> None:
 def test_a_manifest_that_does_not_fit_leaves_no_run_behind(run_yaml: Path, tmp_path: Path) -> None:
     model = yaml.safe_load(run_yaml.read_text())["model"]
     model["config"]["decoder"]["vocab_size"] = 8
-    with pytest.raises(FitError, match="its tokenizer has 50 tokens, the model embeds 8"):
+    with pytest.raises(FitError, match="its tokenizer has 50 tokens, the model's vocab_size is 8"):
         run_of(run_yaml, tmp_path / "run", f"model={json.dumps(model)}")
     assert not (tmp_path / "run").exists()
 

@@ -2,16 +2,18 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
+from mindvl_data.shards import padding_pack
 from mindvl_train.config.loading import load_config
 from mindvl_train.data.batch import collate
 from mindvl_train.loop.run import train
-from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance
+from mindvl_train.models.moe import MixtureOfExperts, MoEConfig, Router, auxiliary_loss, balance, begin_step
 from mindvl_train.weights.saved import open_saved
 from tests.mindvl_train.synthetic import LAYOUT, MOE, TINY_MODEL, mixed_packs, tiny_model, write_run
 
@@ -160,3 +162,38 @@ def test_a_run_of_experts_goes_on_bit_for_bit_with_its_balance(tmp_path: Path, l
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     (bias,) = (name for name in whole if name.endswith("e_score_correction_bias"))
     assert whole[bias].any(), "the balance never moved"
+
+
+def test_a_pack_of_padding_changes_neither_the_loss_nor_the_balance() -> None:
+    real, filler = mixed_packs(1, 24)[0], padding_pack(0, 24, 0)
+    alone, filled = tiny_model(moe=MOE), tiny_model(moe=MOE)
+    losses = [
+        sum(model(collate([pack], LAYOUT)) for pack in packs)
+        for model, packs in ((alone, [real]), (filled, [real, filler]))
+    ]
+    assert losses[0].item() == losses[1].item()
+    losses[1].backward()
+    assert torch.equal(_layer(alone).tokens_per_expert, _layer(filled).tokens_per_expert)
+
+
+def test_what_a_step_that_was_left_out_counted_is_forgotten() -> None:
+    model = tiny_model(moe=MOE)
+    model(collate(mixed_packs(1, 24), LAYOUT))
+    begin_step(model, [])
+    assert _layer(model).tokens_per_expert.sum() == 0
+
+
+def test_the_auxiliary_loss_of_micro_batches_adds_up_to_that_of_the_whole_batch() -> None:
+    packs = mixed_packs(3, 24)
+    whole = tiny_model(moe=AUXILIARY)
+    whole.logits(collate(packs, LAYOUT))
+    expected = auxiliary_loss(whole)
+    cut = tiny_model(moe=AUXILIARY)
+    batches = [collate([pack], LAYOUT) for pack in packs]
+    with torch.no_grad():
+        tokens_of = begin_step(cut, [partial(cut.logits, batch) for batch in batches])
+    parts = []
+    for batch in batches:
+        cut.logits(batch)
+        parts.append(auxiliary_loss(cut, tokens_of))
+    torch.testing.assert_close(sum(parts), expected)

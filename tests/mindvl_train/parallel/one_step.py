@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ from torch import Tensor
 
 from mindvl_data.shards import Pack
 from mindvl_train.config.schema import TrainConfig
-from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.dtensor import local, place_of
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.loop.optim import freeze_all_but
 from mindvl_train.models.initialise import give_weights
-from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.models.vlm import SPEC, VLM, VLMConfig
 from mindvl_train.parallel.context import share_of
-from mindvl_train.parallel.data import add_copies_up
+from mindvl_train.parallel.data import add_copies_up, end_forward
 from mindvl_train.parallel.host import total
 from mindvl_train.parallel.mesh import Sizes, build_mesh
 from mindvl_train.parallel.parallelise import parallelise
@@ -72,6 +73,7 @@ def on_a_mesh(folder: Path, case: Case, sizes: Sizes) -> Step:
     groups = [packs[start : start + case.micro_batch] for start in range(0, len(packs), case.micro_batch)]
     batches = [share_of(collate(group, _layout(case)), mesh) for group in groups]
     divisor = total(sum(batch.total_weight for batch in batches))
+    SPEC.before_step(model, divisor, [partial(_look, model, batch) for batch in batches])
     loss = 0.0
     for number, batch in enumerate(batches, start=1):
         add_copies_up(model, now=number == len(batches))
@@ -87,6 +89,12 @@ RUN: dict[str, Any] = {
     "model": {"name": "vlm", "config": TINY_MODEL},
     "stages": {"only": {"manifest": "none", "lr": {"*": 1.0}, "until": {"packs": 1}}},
 }
+
+
+@torch.no_grad()
+def _look(model: VLM, batch: Batch) -> None:
+    model(batch)
+    end_forward(model)
 
 
 def _layout(case: Case) -> BatchLayout:

@@ -1,5 +1,7 @@
 """Meshes that cannot work are refused with those that would."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,14 @@ def test_what_a_model_can_be_divided_by() -> None:
     with torch.device("meta"):
         model = VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
     assert limits_of(model, []) == Limits(heads=4, kv_heads=2, width=32, experts=6, stages=[])
+
+
+def test_a_held_out_set_is_divided_like_a_stage() -> None:
+    limits = replace(LIMITS, holdout_seq_len=4098)
+    assert list(problems(Sizes(context=4), 4, limits)) == [
+        "holdout: context · tensor (4) does not divide its packs of 4098 tokens"
+    ]
+    assert not list(problems(Sizes(context=4), 4, LIMITS))
 
 
 def test_the_ranks_that_are_left_shard() -> None:

@@ -109,6 +109,7 @@ DIVIDED = [
     ("experts", Sizes(replicate=2, shard=2, expert=2)),
     ("experts", Sizes(context=2, expert=2)),
     ("experts", Sizes(tensor=2, expert=2)),
+    ("auxiliary loss", Sizes(shard=2)),
     ("auxiliary loss", Sizes(context=2, tensor=2, expert=2)),
     ("experts, latent attention", Sizes(context=2, tensor=2, expert=4)),
     ("experts, latent attention", Sizes(shard=2, context=2, tensor=2, expert=4)),
@@ -117,8 +118,7 @@ DIVIDED = [
 
 @pytest.mark.parametrize(("decoder", "sizes"), DIVIDED, ids=str)
 def test_every_dimension_and_the_pairs(pool: Pool, decoder: str, sizes: Sizes) -> None:
-    # An auxiliary loss is one of a micro-batch: the reference has one of all packs.
-    case = Case(mixed_packs(4, 24), decoder=DECODERS[decoder], micro_batch=4 if decoder == "auxiliary loss" else 1)
+    case = Case(mixed_packs(4, 24), decoder=DECODERS[decoder])
     assert_same_step(pool, case, sizes)
 
 
