@@ -102,7 +102,7 @@ def _evaluate(source: Path, stream: PackStream, accelerator: str, as_json: bool)
     sources = evaluate(opened.model, packs, opened.layout, opened.device)
     kinds, whole = by_kind(sources, stream.manifest.data["sources"]), total(sources)
     if not whole.targets:
-        raise UserError(f"{stream.manifest.where}: no token of it has a loss, so nothing can be scored; give another set")
+        raise UserError(f"{stream.manifest.where}: no token of it has a loss, so it scores nothing; give another set")
     if as_json:
         groups = {"sources": sources, "kinds": kinds}
         scores = {name: {each: score.as_json() for each, score in group.items()} for name, group in groups.items()}

@@ -61,7 +61,7 @@ def open_trained(source: Path) -> Trained:
             _config(imported.model, imported.config),
             imported.tensors or {},
             imported.special_ids,
-            source / PUBLISHED,
+            source / PUBLISHED if (source / PUBLISHED).exists() else None,
             read_processing(source),
             imported.tokenizer_sha256,
         )
@@ -87,8 +87,8 @@ def _published(run: Path, begun_from: str | None) -> Path | None:
     weights, where they still are."""
     if begun_from is None:
         return None
-    kept, there = run / START / PUBLISHED, Path(begun_from) / PUBLISHED
-    return kept if kept.exists() or not there.exists() else there
+    places = (run / START / PUBLISHED, Path(begun_from) / PUBLISHED)
+    return next((place for place in places if place.exists()), None)
 
 
 def _config(model: str, settings: dict[str, Any]) -> Any:

@@ -36,7 +36,6 @@ QUESTIONS = {
 KINDS = tuple(QUESTIONS)
 # The mean that the published processor subtracts: paper is zero to the model.
 PAPER = (123, 117, 104)
-INK = (0, 0, 0)
 # A room: without its walls nothing but distances, of pictures of all sizes, would tell the places apart.
 WALLS = {"left": (90, 60, 40), "right": (60, 100, 110), "top": (170, 170, 200), "bottom": (70, 70, 60)}
 BAND = 3
@@ -122,19 +121,17 @@ def _cells(place: str, columns: int, rows: int) -> list[tuple[int, int]]:
 
 
 def _shape(pen: ImageDraw.ImageDraw, shape: str, x: float, y: float, r: int, colour: tuple[int, int, int]) -> None:
-    """With an outline, which tells shapes apart whatever their colour is."""
     match shape:
         case "circle":
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
         case "square":
-            pen.rectangle((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
+            pen.rectangle((x - r, y - r, x + r, y + r), fill=colour)
         case "triangle":
-            pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=colour, outline=INK)
+            pen.polygon([(x, y - r), (x + r, y + r), (x - r, y + r)], fill=colour)
         case "bar":
-            pen.rectangle((x - r, y - 2, x + r, y + 2), fill=colour, outline=INK)
+            pen.rectangle((x - r, y - 2, x + r, y + 2), fill=colour)
         case "ring":
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour, outline=INK)
-            pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=PAPER, outline=INK)
+            pen.ellipse((x - r, y - r, x + r, y + r), outline=colour, width=2)
 
 
 def conversation(drawing: Drawing, kinds: Sequence[str] = KINDS) -> list[dict[str, str]]:

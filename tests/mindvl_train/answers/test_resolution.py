@@ -16,12 +16,13 @@ from mindvl_train.answers import resolution
 from mindvl_train.answers.evaluation import Score
 from mindvl_train.answers.opened import Opened
 from mindvl_train.answers.resolution import Point, ResolutionError, best, edit_distance, resolutions, search
+from mindvl_train.models.spec import ModelInputs
 from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, image_sample, pack_of, text_sample, tiny_model
 
 
 @pytest.fixture
 def opened() -> Opened:
-    return Opened(tiny_model(), LAYOUT, torch.device("cpu"), SPECIAL_IDS, {}, None)
+    return Opened(tiny_model(), LAYOUT, torch.device("cpu"), SPECIAL_IDS, {}, None, ModelInputs(56, 14, 2))
 
 
 def packs() -> Iterator[Pack]:

@@ -17,7 +17,7 @@ from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.importing import import_model
 from mindvl_train.weights.tensor_files import open_folder
 from tests.mindvl_train.parity import CASES, Composed, _drawn
-from tests.mindvl_train.published.test_configs import CONFIGS
+from tests.mindvl_train.weights.published.test_configs import CONFIGS
 
 CASE = "Qwen2.5-ViT + DeepSeek-V3"
 ROWS, COLUMNS = 5, 7

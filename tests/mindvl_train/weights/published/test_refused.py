@@ -17,7 +17,7 @@ from mindvl_train.weights.imported import ImportedError, read_imported
 from mindvl_train.weights.published.exporting import export_model
 from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.importing import import_model
-from tests.mindvl_train.published.test_round_trip import publish
+from tests.mindvl_train.weights.published.test_round_trip import publish
 
 
 def test_a_type_that_weights_are_not_written_in(tmp_path: Path) -> None:
