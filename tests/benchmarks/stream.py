@@ -54,7 +54,7 @@ def write_tars(folder: Path, samples: int) -> int:
         with tarfile.open(folder / f"shard-{first // SHARD_SAMPLES:03d}.tar", "w") as archive:
             for number in range(first, min(samples, first + SHARD_SAMPLES)):
                 caption = " ".join(rng.choice(WORDS, rng.integers(10, 150)))
-                ids = " ".join(map(str, tokeniser.encode_batch([caption])[0].ids))
+                ids = " ".join(map(str, tokeniser.text_only.encode(caption, add_special_tokens=False).ids))
                 for suffix, data in {"jpg": images[number % 256], "txt": caption.encode(), "ids": ids.encode()}.items():
                     info = tarfile.TarInfo(f"{number:09d}.{suffix}")
                     info.size = len(data)
