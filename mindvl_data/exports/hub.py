@@ -18,7 +18,13 @@ SHARD_BYTES = 256 << 20
 ROWS = 64
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(
-    pa.struct([("role", pa.string()), ("content", pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())])))])
+    pa.struct(
+        [
+            ("role", pa.string()),
+            ("content", pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))),
+            ("loss", pa.bool_()),
+        ]
+    )
 )
 TYPES = {
     "key": pa.string(),

@@ -86,12 +86,18 @@ def _ids(values: Sequence[bytes]) -> Any:
 
 
 def messages(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Parts of the samples table as messages whose content is a list of texts and image places."""
+    """Parts of the samples table as messages whose content is a list of texts and image places.
+
+    `loss` is there where the data says of a turn whether it is trained on.
+    """
     found = []
     for _, turn in itertools.groupby(parts, key=lambda part: part["turn"]):
         mine = list(turn)
         content = [
             {"type": "image"} if part["text"] is None else {"type": "text", "text": part["text"]} for part in mine
         ]
-        found.append({"role": mine[0]["role"], "content": content})
+        message: dict[str, Any] = {"role": mine[0]["role"], "content": content}
+        if mine[0]["loss"] is not None:
+            message["loss"] = mine[0]["loss"]
+        found.append(message)
     return found

@@ -78,7 +78,7 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
         except Exception as error:  # noqa: BLE001, every reader is tried, and what a library raises says: not this one
             refused.append(f"  {name}: {error}")
             continue
-        look = Peek(path, name, str(getattr(reader, "render", DEFAULT_RENDER)), records)
+        look = Peek(path, name, _render(reader, records), records)
         if look.samples:
             looks.append(look)
         else:
@@ -87,6 +87,13 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
     if not looks:
         raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
     return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples)))
+
+
+def _render(reader: Any, records: Sequence[Record]) -> str:
+    """How the reader's texts are rendered; captions and plain texts written as messages say so by their role."""
+    roles = {part.role for record in records if isinstance(record, Sample) for part in record.parts}
+    by_role = {frozenset({"caption"}): "caption", frozenset({"text"}): "plain"}
+    return by_role.get(frozenset(roles), str(getattr(reader, "render", DEFAULT_RENDER)))
 
 
 def _fits(sample: Sample, scale: str) -> bool | None:
@@ -160,6 +167,8 @@ def recipe_lines(look: Peek) -> str:
     name = "".join(letter if letter.isalnum() else "_" for letter in look.path.name.split(".")[0]).strip("_")
     kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
     source: dict[str, Any] = {"format": look.format, "path": str(look.path), "kind": kind}
+    if look.render != getattr(plugins.load(GROUP, look.format), "render", DEFAULT_RENDER):
+        source["render"] = look.render
     if look.scale:
         source["boxes"] = {"from": look.scale, "write": "resized"}
     return yaml.safe_dump({"sources": {name or "data": source}}, sort_keys=False, allow_unicode=True).rstrip()

@@ -190,7 +190,7 @@ def uid_of(row: Row, *names: str) -> str | None:
     """The name that the data gives a record, under the first of these fields that has one."""
     for name in names:
         value = row.get(name)
-        if isinstance(value, (str, int)):
+        if isinstance(value, int) or (isinstance(value, str) and value):
             return str(value)
     return None
 

@@ -48,7 +48,7 @@ def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
     if kind not in TYPES or not all(isinstance(member, str) and FIELD.match(member) for member in fields.values()):
         raise SourceError(
             f"{index}: samples of the type {kind} or a field that is no member of the tar cannot be read: Energon "
-            f"reads them by code, which is never run here; there are: {', '.join(TYPES)}. Try format: webdataset"
+            f"reads them by code, which is never run here; there are: {', '.join(TYPES)}. Try webdataset or messages"
         )
     return TYPES[kind], fields
 

@@ -21,6 +21,7 @@ MAPPED_ROWS = 1024
 # Name, encoding, and size in bytes where every sample's is the same.
 Column: TypeAlias = tuple[str, str, int | None]
 IMAGES = ("jpeg", "png")
+IMAGE_BYTES = "image_bytes"
 NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 
 
@@ -49,17 +50,27 @@ def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator
     mapped, uri = mds_unpacked.mapped(file)
     with reading(file.uri, "an MDS shard", SourceError):
         offsets, table = _header(mapped.view)
-    read = set(wanted([name for name, _, _ in table], columns, asked, file))
+    names = [name for name, _, _ in table]
+    read = {*wanted(names, columns, asked, file), *(name for name in names if name == IMAGE_BYTES)}
     for name, kind, _ in table:
         if name in read and kind not in DECODERS and kind not in IMAGES:
             raise SourceError(f"{file.uri}: the column {name} is {kind}, which is not read; write {', '.join(IMAGES)}")
     for number, (start, stop) in enumerate(itertools.pairwise(offsets)):
         try:
-            yield str(number), asked.renamed(_row(mapped.view, start, stop, table, read, uri))
+            yield str(number), asked.renamed(_with_images(_row(mapped.view, start, stop, table, read, uri)))
         except Exception as error:  # noqa: BLE001, whatever a decoder raises is this row's fault
             yield str(number), Drop("malformed_record", f"not a sample of this shard: {error}")
         if number % MAPPED_ROWS == 0:
             mapped.forget(0, start)
+
+
+def _with_images(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as our exports write it, its images in one column and their sizes in another, with a list of images."""
+    images, sizes = row.get("images"), row.get(IMAGE_BYTES)
+    if not isinstance(images, bytes) or not isinstance(sizes, list):
+        return row
+    ends = list(itertools.accumulate(sizes))
+    return {**row, "images": [images[end - size : end] for size, end in zip(sizes, ends, strict=True)]}
 
 
 def _header(view: memoryview) -> tuple[list[int], list[Column]]:

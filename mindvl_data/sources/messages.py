@@ -29,8 +29,9 @@ from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.rows import samples
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("messages", "image", "images", "id", *VIDEO)
-ROLES = ("system", "user", "assistant")
+COLUMNS = ("messages", "image", "images", "uid", "id", *VIDEO)
+# The last two are what captions and plain texts are in our exports: `render: caption` or `plain` reads them.
+ROLES = ("system", "user", "assistant", "caption", "text")
 TOOLS = frozenset({"tool", "function", "tool_call", "tool_response"})
 IMAGE_BLOCKS = ("image", "image_url")
 UNSUPPORTED = ("video", "video_url", "audio", "input_audio")
@@ -56,7 +57,7 @@ def _sample(key: str, row: Row) -> Sample:
         first = next((i for i, part in enumerate(parts) if part.role == "user"), 0)
         parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside)
         inside = [None] * len(beside)
-    return Sample(key, parts, _in_places(inside, beside), uid_of(row, "id"))
+    return Sample(key, parts, _in_places(inside, beside), uid_of(row, "uid", "id"))
 
 
 def _content(message: Any) -> list[Any]:

@@ -11,16 +11,17 @@ from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 from mindvl_data.sources.mds_rows import mds_rows
 from mindvl_data.sources.objects import with_objects
+from mindvl_data.sources.tar_rows import tar_rows
 from mindvl_data.tables.schema import Drop
 
 MDS = (".mds", *(f".mds{end}" for end in mds_unpacked.CODECS))
-TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, **dict.fromkeys(MDS, mds_rows)}
+TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".tar": tar_rows, **dict.fromkeys(MDS, mds_rows)}
 JSON = (".json", ".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")
 
 
 def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse) -> Iterator[Record]:
-    """A record for every row of a JSON, JSON Lines, Parquet, Arrow or MDS file.
+    """A record for every row of a JSON, JSON Lines, Parquet, Arrow or MDS file, or of the JSON files in a tar.
 
     columns: the fields that `parse` reads, by our names; a table must have one of them.
     """
@@ -32,7 +33,7 @@ def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse
         for key, value in json_rows(file):
             yield attempt(key, _json_sample, value, parse, asked)
     else:
-        known = ", ".join((*JSON, ".parquet", ".arrow", ".mds"))
+        known = ", ".join((*JSON, ".parquet", ".arrow", ".tar", ".mds"))
         raise SourceError(
             f"{file.uri}: rows are read from files that end in {known} (JSON also .gz and .zst, MDS also "
             f"{', '.join(mds_unpacked.CODECS)})"

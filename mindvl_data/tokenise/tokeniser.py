@@ -49,7 +49,7 @@ class Tokeniser:
 
     @cached_property
     def text_only(self) -> Tokenizer:
-        """Without its added tokens: what looks like a control token is text to it."""
+        """Without its special tokens: what looks like a control token is text to it."""
         from tokenizers import Tokenizer
 
         return Tokenizer.from_str(_bare(json.loads(self.read())))
@@ -171,5 +171,15 @@ def _facts(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _bare(spec: Any) -> str:
-    """The tokenizer for text alone: without added tokens, and without what it would put around a text."""
-    return json.dumps({**spec, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None})
+    """The tokenizer for text alone: without special tokens, and without what it would put around a text.
+
+    Added tokens that are not special (`<think>`, `<loc_0001>`) are words of the vocabulary: they stay. The library
+    numbers added tokens anew unless the model knows them, so they have their ids there.
+    """
+    control = SPECIAL_TOKENS.values()
+    words = [token for token in spec["added_tokens"] if not token["special"] and token["content"] not in control]
+    model = dict(spec["model"])
+    if words and isinstance(model["vocab"], dict):
+        model["vocab"] = {**model["vocab"], **{token["content"]: token["id"] for token in words}}
+    nothing = {"post_processor": None, "truncation": None, "padding": None}
+    return json.dumps({**spec, **nothing, "added_tokens": words, "model": model})
