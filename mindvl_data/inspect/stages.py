@@ -114,6 +114,9 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
         f"costs {balance['attention']:.2f} × the mean in Σ l², {balance['patches']:.2f} × in patches",
         "shards": f"{len(data['shards'])}, {sum(s['bytes'] for s in data['shards']) / 1e6:,.1f} MB",
     }
+    weights = {source: each["weight"] for source, each in data["sources"].items() if "weight" in each}
+    if weights:
+        rows["loss weights"] = ", ".join(f"{source} × {weight:g}" for source, weight in weights.items())
     for key, value in rows.items():
         facts.add_row(Text(key, style="bold"), Text(str(value)))
     stage = [(name, data)]

@@ -98,6 +98,11 @@ class Manifest:
         return Resolution.of(self.data["resolution"])
 
     @property
+    def source_weights(self) -> dict[str, float]:
+        """What a loss token of a source weighs, of those where that is not 1."""
+        return {name: source["weight"] for name, source in self.data["sources"].items() if "weight" in source}
+
+    @property
     def order(self) -> Mapping[str, Any]:
         return dict(self.data["order"])
 

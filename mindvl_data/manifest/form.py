@@ -123,6 +123,9 @@ CHANNELS = _is(
     lambda value: isinstance(value, list) and len(value) == 3 and all(isinstance(item, int | float) for item in value),
     "three numbers",
 )
+WEIGHT = _is(
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value > 0, "a number above 0"
+)
 LIST = _is(lambda value: isinstance(value, list), "a list")
 TEXTS = _is(lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), "texts")
 # A file of the set lies beside its manifest, and nowhere else.
@@ -146,7 +149,7 @@ MANIFEST = _keys(
         _keys(patch=POSITIVE, merge=POSITIVE, min_pixels=COUNT, max_pixels=COUNT),
         _optional(mean=CHANNELS, deviation=CHANNELS),
     ),
-    sources=_by_plain_name(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT)))),
+    sources=_by_plain_name(_all(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT))), _optional(weight=WEIGHT))),
     funnel=LIST,
     mixture=_keys(total=_optional(samples=COUNT, tokens=COUNT, loss_tokens=COUNT, vision_tokens=COUNT)),
     packing=_keys(packs=COUNT, lower_bound=COUNT, tokens=COUNT, padding=COUNT, fill=NUMBER),

@@ -113,6 +113,7 @@ def sources(run: Run, prepared: Prepared, names: Sequence[str]) -> dict[str, Any
             "format": source.format,
             "kind": source.kind,
             "licence": source.licence,
+            **({"weight": source.weight} if source.weight != 1 else {}),
             "files": files,
         }
     return described

@@ -81,6 +81,8 @@ class Source(Model):
     """How turns become text; by default what the format says."""
     loss: Literal["answers", "all"] = "answers"
     """`all` trains on prompts too."""
+    weight: float = Field(1.0, gt=0)
+    """What a loss token of it weighs in the trainer's sum; nothing is drawn by it."""
     columns: dict[str, str] = Field({})
     """The data's names of fields, by the format's: `{caption: alt_text}`."""
     uids: str | None = None

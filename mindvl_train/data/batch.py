@@ -4,8 +4,8 @@ Several packs become one longer stream; nothing tells them apart afterwards but 
 which is all that attention looks at.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate
 from typing import Any, Literal, TypeVar
@@ -128,6 +128,7 @@ class BatchLayout:
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
         loss_weight: a name in `LOSS_WEIGHTS`.
+        source_weights: what a target of a source weighs besides, where that is not 1.
     """
 
     patch: int
@@ -137,6 +138,7 @@ class BatchLayout:
     window: int | None = None
     position_axes: int = 1
     loss_weight: str = "token"
+    source_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patches") -> Batch:
@@ -154,7 +156,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
     segments = Segments.of(length for pack in packs for length in _lengths(pack))
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
-    weights = _weights(targets, segments, layout.loss_weight)
+    weights = _weights(targets, segments, layout.loss_weight, _factors(packs, layout.source_weights))
     images = _images(packs, layout, pixels)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -214,10 +216,21 @@ def _real(packs: Sequence[Pack]) -> NDArray[np.int64]:
     )
 
 
-def _weights(targets: NDArray[np.int64], segments: Segments, rule: str) -> NDArray[np.float64]:
-    """[L] float64, by the number of targets in each target's segment."""
+def _factors(packs: Sequence[Pack], source_weights: Mapping[str, float]) -> NDArray[np.float64]:
+    """[segments] float64: the weight of each segment's source; 1 for padding."""
+    factors = []
+    for pack in packs:
+        of_pack = [source_weights.get(source, 1.0) for source in pack.sources]
+        factors += of_pack + [1.0] * (len(_lengths(pack)) - len(of_pack))
+    return np.array(factors)
+
+
+def _weights(
+    targets: NDArray[np.int64], segments: Segments, rule: str, factors: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[L] float64, by the number of targets in each target's segment, times the factor of the segment."""
     segment = np.searchsorted(segments.cu_seqlens, targets, side="right") - 1
-    return LOSS_WEIGHTS[rule](np.bincount(segment, minlength=1)[segment])
+    return LOSS_WEIGHTS[rule](np.bincount(segment, minlength=1)[segment]) * factors[segment]
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,15 @@ def assemble(loaded: LoadedConfig, where: str, folder: Path | None = None) -> As
     shapes = [StageShape(s.name, s.config.global_batch, s.config.micro_batch, s.manifest.seq_len) for s in stages]
     last = config.last_average
     first = stages[0].manifest
+    weights = {name: manifest.source_weights for name, manifest in manifests.items() if manifest.source_weights}
     manifest_ids = first.tokenizer["special_ids"]
     facts = {
         "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
         "weights": config.model.weights,
         "special_ids": manifest_ids,
         "manifests": {name: manifest.id for name, manifest in manifests.items()},
+        # The id knows content alone.
+        **({"source_weights": weights} if weights else {}),
     }
     return Assembly(
         config=config,

@@ -206,4 +206,5 @@ def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int
         allow=settings.allow,
     )
     packs = global_batch // ranks
-    return Loader(stream, packs, micro_batch, parts.layout, settings.workers, settings.ahead, settings.kind)
+    layout = replace(parts.layout, source_weights=manifest.source_weights)
+    return Loader(stream, packs, micro_batch, layout, settings.workers, settings.ahead, settings.kind)

@@ -36,8 +36,9 @@ def test_patches_and_their_places_are_in_merge_block_order() -> None:
     sample = image_sample(RNG, (4, 6), 2)
     batch = collate([pack_of([sample])], LAYOUT)
     assert torch.equal(batch.patches, torch.from_numpy(vision.decode(sample.images[0].data or b"", 4, 6)))
-    assert batch.patch_positions[:6].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3]]
-    assert batch.patch_positions[-1].tolist() == [3, 5]
+    assert batch.patch_positions[:6, :2].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2], [0, 3]]
+    assert batch.patch_positions[:, 2:].unique(dim=0).tolist() == [[4, 6]]
+    assert batch.patch_positions[-1].tolist() == [3, 5, 4, 6]
 
 
 def test_every_image_is_a_segment_and_owns_its_placeholders() -> None:
@@ -73,6 +74,18 @@ def test_loss_weights(rule: str, expected: list[float]) -> None:
     batch = collate([pack], replace(LAYOUT, loss_weight=rule))
     torch.testing.assert_close(batch.weights, torch.tensor(expected, dtype=torch.float32))
     assert batch.total_weight == pytest.approx(sum(expected))
+
+
+@pytest.mark.parametrize("rule", ["token", "sample"])
+def test_targets_weigh_what_their_source_does(rule: str) -> None:
+    """Two packs, the first padded: a factor goes to the segments of its source, wherever they lie."""
+    first = replace(pack_of([text_sample(RNG, 4), text_sample(RNG, 3)], 9), sources=("a", "b"))
+    second = replace(pack_of([text_sample(RNG, 2)]), sources=("b",))
+    plain = collate([first, second], replace(LAYOUT, loss_weight=rule))
+    weighted = collate([first, second], replace(LAYOUT, loss_weight=rule, source_weights={"b": 0.25}))
+    factors = torch.tensor([1.0] * 3 + [0.25] * 3)
+    torch.testing.assert_close(weighted.weights, plain.weights * factors)
+    assert weighted.total_weight == pytest.approx(float((plain.weights * factors).sum()))
 
 
 def test_placeholders_that_are_not_the_runs_of_the_images_are_an_error() -> None:
