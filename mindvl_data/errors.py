@@ -1,4 +1,4 @@
-"""The one exception that people are meant to read: the command line prints its message and nothing else."""
+"""The exceptions that people are meant to read: the command line prints their message and nothing else."""
 
 from __future__ import annotations
 
@@ -43,3 +43,7 @@ def reading(where: str, what: str, kind: type[UserError]) -> Iterator[None]:
     except Exception as error:
         said = str(error) or "no more is said"
         raise kind(f"{where}: cannot be read as {what} ({type(error).__name__}: {said})") from error
+
+
+class BuildError(UserError):
+    """A build that cannot go on."""

@@ -10,24 +10,29 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mindvl_data.engines.local import Engine
-from mindvl_data.errors import UserError
+from mindvl_data.errors import BuildError, UserError
 from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.folder import default_folder, opened
 from mindvl_data.pipeline.forecasting import forecast
+from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, check_marks, prepare
-from mindvl_data.pipeline.run import BuildError, Progress, Run
+from mindvl_data.pipeline.run import Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
-from mindvl_data.pipeline.summary import FunnelLine, warnings
 from mindvl_data.pipeline.upload import upload
 from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
 from mindvl_data.recipe.fields import nearest
 from mindvl_data.steps.estimate import Estimate
 from mindvl_data.steps.filters import rules_of
 from mindvl_data.tokenise import TEMPLATES
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.funnel import FunnelLine
+    from mindvl_data.steps.estimate import Estimate
 
 __all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check", "forecast"]
 

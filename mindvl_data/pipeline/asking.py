@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.runtime import fingerprints
 from mindvl_data.steps.scores import clip, judge
 from mindvl_data.steps.scores.answers import Answers, content_keys
 from mindvl_data.steps.scores.columns import write_columns
-from mindvl_data.steps.scores.compute import Pictures
 from mindvl_data.steps.scores.samples import Asked
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
+    from mindvl_data.steps.scores.compute import Pictures
 
 ModelScore = ClipScore | JudgeScore
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 
 from mindvl_data.media import source_roots
 from mindvl_data.pipeline import publish
-from mindvl_data.pipeline.prepare import Prepared
-from mindvl_data.pipeline.run import Run
 from mindvl_data.pipeline.scanning import check_unchanged
-from mindvl_data.pipeline.spec import Spec
-from mindvl_data.pipeline.stage import Planned
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.sources import SourceError
-from mindvl_data.steps.fit import Fitted, Weights
-from mindvl_data.steps.mix import Draw
-from mindvl_data.steps.pack import Packs
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
 from mindvl_data.tables import ledger
-from mindvl_data.tables.corpus import Corpus
 from mindvl_data.tables.schema import Drop
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.prepare import Prepared
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.spec import Spec
+    from mindvl_data.pipeline.stage import Planned
+    from mindvl_data.steps.fit import Fitted, Weights
+    from mindvl_data.steps.mix import Draw
+    from mindvl_data.steps.pack import Packs
+    from mindvl_data.tables.corpus import Corpus
 
 # About so many draws are sorted and written at a time: a row group of the draws' file.
 CHUNK = 1 << 20

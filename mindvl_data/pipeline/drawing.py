@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.pipeline.run import BuildError
-from mindvl_data.pipeline.spec import Spec
+from mindvl_data.errors import BuildError
 from mindvl_data.recipe import Budget
-from mindvl_data.steps.fit import Fitted, Weights
 from mindvl_data.steps.mix import Asked, Draw, Pool, ask, check_repeats, draw, pass_order
 from mindvl_data.steps.pack import Packs, index_type, plan, plan_windows
-from mindvl_data.tables.corpus import Corpus
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.spec import Spec
+    from mindvl_data.steps.fit import Fitted, Weights
+    from mindvl_data.tables.corpus import Corpus
 
 
 @dataclass(frozen=True)

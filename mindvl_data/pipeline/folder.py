@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from mindvl_data.errors import UserError
+from mindvl_data.errors import BuildError, UserError
 from mindvl_data.note import LOCAL_FILE
-from mindvl_data.pipeline.run import BuildError
-from mindvl_data.recipe import LoadedRecipe
+
+if TYPE_CHECKING:
+    from mindvl_data.recipe import LoadedRecipe
 
 LOCK = ".lock"
 WORK = ".work"

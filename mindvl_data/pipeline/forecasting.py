@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mindvl_data.errors import BuildError
 from mindvl_data.pipeline.compute import Workload, device_of, model_of, training_flops
-from mindvl_data.pipeline.run import BuildError
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.recipe import Budget, Forecast, Recipe, Size
 from mindvl_data.steps.mix import Asked, ask, check_repeats

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
 from mindvl_data.pipeline.folder import PARTIAL, WORK, held, remove
 from mindvl_data.pipeline.record import USES
-from mindvl_data.pipeline.run import BuildError
 from mindvl_data.tables.schema import SAMPLES_INDEX
 
 CACHES = ("samples", "scores", "tokens", "media")

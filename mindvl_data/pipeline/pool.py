@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
-from mindvl_data.pipeline.scoring import Scores
-from mindvl_data.recipe.duplicates import Alike
 from mindvl_data.runtime import fingerprints
 from mindvl_data.steps.dedup import Pairs, Pictures, image_keys, near_pictures, near_texts, same, same_as
 from mindvl_data.steps.scores.minhash import PERMUTATIONS
 from mindvl_data.tables.draws import hashed
 from mindvl_data.tables.store import starts_of
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
+    from mindvl_data.pipeline.scoring import Scores
+    from mindvl_data.recipe.duplicates import Alike
 
 SCORE = {"image": "image_hash", "text": "text_minhash"}
 

@@ -8,39 +8,39 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.errors import BuildError
+from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
-from mindvl_data.pipeline.run import BuildError, Run
 from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
-from mindvl_data.pipeline.summary import FunnelLine, funnel_lines
 from mindvl_data.pipeline.thinning import Thinned, thin
 from mindvl_data.recipe import RecipeError, Source
-from mindvl_data.runtime import fingerprints, plugins
+from mindvl_data.runtime import fingerprints, plugins, reached
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.steps import estimate as estimating
 from mindvl_data.steps.count import CountTask, count, text_bytes
-from mindvl_data.steps.estimate import Estimate
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
 from mindvl_data.tables.store import Store, open_store
 from mindvl_data.tokenise import CHARACTERS_TO_LOAD
 from mindvl_data.tokenise.grounding import CONTROL_TOKENS
-from mindvl_data.vision import Resolution
+
+if TYPE_CHECKING:
+    from mindvl_data.steps.estimate import Estimate
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.vision import Resolution
 
 LOG = logging.getLogger(__name__)
-COUNT_CODE = (
-    "mindvl_data.steps.count",
-    "mindvl_data.tables.store",
-    "mindvl_data.tokenise",
-    "mindvl_data.vision",
-)
 LEAST_SAMPLED = 32
 
 
@@ -212,7 +212,7 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
     render = _render(source)
     mask = np.packbits(kept).tobytes()
     template, tokeniser = run.recipe.chat_template, run.tokeniser
-    code = fingerprints.code(*COUNT_CODE)
+    code = reached.code(count.__module__)
     samples = f"{partition.samples.name}{partition.version}"
     rule = source.boxes and source.boxes.model_dump()
     key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code, *library)

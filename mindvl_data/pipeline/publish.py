@@ -8,21 +8,24 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import mindvl_data
+from mindvl_data.errors import BuildError
 from mindvl_data.inspect.card import card
 from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
 from mindvl_data.pipeline.folder import WORK
-from mindvl_data.pipeline.prepare import Prepared
-from mindvl_data.pipeline.run import BuildError, Run
 from mindvl_data.shards import ShardInfo, file_sha256, sync
 from mindvl_data.tables.schema import SAMPLE_ID
-from mindvl_data.vision import Resolution
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.prepare import Prepared
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.vision import Resolution
 
 NOTE = "build.json"
 CARD = "CARD.md"

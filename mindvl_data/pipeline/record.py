@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,11 @@ from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.steps.filters import NO_FILTER, Rule
 from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import SAMPLES_INDEX
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.prepare import Prepared
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
 
 # Without its suffixes, a file of a step and all that lie beside it by name.
 USES = "uses.json"

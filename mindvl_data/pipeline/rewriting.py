@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.pipeline.asking import Model, ask_missing
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
-from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import holding
-from mindvl_data.recipe.rewrite import Rewrite
-from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.scores import rewrite
 from mindvl_data.steps.scores.answers import Answers, content_keys
 from mindvl_data.steps.scores.judge import TOKENS
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
+    from mindvl_data.pipeline.scoring import Scores
+    from mindvl_data.recipe.rewrite import Rewrite
 
 
 @dataclass
@@ -82,7 +84,7 @@ def _rewrite(
 
 
 def _task(partition: Partition, rule: Rewrite, rows: NDArray[np.int64], texts: list[str]) -> rewrite.ReplaceTask:
-    code = fingerprints.code("mindvl_data.steps.scores.rewrite")
+    code = reached.code("mindvl_data.steps.scores.rewrite")
     key = fingerprints.key(partition.samples.name, partition.version, rule.replace, rows.tolist(), texts, code)
     stem = partition.samples.name.split(".")[0]
     out = partition.samples.with_name(f"{stem}.rewritten-{key}.parquet")

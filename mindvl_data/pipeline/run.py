@@ -7,21 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindvl_data.engines.local import Engine
-from mindvl_data.errors import UserError
 from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
 
+if TYPE_CHECKING:
+    from mindvl_data.engines.local import Engine
+    from mindvl_data.recipe import LoadedRecipe, Recipe
+
 Progress = Callable[[str, int, int], None]
-
-
-class BuildError(UserError):
-    """A build that cannot go on; the message says what, where and what to do."""
 
 
 @dataclass

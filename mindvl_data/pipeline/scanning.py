@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data.pipeline.run import BuildError, Run
-from mindvl_data.pipeline.summary import FunnelLine
-from mindvl_data.recipe import Recipe, Source
-from mindvl_data.runtime import fingerprints, plugins
+from mindvl_data.errors import BuildError
+from mindvl_data.pipeline.funnel import FunnelLine
+from mindvl_data.runtime import fingerprints, plugins, reached
 from mindvl_data.sources import GROUP, Asked, SourceError, pieces
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.steps.filters import KNOWN, check_columns, named_by
@@ -22,13 +21,10 @@ from mindvl_data.steps.scan import Rules, ScanTask, SplitTask, image_files_chang
 from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import BOXES
 
-SCAN_CODE = (
-    "mindvl_data.steps.scan",
-    "mindvl_data.tables.samples",
-    "mindvl_data.tables.schema",
-    "mindvl_data.vision",
-    "mindvl_data.sources",
-)
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.recipe import Recipe, Source
+
 WORST_SHOWN = 5
 FINGERPRINTS = {"sources": "fingerprints", "evaluations": "evaluation-fingerprints"}
 
@@ -143,7 +139,7 @@ def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> l
     subset = None if source.uids is None else run.loaded.folder / source.uids
     if subset and not subset.is_file():
         raise SourceError(f"{section}.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
-    code = fingerprints.code(*SCAN_CODE, reader.__module__)
+    code = reached.code(scan.__module__, reader.__module__)
     how = (source.format, run.loaded.raw[section][name].get("images"), asdict(asked), asdict(rules), run.digest, code)
     wanted = subset and fingerprints.of_file(subset)
     cut = _cut(run, (name, source.format), reader, files, code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from mindvl_data.media import source_roots
 from mindvl_data.pipeline.asking import ModelScore, ask, model_of
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.recipe.scores import (
     ClipScore,
     ClustersScore,
@@ -25,7 +23,7 @@ from mindvl_data.recipe.scores import (
     Score,
     UidsScore,
 )
-from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.steps.scores import (
     ScoreError,
@@ -41,8 +39,9 @@ from mindvl_data.steps.scores import (
 )
 from mindvl_data.steps.scores.columns import missing_in, sums_in, values_digest
 
-# All of it: one score's file uses another's. What models said is kept under versions of its own.
-FRAME = ("mindvl_data.steps.scores",)
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
 
 
 class Scores:
@@ -172,19 +171,24 @@ class Scores:
             options[option] = self._file(f"scores.{name}.options.{option}", str(options[option]))
             content[option] = fingerprints.of_tree(options[option])
         resolved = Wanted(name, score.function, tuple(sorted(options.items())))
-        how = [score.function, score.options, content, fingerprints.code(*FRAME, function.__module__)]
+        how = [
+            score.function,
+            score.options,
+            content,
+            reached.code("mindvl_data.steps.scores.compute", function.__module__),
+        ]
         return resolved, how
 
     def _list(self, name: str, score: UidsScore, due: Sequence[bool]) -> None:
         listed = self._file(f"scores.{name}.path", score.path)
-        how = ["uids", fingerprints.of_file(listed), fingerprints.code("mindvl_data.steps.scores.uids")]
+        how = ["uids", fingerprints.of_file(listed), reached.code("mindvl_data.steps.scores.uids")]
         tasks = [uids.UidsTask(p.samples, name, listed, path) for p, path in self._due(name, how, due)]
         self._run.step(f"score {name}", uids.look_up, tasks)
 
     def _join(self, name: str, score: JoinedScore, due: Sequence[bool]) -> None:
         files = self._joined_files(name, score)
         content = [(file.uri, file.fingerprint, file.size) for file in files]
-        code = fingerprints.code("mindvl_data.steps.scores.joined", "mindvl_data.steps.scores.keys")
+        code = reached.code("mindvl_data.steps.scores.joined")
         how = ["joined", content, score.on, score.column, score.columns, code]
         folder = self._run.folder("scores") / f"{name}-{fingerprints.key(how)}.index"
         self._run.used.add(folder)
@@ -222,7 +226,7 @@ class Scores:
     ) -> None:
         embeddings = self._embeddings(name, score.of, due, alive)
         files = tuple(path for path in embeddings if path is not None)
-        seed, code = self._run.recipe.seed, fingerprints.code("mindvl_data.steps.scores.clusters")
+        seed, code = self._run.recipe.seed, reached.code("mindvl_data.steps.scores.clusters")
         key = fingerprints.key([path.name for path in files], score.of, score.clusters, score.iterations, seed, code)
         centres = self._run.folder("scores") / f"{name}-{key}.npy"
         self._run.used.add(centres)
@@ -244,7 +248,7 @@ class Scores:
     ) -> None:
         """The number of the nearest centre, or whether it is among the targets', for each partition's embeddings."""
         content = [fingerprints.of_file(centres), targets and fingerprints.of_file(targets)]
-        code = fingerprints.code("mindvl_data.steps.scores.nearest")
+        code = reached.code("mindvl_data.steps.scores.nearest")
         known = self._files.setdefault(name, [None] * len(self._partitions))
         tasks = []
         for number, path in enumerate(embeddings):

@@ -6,22 +6,22 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.pipeline.pool import Pool
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
-from mindvl_data.pipeline.scoring import Scores
-from mindvl_data.pipeline.summary import FunnelLine
-from mindvl_data.runtime import fingerprints
+from mindvl_data.pipeline.funnel import FunnelLine
+from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.filters import NO_FILTER, FilterTask, Rule, dropped_by, group_names, named_by, numbers, threshold
 
-CODE = ("mindvl_data.steps.filters",)
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.pool import Pool
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
+    from mindvl_data.pipeline.scoring import Scores
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _task(run: Run, partition: Partition, scored: Sequence[Path], block: tuple[R
 def _inputs(partition: Partition, task: FilterTask, before: str) -> str:
     """What a block's outcome for a partition depends on, beside its rules."""
     return fingerprints.key(
-        before, task.kind, partition.version, [path.name for path in task.columns], fingerprints.code(*CODE)
+        before, task.kind, partition.version, [path.name for path in task.columns], reached.code(dropped_by.__module__)
     )
 
 

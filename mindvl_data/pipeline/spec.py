@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mindvl_data.recipe import Budget, Group, Recipe, Stage
-from mindvl_data.vision import Resolution
+if TYPE_CHECKING:
+    from mindvl_data.recipe import Budget, Group, Recipe, Stage
+    from mindvl_data.vision import Resolution
 
 
 @dataclass(frozen=True)

@@ -5,38 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.manifest import Manifest
+from mindvl_data.errors import BuildError
 from mindvl_data.pipeline import publish
 from mindvl_data.pipeline.drawing import Drawn, drawn
-from mindvl_data.pipeline.prepare import Prepared
-from mindvl_data.pipeline.run import BuildError, Run
-from mindvl_data.pipeline.spec import Spec
-from mindvl_data.pipeline.summary import FunnelLine, funnel_lines, mixture, packing, reasons_by_source
-from mindvl_data.recipe import Recipe
-from mindvl_data.runtime import fingerprints
+from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines, reasons_by_source
+from mindvl_data.pipeline.summary import mixture, packing
+from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.fit import Fitted, Weights, fit, weigh
-from mindvl_data.steps.mix import Draw
 from mindvl_data.steps.pack import Packs, order_packs
-from mindvl_data.tables.corpus import Corpus
+from mindvl_data.steps.write import write
 from mindvl_data.tables.store import Store, open_store
 
-STAGE_CODE = (
-    "mindvl_data.tables.corpus",
-    "mindvl_data.tables.draws",
-    "mindvl_data.steps.holdout",
-    "mindvl_data.steps.fit",
-    "mindvl_data.steps.mix",
-    "mindvl_data.steps.pack",
-    "mindvl_data.steps.write",
-    "mindvl_data.shards",
-    "mindvl_data.vision",
-    "mindvl_data.pipeline",
-)
+if TYPE_CHECKING:
+    from mindvl_data.manifest import Manifest
+    from mindvl_data.pipeline.prepare import Prepared
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.spec import Spec
+    from mindvl_data.recipe import Recipe
+    from mindvl_data.steps.mix import Draw
+    from mindvl_data.tables.corpus import Corpus
+
+# What decides the bytes of a set, beside this file and `assembly`, which call it.
+MAKERS = (fit, drawn, order_packs, write, mixture)
 
 
 @dataclass(frozen=True)
@@ -110,7 +105,7 @@ def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str],
         names,
         used,
         [recipe.seed, recipe.media, recipe.shard_bytes, recipe.order.model_dump()],
-        fingerprints.code(*STAGE_CODE),
+        reached.code(*(made.__module__ for made in MAKERS), alone=(__name__, "mindvl_data.pipeline.assembly")),
     )
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.pipeline.drawing import Drawn
-from mindvl_data.pipeline.spec import Spec
 from mindvl_data.recipe import Group
-from mindvl_data.steps.filters import Rule
 from mindvl_data.steps.fit import Weights
 from mindvl_data.steps.mix import Draw
 from mindvl_data.steps.pack import Packs, again, step_balance
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.drawing import Drawn
+    from mindvl_data.pipeline.spec import Spec
+    from mindvl_data.steps.fit import Weights
+    from mindvl_data.steps.mix import Draw
 
 COUNTED = ("samples", "tokens", "loss_tokens", "vision_tokens")
 # Draws summed at a time.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.pipeline.funnel import FunnelLine
 from mindvl_data.pipeline.pool import Pool, features, matches, pairs, pool_of
-from mindvl_data.pipeline.run import Run
-from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import groups_of, numbers_of
-from mindvl_data.pipeline.summary import FunnelLine
-from mindvl_data.recipe.balance import Balance
-from mindvl_data.recipe.duplicates import Decontaminate, Dedup
-from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.steps.balance import capped, staying, tempered
 from mindvl_data.steps.dedup import kept_of, ranks
 from mindvl_data.steps.filters import NO_FILTER
 from mindvl_data.tables import ledger
 
-CODE = ("mindvl_data.steps.dedup", "mindvl_data.pipeline.pool")
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
+    from mindvl_data.pipeline.scanning import Partition
+    from mindvl_data.recipe.balance import Balance
+    from mindvl_data.recipe.duplicates import Decontaminate, Dedup
 
 
 @dataclass
@@ -177,7 +177,7 @@ def _cached(
     run: Run, step: str, parts: Sequence[object], look: Callable[[], dict[str, NDArray[Any]]]
 ) -> dict[str, NDArray[Any]]:
     """What `look` finds, from the build folder when it was found before."""
-    path = run.folder("samples") / f"{step}-{fingerprints.key(parts, fingerprints.code(*CODE))}.npz"
+    path = run.folder("samples") / f"{step}-{fingerprints.key(parts, reached.code(pairs.__module__))}.npz"
     run.used.add(path)
     if not path.exists():
         run.work[step] += 1

@@ -11,13 +11,16 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
-from mindvl_data.pipeline.run import BuildError, Run
 from mindvl_data.shards import file_sha256
+
+if TYPE_CHECKING:
+    from mindvl_data.pipeline.run import Run
 
 NOTE = "uploads.json"
 SEAL = f"{FILE_NAME}.sha256"

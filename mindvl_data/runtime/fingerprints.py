@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +12,6 @@ def key(*parts: Any) -> str:
     """16 hexadecimal digits for anything that JSON can write."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-@cache
-def code(*modules: str) -> str:
-    """A hash of these modules' source files (of every file of a package): a changed step is done again."""
-    digest = hashlib.sha256()
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        origin = Path(spec.origin)
-        for path in sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def of_file(path: Path) -> str:
