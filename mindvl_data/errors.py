@@ -15,7 +15,7 @@ class UserError(ValueError):
     Whatever was taken from the environment is hidden in it.
     """
 
-    # What became of the samples until then (pipeline.summary.FunnelLine), where the error comes from after that.
+    # What became of the samples until then (pipeline.funnel.FunnelLine), where the error comes from after that.
     funnel: tuple[Any, ...] = ()
 
     def __str__(self) -> str:

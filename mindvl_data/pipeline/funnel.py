@@ -19,22 +19,39 @@ ALIKE_HINT = "`by: sample` keeps samples that differ in their images or in their
 
 @dataclass(frozen=True)
 class FunnelLine:
-    """How many samples of a source went into a step and came out, and why the others left."""
+    """How many samples of a source went into a step and came out, and why the others left.
+
+    unused: how many samples have a member of a tar beside them that is no part of them, by its suffix.
+    """
 
     step: str
     source: str
     entered: int
     left: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return {
+        line = {
             "step": self.step,
             "source": self.source,
             "in": self.entered,
             "out": self.left,
             "reasons": dict(sorted(self.reasons.items())),
         }
+        return line | ({"unused": dict(sorted(self.unused.items()))} if self.unused else {})
+
+
+def warnings(funnel: Sequence[FunnelLine], rules: Sequence[Rule]) -> list[str]:
+    """Where one rule takes so much of a source that it may do what nobody meant; a `top` is meant to."""
+    meant = {f"filter: {rule.name}" for rule in rules if rule.top is not None}
+    found = []
+    for line in funnel:
+        lost, what = line.entered - line.left, line.step.split(":")[0]
+        if line.step not in meant and lost > NOTEWORTHY.get(what, 1) * line.entered:
+            hint = f"; {ALIKE_HINT}" if line.step in ("dedup: image", "dedup: text") else ""
+            found.append(f"{line.step} takes {lost:,} of the {line.entered:,} samples of {line.source}{hint}")
+    return found
 
 
 def funnel_lines(
@@ -56,15 +73,3 @@ def reasons_by_source(
     """How often each reason struck each source; lost: the samples by reason."""
     struck = {reason: np.bincount(source[samples], minlength=len(sources)) for reason, samples in lost.items()}
     return [{reason: int(times[i]) for reason, times in struck.items() if times[i]} for i in range(len(sources))]
-
-
-def warnings(funnel: Sequence[FunnelLine], rules: Sequence[Rule]) -> list[str]:
-    """Where one rule takes so much of a source that it may do what nobody meant; a `top` is meant to."""
-    meant = {f"filter: {rule.name}" for rule in rules if rule.top is not None}
-    found = []
-    for line in funnel:
-        lost, what = line.entered - line.left, line.step.split(":")[0]
-        if line.step not in meant and lost > NOTEWORTHY.get(what, 1) * line.entered:
-            hint = f"; {ALIKE_HINT}" if line.step in ("dedup: image", "dedup: text") else ""
-            found.append(f"{line.step} takes {lost:,} of the {line.entered:,} samples of {line.source}{hint}")
-    return found
