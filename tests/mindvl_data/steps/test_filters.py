@@ -21,8 +21,8 @@ from mindvl_data.sources import Asked
 from mindvl_data.steps.filters import NO_FILTER, FilterTask, Rule, dropped_by, threshold
 from mindvl_data.steps.presets import PRESETS
 from tests.mindvl_data.crawl import built, crawl, dropped, kept, recipe, uid
-from tests.mindvl_data.scores.test_text import wordnet
 from tests.mindvl_data.sources.scanned import read
+from tests.mindvl_data.steps.scores.test_text import wordnet
 
 ENGLISH = "a brown dog runs over the long beach"
 GERMAN = "ein brauner Hund läuft über den langen Strand"
