@@ -86,7 +86,12 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
             refused.append(f"  {name}: {reasons or 'no records'}")
     if not looks:
         raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
-    return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples)))
+    # Of readers that make as much of it: the one whose own kind of file it is, where others read tars as rows.
+    return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples), _is_own(look)))
+
+
+def _is_own(look: Peek) -> bool:
+    return look.format == "webdataset"
 
 
 def _render(reader: Any, records: Sequence[Record]) -> str:
