@@ -19,6 +19,7 @@ from mindvl_data.recipe.scores import (
     FunctionScore,
     JoinedScore,
     JudgeScore,
+    LeverageScore,
     NearestScore,
     Score,
     UidsScore,
@@ -32,6 +33,7 @@ from mindvl_data.steps.scores import (
     compute,
     function_of,
     joined,
+    leverage,
     names,
     nearest,
     paths_of,
@@ -81,7 +83,8 @@ class Scores:
         """The columns that a model gives, or that come from one's."""
         scores = self._run.recipe.scores
         models = {c for n, s in scores.items() if isinstance(s, (ClipScore, JudgeScore)) for c in s.columns_of(n)}
-        of = {n: score.of for n, score in scores.items() if isinstance(score, (NearestScore, ClustersScore))}
+        embedded = (NearestScore, ClustersScore, LeverageScore)
+        of = {n: score.of for n, score in scores.items() if isinstance(score, embedded)}
         return models | {name for name, column in of.items() if column in models}
 
     def described(self) -> dict[str, dict[str, Any]]:
@@ -128,6 +131,8 @@ class Scores:
             self._nearest(name, score, due, alive)
         elif isinstance(score, ClustersScore):
             self._cluster(name, score, due, alive)
+        elif isinstance(score, LeverageScore):
+            self._leverage(name, score, due, alive)
         elif isinstance(score, (ClipScore, JudgeScore)):
             self._ask(name, score, due, alive)
 
@@ -233,6 +238,27 @@ class Scores:
         task = clusters.ClustersTask(files, score.of, score.clusters, score.iterations, seed, centres)
         self._run.step(f"cluster {name}", clusters.cluster, [] if centres.exists() else [task])
         self._place(name, score.of, centres, None, embeddings)
+
+    def _leverage(
+        self, name: str, score: LeverageScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
+    ) -> None:
+        embeddings = self._embeddings(name, score.of, due, alive)
+        files = tuple(path for path in embeddings if path is not None)
+        code = reached.code("mindvl_data.steps.scores.leverage")
+        key = fingerprints.key([path.name for path in files], score.of, score.energy, code)
+        directions = self._run.folder("scores") / f"{name}-{key}.npz"
+        self._run.used.add(directions)
+        search = leverage.DirectionsTask(files, score.of, score.energy, directions)
+        self._run.step(f"directions {name}", leverage.find_directions, [] if directions.exists() else [search])
+        known = self._files.setdefault(name, [None] * len(self._partitions))
+        tasks = []
+        for number, path in enumerate(embeddings):
+            if path is not None:
+                out = self._run.folder("scores") / f"{name}-{fingerprints.key(path.name, key)}.parquet"
+                known[number] = out
+                if not out.exists():
+                    tasks.append(leverage.LeverageTask(path, score.of, directions, name, out))
+        self._run.step(f"score {name}", leverage.score, tasks)
 
     def _embeddings(
         self, name: str, of: str, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None

@@ -80,6 +80,19 @@ class ClustersScore(Model):
         return (name,)
 
 
+class LeverageScore(Model):
+    """How much of the principal directions of all embeddings of another score a sample carries (ScalSelect)."""
+
+    by: Literal["leverage"]
+    of: str
+    """The column of embeddings."""
+    energy: float = Field(0.9, gt=0, le=1)
+    """The share of the embeddings' energy, Σ σ², that the fewest directions hold which count."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        return (name,)
+
+
 class ClipScore(Model):
     """How well text and images fit: the cosine of their CLIP embeddings, by open_clip (extra [clip])."""
 
@@ -107,6 +120,6 @@ class JudgeScore(Asking):
 
 
 Score = Annotated[
-    FunctionScore | JoinedScore | UidsScore | NearestScore | ClustersScore | ClipScore | JudgeScore,
+    FunctionScore | JoinedScore | UidsScore | NearestScore | ClustersScore | LeverageScore | ClipScore | JudgeScore,
     Field(discriminator="by"),
 ]
