@@ -95,7 +95,7 @@ def graph(package: str, depth: int) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("package", ["mindvl_data", "mindvl_train"])
-@pytest.mark.parametrize("depth", [2], ids=["rooms"])
+@pytest.mark.parametrize("depth", [2, 9], ids=["rooms", "modules"])
 def test_imports_go_round_no_circle(package: str, depth: int) -> None:
     try:
         tuple(TopologicalSorter(graph(package, depth)).static_order())

@@ -1,7 +1,7 @@
 """The stream's packs as batches, made ahead of the loop by threads or by processes.
 
 Threads are the default: pictures are decoded and resized without the interpreter's lock, so a second core is used
-without copying pixels between processes, and a shard stays mapped once. Processes (`data_workers.py`) leave the
+without copying pixels between processes, and a shard stays mapped once. Processes (`workers.py`) leave the
 interpreter to a loop that keeps it busy.
 """
 
@@ -15,24 +15,9 @@ from typing import Literal
 
 from mindvl_data.stream import PackStream, Slot, Step
 from mindvl_train.data.batch import Batch, BatchLayout, collate
+from mindvl_train.data.steps import Cursor, StepBatches, micro_batches, planned
 
 Kind = Literal["threads", "processes"]
-
-
-@dataclass(frozen=True)
-class Cursor:
-    """Where a loader stands: `packs` delivered to the loop over all ranks, never those made ahead."""
-
-    manifest: str
-    packs: int
-
-
-@dataclass(frozen=True)
-class StepBatches:
-    """All micro-batches of one optimizer step, and the cursor once they are consumed."""
-
-    batches: tuple[Batch, ...]
-    cursor: Cursor
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class Loader:
             # torch.utils.data is loaded by those who ask for it.
             from mindvl_train.data.workers import steps_from_workers
 
-            yield from steps_from_workers(self, limit)
+            yield from steps_from_workers(self.stream, self.layout, self.workers, self.ahead, self.micro_batch, limit)
         else:
             yield from self._steps_from_threads(limit)
 
@@ -90,22 +75,6 @@ class Loader:
         batches = tuple(future.result() for future in futures)
         self.stream.advance(step)
         return StepBatches(batches, Cursor(**self.stream.state_dict()))
-
-
-def planned(stream: PackStream, limit: int) -> Iterator[Step]:
-    """At most `limit` steps of a stream from its cursor on, which does not move."""
-    n = stream.state_dict()["packs"]
-    for _ in range(limit):
-        step = stream.step_at(n)
-        if not step.slots:
-            return
-        yield step
-        n = step.after
-
-
-def micro_batches(slots: Sequence[Slot], size: int) -> list[Sequence[Slot]]:
-    """A step's slots, `size` at a time."""
-    return [slots[start : start + size] for start in range(0, len(slots), size)]
 
 
 class _Threads:

@@ -21,7 +21,7 @@ from mindvl_data.errors import UserError
 from mindvl_data.stream import PackStream, Slot
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.data.bundle import Bundle, SharedPieces, lay_flat
-from mindvl_train.data.loader import Cursor, Loader, StepBatches, micro_batches
+from mindvl_train.data.steps import Cursor, StepBatches, micro_batches
 
 Anything = TypeVar("Anything")
 
@@ -107,23 +107,29 @@ def as_it_is(bundle: Anything) -> Anything:
     return bundle
 
 
-def steps_from_workers(loader: Loader, limit: int) -> Iterator[StepBatches]:
-    """`Loader.steps` by worker processes. Raises WorkerDiedError at once when one of them ends by itself."""
-    per_step = -(-loader.packs_per_step // loader.micro_batch)
+def steps_from_workers(
+    stream: PackStream, layout: BatchLayout, workers: int, ahead: int, micro_batch: int, limit: int
+) -> Iterator[StepBatches]:
+    """`Loader.steps` by worker processes.
+
+    Raises:
+        WorkerDiedError: at once, when one of them ends by itself.
+    """
+    per_step = -(-stream.packs_per_step // micro_batch)
     # Of a worker, so that `ahead` steps wait in all.
-    waiting = -(-per_step * loader.ahead // loader.workers)
+    waiting = -(-per_step * ahead // workers)
     data = DataLoader(
-        PackDataset(loader.stream, loader.layout, waiting + 1),
-        batch_sampler=StepPlan(loader.stream, loader.micro_batch, limit),
+        PackDataset(stream, layout, waiting + 1),
+        batch_sampler=StepPlan(stream, micro_batch, limit),
         collate_fn=as_it_is,
-        num_workers=loader.workers,
+        num_workers=workers,
         prefetch_factor=waiting,
         multiprocessing_context="spawn",
     )
     bundles = _alive(iter(data))
     while step := list(itertools.islice(bundles, per_step)):
-        loader.stream.advance(loader.stream.step_at(loader.stream.state_dict()["packs"]))
-        yield StepBatches(tuple(bundle.batch() for bundle in step), Cursor(**loader.stream.state_dict()))
+        stream.advance(stream.step_at(stream.state_dict()["packs"]))
+        yield StepBatches(tuple(bundle.batch() for bundle in step), Cursor(**stream.state_dict()))
 
 
 def _alive(bundles: Iterator[Bundle]) -> Iterator[Bundle]:

@@ -17,7 +17,8 @@ from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_data.stream import PackStream
 from mindvl_train.data.batch import Batch
-from mindvl_train.data.loader import Loader, StepBatches
+from mindvl_train.data.loader import Loader
+from mindvl_train.data.steps import StepBatches
 from mindvl_train.dtensor import local
 from mindvl_train.loop.assembly import Assembly
 from mindvl_train.loop.metrics import Record

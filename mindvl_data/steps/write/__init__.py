@@ -7,6 +7,7 @@ finds out whether a set's images lie too scattered for that, and `dealing` sorts
 from mindvl_data.steps.write.dealing import DealTask, deal
 from mindvl_data.steps.write.planning import plan_deals
 from mindvl_data.steps.write.segments import Segments
-from mindvl_data.steps.write.shard import WriteTask, shard_borders, write, written
+from mindvl_data.steps.write.shard import shard_borders, write, written
+from mindvl_data.steps.write.task import WriteTask
 
 __all__ = ["DealTask", "Segments", "WriteTask", "deal", "plan_deals", "shard_borders", "write", "written"]

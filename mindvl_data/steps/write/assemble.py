@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,9 @@ from mindvl_data.media import Access, MediaReader, changed
 from mindvl_data.shards import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, windows
 from mindvl_data.steps.write.segments import Stores, images, texts
+from mindvl_data.steps.write.task import WriteTask
 from mindvl_data.tables.store import starts_of
 from mindvl_data.vision import patch_grids
-
-if TYPE_CHECKING:
-    from mindvl_data.steps.write.shard import WriteTask
 
 # What is read and put together at a time: bytes of images, and what a pack adds to it in tokens.
 WINDOW_BYTES = 64 << 20

@@ -11,7 +11,7 @@ import numpy as np
 from mindvl_data.steps.write.dealing import Dealt, DealTask, group_name, groups, is_scattered, runs
 from mindvl_data.steps.write.reads import Ranges
 from mindvl_data.steps.write.segments import Segments, image_ranges
-from mindvl_data.steps.write.shard import DealtImages, WriteTask
+from mindvl_data.steps.write.task import DealtImages, WriteTask
 from mindvl_data.tables.store import starts_of
 
 

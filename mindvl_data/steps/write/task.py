@@ -1,0 +1,52 @@
+"""One shard as a task: what it needs to be written anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindvl_data.steps.write.segments import Segments
+from mindvl_data.vision import Resolution
+
+
+@dataclass(frozen=True)
+class DealtImages:
+    """The files that the shard's images were dealt to; run int32 [images] into them, offset int64 [images].
+
+    notes: of the shards that share the files. When all are written, the files have had their use.
+    """
+
+    paths: Sequence[str]
+    run: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    notes: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
+
+    note: where `write` says what the manifest needs to know of it. roots: see Access. dealt: None where
+    embedded images are read from their sources.
+    """
+
+    path: Path
+    note: Path
+    seq_len: int
+    first_pack: int
+    segments: Segments
+    offsets: NDArray[np.int64]
+    stores: Mapping[int, Path]
+    sources: Sequence[str]
+    resolution: Resolution
+    media: str
+    image_pad: int
+    pad: int
+    build_folder: Path
+    recipe_folder: Path
+    roots: Sequence[str]
+    dealt: DealtImages | None = None
