@@ -13,6 +13,8 @@ from mindvl_train.kernels.segments import Segments
 
 NPU_MASK_SIZE = 2048
 NPU_FULL, NPU_RIGHT_DOWN_CAUSAL = 0, 3
+# What one call of `npu_fusion_attention` takes in its packed layout.
+NPU_SEGMENTS, NPU_TOKENS, NPU_HEADS, NPU_HEAD_SIZE = 1024, 1024 * 1024, 256, 768
 # (left, right): how many keys before and after itself a query sees; -1: all.
 CUDA_FULL, CUDA_CAUSAL = (-1, -1), (-1, 0)
 # Boundaries kept on the device: those of the text, of the images and of the windows, of a few batches.
@@ -52,41 +54,77 @@ def _split(stream: Tensor, segments: Segments) -> tuple[Tensor, ...]:
 def load_npu() -> Attention:
     """`npu_fusion_attention` in its packed layout (Ascend Extension for PyTorch, API reference).
 
-    The causal mask is the compressed one: 2048 × 2048 for any length, 4 MiB instead of seq_len² bytes.
+    The causal mask is the compressed one: 2048 × 2048 for any length, 4 MiB instead of seq_len² bytes. A call takes
+    1,024 segments; the windows of a vision tower alone may be more, and go through in several.
     """
     import torch_npu
 
     masks: dict[torch.device, Tensor] = {}
 
-    def attend(
-        query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    def attend_some(
+        query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float
     ) -> Tensor:
-        if 1 in segments.lengths:
-            raise ValueError("a segment of one token crashes npu_fusion_attention; set kernels.attention: reference")
-        if causal and query.device not in masks:
-            square = torch.ones(NPU_MASK_SIZE, NPU_MASK_SIZE, dtype=torch.bool, device=query.device)
-            masks[query.device] = square.triu(1)
-        head_dim, value_dim = query.shape[-1], value.shape[-1]
+        """One call; its segments are at most `NPU_SEGMENTS`."""
         # The ends of the segments, on the host and without the leading zero.
         ends = list(segments.cu_seqlens[1:])
         attended: Tensor = torch_npu.npu_fusion_attention(
             query,
             key,
-            # Values have the queries' size: latent attention's are smaller.
-            F.pad(value, (0, head_dim - value_dim)),
+            value,
             query.shape[1],
             "TND",
             # Without a mask the sparse mode is ignored and attention is full.
             atten_mask=masks[query.device] if causal else None,
-            scale=head_dim**-0.5 if scale is None else scale,
+            scale=scale,
             keep_prob=1.0,
             actual_seq_qlen=ends,
             actual_seq_kvlen=ends,
             sparse_mode=NPU_RIGHT_DOWN_CAUSAL if causal else NPU_FULL,
         )[0]
-        return attended[..., :value_dim]
+        return attended
+
+    def attend(
+        query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float | None = None
+    ) -> Tensor:
+        groups = _npu_groups(query, segments)
+        if causal and query.device not in masks:
+            square = torch.ones(NPU_MASK_SIZE, NPU_MASK_SIZE, dtype=torch.bool, device=query.device)
+            masks[query.device] = square.triu(1)
+        head_dim, value_dim = query.shape[-1], value.shape[-1]
+        scale = head_dim**-0.5 if scale is None else scale
+        # Values have the queries' size: latent attention's are smaller.
+        padded = F.pad(value, (0, head_dim - value_dim))
+        tokens = [group.cu_seqlens[-1] for group in groups]
+        queries, keys, values = (torch.split(stream, tokens) for stream in (query, key, padded))
+        attended = [
+            attend_some(*some, causal=causal, scale=scale) for some in zip(queries, keys, values, groups, strict=True)
+        ]
+        whole = attended[0] if len(attended) == 1 else torch.cat(attended)
+        return whole[..., :value_dim]
 
     return attend
+
+
+def _npu_groups(query: Tensor, segments: Segments) -> list[Segments]:
+    """The segments of each call: no segment sees another, so that any number of calls gives the same.
+
+    Raises:
+        ValueError: the kernel takes no such heads or segments, in any number of calls.
+    """
+    _, heads, head_dim = query.shape
+    lengths = segments.lengths
+    groups = [Segments.of(lengths[at : at + NPU_SEGMENTS]) for at in range(0, len(lengths), NPU_SEGMENTS)]
+    longest = max(group.cu_seqlens[-1] for group in groups)
+    problems = {
+        "a segment of one token crashes npu_fusion_attention": 1 in lengths,
+        f"npu_fusion_attention takes at most {NPU_TOKENS:,} tokens a call, not {longest:,}": longest > NPU_TOKENS,
+        f"npu_fusion_attention takes at most {NPU_HEADS} heads, not {heads}": heads > NPU_HEADS,
+        f"npu_fusion_attention takes heads of at most {NPU_HEAD_SIZE}, not {head_dim}": head_dim > NPU_HEAD_SIZE,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise ValueError(f"{problem}; set kernels.attention: reference")
+    return groups
 
 
 def without_values(

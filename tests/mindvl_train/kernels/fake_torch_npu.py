@@ -1,6 +1,6 @@
 """A `torch_npu` that checks every call against the documented contract, and computes it plainly.
 
-What it demands stands in the API reference of Ascend Extension for PyTorch 6.0 and 7.0. It knows nothing of our
+What it demands stands in the API reference of Ascend Extension for PyTorch 6.0 to 26.1. It knows nothing of our
 kernels: a misspelt argument is a TypeError, as it would be on the device.
 """
 
@@ -40,10 +40,14 @@ def npu_fusion_attention(
     assert query.shape[1] == head_num
     assert head_num % key.shape[1] == 0
     assert key.shape[1] == value.shape[1]
-    assert query.shape[2] == key.shape[2] == value.shape[2] <= 512
+    assert query.shape[2] == key.shape[2] == value.shape[2]
+    assert 1 <= query.shape[2] <= 768, "head size"
+    assert 1 <= head_num <= 256, "heads"
+    assert 1 <= len(query) <= 1024 * 1024, "tokens"
     for ends, tokens in ((actual_seq_qlen, query), (actual_seq_kvlen, key)):
         assert isinstance(ends, list), "cumulative lengths lie on the host"
         assert all(type(end) is int for end in ends)
+        assert 1 <= len(ends) <= 1024, "segments"
         assert ends[0] != 0, "no leading zero"
         assert ends[-1] == len(tokens)
         lengths = [stop - start for start, stop in zip([0, *ends], ends, strict=False)]

@@ -12,6 +12,7 @@ from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import AcceleratorError
 from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.attention import load_npu as load_attention
+from mindvl_train.kernels.attention import reference as attention_reference
 from mindvl_train.kernels.registry import KernelConfig, KernelError, Kernels, resolve
 from mindvl_train.kernels.rotary import load_npu as load_rotary
 from mindvl_train.kernels.segments import Segments
@@ -108,6 +109,39 @@ def test_a_segment_of_one_token_is_refused_before_it_crashes(torch_npu: Recorded
     streams = [torch.randn(3, 2, 4) for _ in range(3)]
     with pytest.raises(ValueError, match="a segment of one token crashes npu_fusion_attention"):
         load_attention()(*streams, Segments((0, 1, 3)), causal=True)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("count", "calls"), [(1024, 1), (1025, 2), (2500, 3)])
+def test_more_segments_than_a_call_takes_go_through_in_several(
+    count: int, calls: int, causal: bool, torch_npu: Recorded
+) -> None:
+    """A tower's windows pass 1,024 in a pack of 16,384 vision tokens."""
+    segments = Segments.of(2 + at % 3 for at in range(count))
+    query, key, value = (torch.randn(segments.cu_seqlens[-1], heads, 4, requires_grad=True) for heads in (4, 2, 2))
+    results = []
+    for kernel in (load_attention(), attention_reference):
+        attended = kernel(query, key, value, segments, causal=causal)
+        results.append((attended, *torch.autograd.grad(attended.square().sum(), (query, key, value))))
+    assert torch_npu.calls == ["npu_fusion_attention"] * calls
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 257, 4), "at most 256 heads, not 257"),
+        ((2, 2, 769), "heads of at most 768, not 769"),
+        ((1024 * 1024 + 1, 1, 1), "at most 1,048,576 tokens a call, not 1,048,577"),
+    ],
+)
+def test_what_the_attention_kernel_does_not_take_is_refused(
+    shape: tuple[int, int, int], message: str, torch_npu: Recorded
+) -> None:
+    stream = torch.zeros(shape)
+    with pytest.raises(ValueError, match=rf"{message}; set kernels.attention: reference"):
+        load_attention()(stream, stream, stream, Segments((0, len(stream))), causal=True)
 
 
 @pytest.mark.parametrize("size", [7, 1024])
