@@ -28,6 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 PICTURED_PACKS = 12
+# After builds of more samples a report is written when it is asked for.
+MOST_REPORTED = 1_000_000
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[
@@ -58,12 +60,15 @@ def build(
     out: Out = None,
     workers: Workers = None,
     set_: Set = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the build folder.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Build every stage of a recipe: scan, filter, count, mix, pack, write."""
+    """Build every stage of a recipe: scan, filter, count, mix, pack, write. Writes a report to look at, too."""
     with reported(debug):
-        _report(_build(recipe, out, workers, set_ or [], dry_run=False), as_json)
+        made = _build(recipe, out, workers, set_ or [], dry_run=False)
+        written = None if no_report else _write_report(made)
+        _report(made, as_json, written)
 
 
 @app.command()
@@ -115,6 +120,23 @@ def show(
 
             open_console().print(stages.manifest(found.data, found.where))
             _show_picture(found)
+
+
+@app.command()
+def report(
+    place: Annotated[
+        str, typer.Argument(metavar="BUILD", help="A build folder; or a manifest.json, its folder or its URL.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; by default report.html in the folder.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML file to look at: warnings, funnel, mixture, histograms, samples, packs. It needs no network."""
+    with reported(debug):
+        from mindvl_data.inspect import report as reports
+
+        open_console().print(shown(reports.write_report(place, out)), soft_wrap=True)
 
 
 @app.command()
@@ -341,13 +363,29 @@ def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
         open_console().print(forecasts.view(made))
 
 
-def _report(report: BuildReport, as_json: bool) -> None:
+def _write_report(made: BuildReport) -> Path | None:
+    """The report of a build of up to a million samples; one that is there stays where nothing has changed."""
+    from mindvl_data.inspect import report as reports
+
+    path = made.out / reports.FILE_NAME
+    unchanged = path.exists() and all(stage.state == "up to date" for stage in made.stages)
+    if unchanged or sum(line.entered for line in made.funnel if line.step == "scan") > MOST_REPORTED:
+        return path if unchanged else None
+    try:
+        return reports.write_report(str(made.out), path)
+    except (UserError, OSError) as error:
+        # The data set is finished and sound: that nobody can look at it yet does not make the build a failure.
+        errors.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
+        return None
+
+
+def _report(report: BuildReport, as_json: bool, written: Path | None = None) -> None:
     if as_json:
         estimates = {name: estimate.__dict__ for name, estimate in report.estimates.items()}
         stages = [
             {"name": s.name, "state": s.state, "manifest": shown(s.manifest), **dict(s.data)} for s in report.stages
         ]
-        head = {"out": shown(report.out), "urls": report.urls, "work": dict(report.work)}
+        head = {"out": shown(report.out), "urls": report.urls, "work": dict(report.work), "report": shown(written)}
         print_json(head | {"warnings": [*report.warnings], "estimates": estimates, "stages": stages})
         return
     from mindvl_data.inspect import stages as tables
@@ -372,7 +410,8 @@ def _report(report: BuildReport, as_json: bool) -> None:
     if all(stage.state == "up to date" for stage in report.stages):
         console.print("Nothing has changed: no work was done.")
     made = [(stage.state, shown(stage.manifest)) for stage in report.stages if stage.manifest]
-    for state, place in [*made, *(("published", url) for url in report.urls)]:
+    page = [("report", shown(written))] if written else []
+    for state, place in [*made, *(("published", url) for url in report.urls), *page]:
         console.print(f"{state:>10}  {place}", soft_wrap=True)
     if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
         console.print(f"\nNext: python -m mindvl_data show {shown(first)}", soft_wrap=True)

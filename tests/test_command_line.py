@@ -18,7 +18,7 @@ from tests.conftest import QUICKSTART
 
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.
 OPTIONS = {
-    "build": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
+    "build": ["--debug", "--help", "--json", "--no-report", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "export": [
@@ -27,6 +27,7 @@ OPTIONS = {
     "gc": ["--debug", "--help", "--json", "--sets", "--yes", "BUILD"],
     "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
     "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
+    "report": ["--debug", "--help", "--out", "BUILD"],
     "schema": ["--help"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
     "verify": ["--allow", "--debug", "--help", "--json", "--media", "--media-root", "MANIFEST"],

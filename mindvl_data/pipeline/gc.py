@@ -14,11 +14,11 @@ from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
 from mindvl_data.pipeline.folder import PARTIAL, WORK, held, remove
 from mindvl_data.pipeline.record import USES
-from mindvl_data.tables.schema import SAMPLES_INDEX
+from mindvl_data.tables.schema import EVALUATIONS_INDEX, SAMPLES_INDEX
 
 CACHES = ("samples", "scores", "tokens", "media")
 # Endings of names. What models answered is dear, and of use to any later recipe.
-KEPT = (SAMPLES_INDEX, "fingerprints.json", ".answers")
+KEPT = (SAMPLES_INDEX, EVALUATIONS_INDEX, "fingerprints.json", ".answers")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Prepared:
     corpus: Corpus
     held: NDArray[np.bool_]
     partitions: Sequence[Partition]
+    evaluations: Sequence[Partition]
     stores: Sequence[Path]
     stores_at: Mapping[Resolution, Mapping[int, Path]]
     funnel: Sequence[FunnelLine]
@@ -83,7 +84,8 @@ def prepare(run: Run) -> Prepared:
     scores = Scores(run, partitions)
     selection = select(run, partitions, scores)
     funnel += filter_funnel(run, partitions, selection)
-    thinned = thin(run, partitions, scan_evaluations(run), selection.first, scores)
+    evaluations = scan_evaluations(run)
+    thinned = thin(run, partitions, evaluations, selection.first, scores)
     funnel += thinned.funnel
     kept = thinned.kept
     rewritten = rewrite_texts(run, partitions, kept, scores)
@@ -106,6 +108,7 @@ def prepare(run: Run) -> Prepared:
         corpus=corpus.without_content(),
         held=held,
         partitions=partitions,
+        evaluations=evaluations,
         stores=[task.stores[0] for task in tasks],
         stores_at=_stores_at(tasks),
         funnel=funnel,

@@ -18,7 +18,7 @@ from mindvl_data.pipeline.run import Run
 from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.steps.filters import NO_FILTER, Rule
 from mindvl_data.tables import ledger
-from mindvl_data.tables.schema import SAMPLES_INDEX
+from mindvl_data.tables.schema import EVALUATIONS_INDEX, SAMPLES_INDEX
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.prepare import Prepared
@@ -40,7 +40,7 @@ def write_note(run: Run) -> None:
 def write_index(run: Run, prepared: Prepared) -> None:
     """Which samples tables this build used, with the scores of each and its texts as rewritten, for `explain`.
 
-    The folder may hold others too.
+    The folder may hold others too. Those of evaluation sets have a list of their own.
     """
     lines = [
         {
@@ -53,6 +53,8 @@ def write_index(run: Run, prepared: Prepared) -> None:
         for p, q, scores in zip(prepared.partitions, prepared.rewritten.partitions, prepared.score_files, strict=True)
     ]
     _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
+    theirs = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in prepared.evaluations]
+    _write(run.folder("samples") / EVALUATIONS_INDEX, json.dumps(theirs))
 
 
 def write_uses(run: Run, sets: Sequence[str]) -> None:

@@ -55,6 +55,8 @@ SAMPLES = pa.schema(
 )
 # Which tables in the build folder's samples/ the last build used: a list of samples, source, file.
 SAMPLES_INDEX = "index.json"
+# The same of the evaluation sets.
+EVALUATIONS_INDEX = "evaluations.json"
 # What a filter's expression may name: everything but the nested columns and raw hashes; and any field of the data
 # that is a number, a string or a truth, which the scan keeps beside the table because a filter names it.
 FILTER_COLUMNS = tuple(name for name in SAMPLES.names if name not in ("sample_id", "text_hash", "images", "parts"))
