@@ -17,7 +17,7 @@ MOST_OFF = 0.02
 NO_DROP = ("draw", "holdout")
 # Scripts written without spaces between words: Thai, Lao, Khmer, Myanmar, kana, Han.
 UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
-WORDS = re.compile(r"\b(words|word_run|word_repetition)\b")
+WORDS = re.compile(r"\bspaced_words\b")
 
 
 def warnings(

@@ -110,7 +110,7 @@ def test_what_is_no_file_is_missing_and_never_waited_for(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to("link.png")
-    names = ["pipe.png", "folder.png", "link.png", "x" * 5000, "a\0b", "nul\ud800"]
+    names = ["pipe.png", "folder.png", "link.png", "x." * 2500, "a\0b", "nul\ud800"]
     (tmp_path / "data.json").write_text(json.dumps([chat(name) for name in names]))
     reasons = [reason for reason, _ in read(tmp_path / "data.json", "llava").drops.values()]
     assert reasons == ["missing_image"] * 3 + ["missing_image", "outside_root", "missing_image"]

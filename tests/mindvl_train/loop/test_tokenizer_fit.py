@@ -59,5 +59,5 @@ def test_special_tokens_must_lie_in_the_embedding(tmp_path: Path) -> None:
 
 def test_stages_must_share_one_tokenizer(tmp_path: Path) -> None:
     manifests = [_manifest(tmp_path / "one"), _manifest(tmp_path / "two", sha256="1" * 64)]
-    with pytest.raises(FitError, match=r"two.manifest.json: its tokenizer is 1{64}, the run's is 0{64}"):
+    with pytest.raises(FitError, match=r"two.manifest.json: its tokenizer is 1{64}, the model's is 0{64}"):
         check_fit(manifests, FITS, *_known())

@@ -113,7 +113,7 @@ from pathlib import Path
 from mindvl_train.weights import checkpoint as module
 from mindvl_train.accelerators import CPU
 from mindvl_train.parallel.mesh import joined
-from tests.mindvl_train.test_checkpoint import checkpoint_at
+from tests.mindvl_train.weights.test_checkpoint import checkpoint_at
 with joined(CPU), module.CheckpointFolder(Path(sys.argv[1]), keep=1) as folder:
     folder.save(checkpoint_at(1))
     folder.wait()

@@ -34,7 +34,7 @@ def hostile(folder: Path) -> BuildReport:
         "evaluations": {"exam": {"format": "captions", "path": "exam.parquet", "kind": "evaluation"}},
         "filters": [
             {"name": f"clip {SCRIPT}", "where": "clip >= 0.1 and note <> 'no'"},
-            {"name": "words enough", "where": "words >= 3"},
+            {"name": "words enough", "where": "spaced_words >= 3"},
         ],
         "decontaminate": [{"by": "image"}],
         "dedup": [{"by": "image"}],

@@ -55,7 +55,7 @@ def test_a_duplicate_stands_beside_what_stayed_and_a_contaminated_one_beside_the
 def test_what_filters_compare_has_a_histogram_with_the_threshold(data: dict[str, Any]) -> None:
     by_label = {one["label"]: one for one in data["histograms"]}
     assert [mark["value"] for mark in by_label["clip"]["thresholds"]] == [0.1]
-    assert [mark["value"] for mark in by_label["words"]["thresholds"]] == [3]
+    assert [mark["value"] for mark in by_label["spaced_words"]["thresholds"]] == [3]
     (clip,) = by_label["clip"]["sources"]
     # The one below the threshold, a duplicate, a contaminated one and one of few words.
     assert (sum(clip["kept"]), sum(clip["dropped"])) == (8, 4)
