@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
+from mindvl_data.pipeline import allocating
 from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
 from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
@@ -51,7 +52,7 @@ class Prepared:
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
     estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
-    `rewritten`: the samples tables that tokens were counted from.
+    `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`.
     """
 
     corpus: Corpus
@@ -67,6 +68,7 @@ class Prepared:
     thinned: Thinned
     rewritten: Rewritten
     count_drops: Sequence[Path]
+    means: Mapping[str, Mapping[str, float]]
 
     def at(self, resolution: Resolution) -> Prepared:
         """The same as it is at a stage's bounds: texts with boxes have tokens of their own there."""
@@ -88,6 +90,7 @@ def prepare(run: Run) -> Prepared:
     thinned = thin(run, partitions, evaluations, selection.first, scores)
     funnel += thinned.funnel
     kept = thinned.kept
+    means = allocating.means(run, partitions, scores, kept)
     rewritten = rewrite_texts(run, partitions, kept, scores)
     tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
@@ -118,6 +121,7 @@ def prepare(run: Run) -> Prepared:
         thinned=thinned,
         rewritten=rewritten,
         count_drops=[task.drops for task in tasks],
+        means=means,
     )
 
 

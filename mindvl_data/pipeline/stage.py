@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
 from mindvl_data.pipeline import publish
+from mindvl_data.pipeline.allocating import with_means
 from mindvl_data.pipeline.drawing import Drawn, drawn
 from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines, reasons_by_source
 from mindvl_data.pipeline.summary import mixture, packing
@@ -54,7 +55,7 @@ class Planned:
 
 def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
-    prepared = prepared.at(spec.resolution)
+    prepared, spec = prepared.at(spec.resolution), with_means(spec, prepared.means)
     corpus, recipe = prepared.corpus, run.recipe
     asked = corpus.sources if spec.mixture is None else set(spec.mixture.sources())
     names = [name for name in corpus.sources if name in asked]

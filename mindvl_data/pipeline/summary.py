@@ -52,7 +52,17 @@ def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequen
         }
     budget = spec.budget.model_dump(exclude_none=True) if spec.budget else None
     groups = dict(_groups(spec.mixture, lines)) if spec.mixture else {}
-    return {"by": spec.by, "budget": budget, "total": totals, "sources": lines, "groups": groups}
+    scores = dict(_scores(spec.mixture, spec.stage)) if spec.mixture else {}
+    said = {"allocated_by": scores} if scores else {}
+    return {"by": spec.by, "budget": budget, "total": totals, "sources": lines, "groups": groups, **said}
+
+
+def _scores(group: Group, stage: str) -> Iterator[tuple[str, dict[str, float]]]:
+    """What every share by score was allocated by: the members' scores, by the YAML path of the group's `score`."""
+    for path, one in group.allocating(f"stages.{stage}.mixture"):
+        assert one.allocate is not None
+        assert isinstance(one.allocate.score, dict)
+        yield path, dict(one.allocate.score)
 
 
 def _by_source(

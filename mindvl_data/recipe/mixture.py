@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, FiniteFloat, Tag, model_validator
 
-from mindvl_data.recipe.fields import Model, Share
+from mindvl_data.recipe.fields import Model, Share, nearest
 
 
 class Budget(Model):
@@ -49,8 +49,23 @@ Member = Annotated[
 ]
 
 
+class Allocate(Model):
+    """Shares by score, as DecoupleMix allots them: the maximum of Σ share·score + τ·entropy under caps."""
+
+    score: str | dict[str, FiniteFloat]
+    """A Polars SQL expression, whose mean over the samples of each source counts, or a number for each."""
+    tau: float = Field(gt=0)
+    """How much evenness counts, in the scores' unit: a difference of tau is a ratio of e between two shares."""
+    caps: Share | dict[str, Share] = Field({})
+    """The most that one source of the group gets of it: one number for all, or for some by name."""
+
+    def cap_of(self, name: str) -> float:
+        return self.caps.get(name, 1.0) if isinstance(self.caps, dict) else self.caps
+
+
 class Group(Model):
-    """Sources and further groups by name. Each with a share, or each with `epochs`, or with a `temperature` over all.
+    """Sources and further groups by name. Each with a share, or each with `epochs`, or with a `temperature` over all,
+    or with shares by score (`allocate`).
 
     Shares are of what the group gets and sum to 1; one group may leave its own out and gets the rest.
     """
@@ -62,6 +77,8 @@ class Group(Model):
     """What the group gets of what it stands in."""
     temperature: float | None = Field(None, gt=0)
     """Shares in proportion to size^(1/temperature), times the number at each member: 1 is by size, ∞ is equal."""
+    allocate: Allocate | None = None
+    """Shares by score. Where the numbers at the members are other than 1, evenness means in proportion to them."""
 
     @property
     def members(self) -> dict[str, float | Passes | Group]:
@@ -74,6 +91,14 @@ class Group(Model):
                 yield from member.sources()
             else:
                 yield name
+
+    def allocating(self, path: str) -> Iterator[tuple[str, Group]]:
+        """The groups whose shares are by score, this one and those within, by the YAML path of their score."""
+        if self.allocate is not None:
+            yield f"{path}.allocate.score", self
+        for name, member in self.members.items():
+            if isinstance(member, Group):
+                yield from member.allocating(f"{path}.{name}")
 
     @property
     def by_epochs(self) -> bool:
@@ -91,8 +116,13 @@ class Group(Model):
         members = self.members
         if not members:
             raise ValueError("a group without a source")
+        if self.temperature is not None and self.allocate is not None:
+            raise ValueError("give either temperature or allocate")
         if self.temperature is not None:
-            self._check_temperature(members)
+            self._check_numbers("a temperature", members)
+        elif self.allocate is not None:
+            self._check_numbers("allocate", members)
+            self._check_allocate(self.allocate, members)
         elif self.by_epochs:
             self._check_epochs(members)
         else:
@@ -100,12 +130,21 @@ class Group(Model):
         return self
 
     @staticmethod
-    def _check_temperature(members: dict[str, float | Passes | Group]) -> None:
+    def _check_numbers(beside: str, members: dict[str, float | Passes | Group]) -> None:
         for name, member in members.items():
             if not isinstance(member, float):
-                raise ValueError(
-                    f"{name}: beside a temperature stand sources with a number, 1 unless one counts for more"
-                )
+                raise ValueError(f"{name}: beside {beside} stand sources with a number, 1 unless one counts for more")
+
+    @staticmethod
+    def _check_allocate(allocate: Allocate, members: dict[str, float | Passes | Group]) -> None:
+        for key, given in (("score", allocate.score), ("caps", allocate.caps)):
+            if isinstance(given, dict) and (unknown := [name for name in given if name not in members]):
+                raise ValueError(f"allocate.{key}: the group has no {unknown[0]!r}{nearest(unknown[0], members)}")
+        if isinstance(allocate.score, dict) and (missing := [name for name in members if name not in allocate.score]):
+            raise ValueError(f"allocate.score: gives no number for {missing[0]}")
+        total = sum(allocate.cap_of(name) for name in members)
+        if total < 1 - 1e-9:
+            raise ValueError(f"allocate.caps: they sum to {total:g}, so that the shares cannot sum to 1")
 
     @staticmethod
     def _check_epochs(members: dict[str, float | Passes | Group]) -> None:
@@ -127,4 +166,4 @@ class Group(Model):
 
 
 # Words that a mixture has a meaning for: no source can have them as its name.
-RESERVED = ("share", "temperature", "epochs")
+RESERVED = ("share", "temperature", "allocate", "epochs")

@@ -45,6 +45,14 @@ def made(folder: Path, stage: dict[str, Any], **more: Any) -> dict[str, Any]:
             (50_000, 20_000),
         ),
         ({"mixture": {"temperature": 1, "a": 1, "b": 1}, "budget": {"tokens": 60_000}}, (500, 250), (50_000, 10_000)),
+        (
+            {
+                "mixture": {"allocate": {"score": {"a": 9, "b": 0}, "tau": 1, "caps": 0.75}, "a": 1, "b": 1},
+                "budget": {"tokens": 40_000},
+            },
+            (300, 250),
+            (30_000, 10_000),
+        ),
     ],
 )
 def test_a_forecast_draws_as_a_build_does(

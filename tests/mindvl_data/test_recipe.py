@@ -65,7 +65,7 @@ def test_the_quickstart_is_read_as_written() -> None:
         ),
         (
             "stages.warmup.mixture={vqa: {epochs: 1, most: 2}}",
-            r"mixture\.vqa\.most: there is no such key; there are: epo",
+            r"mixture\.vqa\.most: there is no such key; there are: allocate, epo",
         ),
         (
             "stages.warmup.mixture={temperature: 2, vqa: {epochs: 1}}",
@@ -95,6 +95,12 @@ def test_a_wrong_key_or_value_is_named_by_its_path(override: str, words: str) ->
         ("{tempreature: 0.1, vqa: 0.9}", r"no source 'tempreature'; did you mean 'temperature'"),
         ("{vqa: -1}", r"stages\.warmup\.mixture\.vqa: Input should be greater than 0"),
         ("{g: {share: 1}}", r"stages\.warmup\.mixture\.g: a group without a source"),
+        ("{allocate: {score: words, tau: 0}, vqa: 1}", r"mixture\.allocate\.tau: Input should be greater than 0"),
+        ("{allocate: {score: {vqa: 1}, tau: 1}, vqa: 1, text: 1}", r"allocate\.score: gives no number for text"),
+        ("{allocate: {score: words, tau: 1, caps: {vqb: 0.5}}, vqa: 1}", r"allocate\.caps: the group has no 'vqb'"),
+        ("{allocate: {score: words, tau: 1, caps: 0.4}, vqa: 1, text: 1}", r"caps: they sum to 0.8, so that the sh"),
+        ("{allocate: {score: words, tau: 1}, temperature: 1, vqa: 1}", r"give either temperature or allocate"),
+        ("{allocate: {score: words, tau: 1}, g: {vqa: 1}}", r"g: beside allocate stand sources with a number"),
         ("{share: 0.5, vqa: 1}", r"stages\.warmup: mixture\.share: the whole mixture has no"),
     ],
 )

@@ -1,6 +1,6 @@
 """Mixing: asked shares and a budget become an ordered draw of (sample, repeat).
 
-`ask` resolves groups, epochs and temperature to one share a source (shares) and the budget to an amount of
+`ask` resolves groups, epochs, temperature and allocation to one share a source (shares) and the budget to an amount of
 whatever the shares are shares of (asked); `draw` orders and cuts it (draw).
 """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mindvl_data.recipe import Group, Passes
+from mindvl_data.steps.mix.allocate import allocated
+from mindvl_data.steps.mix.pools import MixError
 
 # Powers differ in their last bit from one C library to another: the shares made of them have so many digits.
 DIGITS = 12
@@ -38,11 +40,28 @@ def _members(group: Group, sizes: Mapping[str, int]) -> dict[str, float]:
         weights = {name: float(str(weight)) * sizes[name] ** power for name, weight in group.members.items()}
         total = sum(weights.values())
         return {name: float(f"{weight / total:.{DIGITS}g}") for name, weight in weights.items()}
+    if group.allocate is not None:
+        return _allocated(group)
     if group.by_epochs:
         weights = {name: _by_epochs(member, name, sizes) for name, member in group.members.items()}
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items()}
     return group.shares()
+
+
+def _allocated(group: Group) -> dict[str, float]:
+    assert group.allocate is not None
+    scores = group.allocate.score
+    if isinstance(scores, str):
+        members = ", ".join(f"{name}: …" for name in group.members)
+        raise MixError(
+            f"allocate.score: the mean of {scores!r} is known only from the data, from which a build or a plan without "
+            f"--forecast takes it; for a forecast give numbers: score: {{{members}}}"
+        )
+    caps = {name: group.allocate.cap_of(name) for name in group.members}
+    weights = {name: float(str(weight)) for name, weight in group.members.items()}
+    shares = allocated({name: scores[name] for name in weights}, group.allocate.tau, caps, weights)
+    return {name: float(f"{share:.{DIGITS}g}") for name, share in shares.items()}
 
 
 def _by_epochs(member: float | Passes | Group, name: str, sizes: Mapping[str, int]) -> float:
