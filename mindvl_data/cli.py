@@ -141,7 +141,7 @@ def report(
 
 @app.command()
 def peek(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file of samples.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file of samples; a folder, a glob or a URL of them.")],
     samples: Annotated[int, typer.Option(min=0, help="How many samples to show.")] = 3,
     as_json: Json = False,
     debug: Debug = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.recipe import Boxes
 from mindvl_data.runtime import plugins
-from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, Unusable
+from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, SourceError, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.tables.samples import SURROGATES, clean
 from mindvl_data.tables.schema import BOXES, Drop
@@ -31,6 +32,11 @@ ASKED = Asked(keep=(BOXES,), boxes=True)
 SCALES = ("unit", "pixels", "thousand")
 
 
+# Of a folder that says nothing of itself, the first of these is looked at.
+DATA_FILES = (".tar", ".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".mds")
+HINT = " (relative to the recipe's folder)"
+
+
 class PeekError(UserError):
     """A file that no reader makes samples of; the message says what each reader found."""
 
@@ -39,7 +45,7 @@ class PeekError(UserError):
 class Peek:
     """What one reader made of the first records of a file."""
 
-    path: Path
+    path: str
     format: str
     render: str
     records: Sequence[Record]
@@ -65,11 +71,9 @@ class Peek:
         return Counter(record.drop.reason for record in self.records if isinstance(record, Failed))
 
 
-def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
+def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
     """The reader that makes the most samples of the first records. Raises PeekError when none makes any."""
-    if not path.exists():
-        raise PeekError(f"{path}: no such file")
-    file = _file(path)
+    file = _file(str(path))
     looks, refused = [], []
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
@@ -78,7 +82,7 @@ def peek(path: Path, looked_at: int = LOOKED_AT) -> Peek:
         except Exception as error:  # noqa: BLE001, every reader is tried, and what a library raises says: not this one
             refused.append(f"  {name}: {error}")
             continue
-        look = Peek(path, name, _render(reader, records), records)
+        look = Peek(str(path), name, _render(reader, records), records)
         if look.samples:
             looks.append(look)
         else:
@@ -127,9 +131,21 @@ def _opened(file: SourceFile, record: Record) -> Record:
         return Failed(record.key, error.drop)
 
 
-def _file(path: Path) -> SourceFile:
-    """The path as a source's file, without keeping its fingerprint."""
-    return source_files((path.name,), (path.name,), None, path.absolute().parent, FingerprintCache())[0]
+def _file(path: str) -> SourceFile:
+    """The first file of a path, a folder, a glob or a URL, without keeping its fingerprint. Raises PeekError."""
+    folder, name = (Path(), path) if "://" in path else (Path(path).absolute().parent, Path(path).name)
+    if not {"*", "?", "["}.isdisjoint(path) and "://" not in path and not Path(path).exists():
+        folder, name = Path.cwd(), path
+    try:
+        return source_files((name,), (name,), None, folder, FingerprintCache())[0]
+    except SourceError as error:
+        inside = Path(path)
+        if not inside.is_dir():
+            raise PeekError(f"{path}: {str(error).partition(': ')[2].removesuffix(HINT)}") from error
+    for found in sorted(inside.rglob("[!.]*")):
+        if found.is_file() and found.name.removesuffix(".gz").removesuffix(".zst").endswith(DATA_FILES):
+            return _file(str(found))
+    raise PeekError(f"{path}: a folder without a file that ends in {', '.join(DATA_FILES)}")
 
 
 def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
@@ -169,9 +185,11 @@ def _image(data: bytes | memoryview, resolution: vision.Resolution) -> dict[str,
 
 def recipe_lines(look: Peek) -> str:
     """The YAML of the source, to paste into a recipe."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in look.path.name.split(".")[0]).strip("_")
+    name = "".join(letter if letter.isalnum() else "_" for letter in posixpath.basename(look.path).split(".")[0]).strip(
+        "_"
+    )
     kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
-    source: dict[str, Any] = {"format": look.format, "path": str(look.path), "kind": kind}
+    source: dict[str, Any] = {"format": look.format, "path": look.path, "kind": kind}
     if look.render != getattr(plugins.load(GROUP, look.format), "render", DEFAULT_RENDER):
         source["render"] = look.render
     if look.scale:
@@ -196,7 +214,7 @@ def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableTyp
 
 def _example(look: Peek, reason: str) -> str:
     found = next(r for r in look.records if isinstance(r, Failed) and r.drop.reason == reason)
-    return f"{found.key or look.path.name}: {clean(found.drop.detail)}"
+    return f"{found.key or posixpath.basename(look.path)}: {clean(found.drop.detail)}"
 
 
 def _panel(sample: dict[str, Any]) -> Panel:

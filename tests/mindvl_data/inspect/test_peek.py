@@ -99,3 +99,15 @@ def test_a_text_that_is_not_utf8_is_a_drop_and_a_place_is_no_text(tmp_path: Path
     assert look.problems == {"invalid_utf8": 1}
     shown = [described(sample, Resolution())["turns"][0]["text"] for sample in look.samples]
     assert shown == ["an <image> as text", "[image 1]<image>?"]
+
+
+def test_a_folder_and_a_glob_are_looked_at_by_their_first_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(QUICKSTART)
+    for path, reader in (("data/captions-*.tar", "webdataset"), ("data/documents", "llava"), ("data", "webdataset")):
+        look = peek(path)
+        assert (look.format, look.path) == (reader, path)
+    url = peek(f"file://{(QUICKSTART / 'data' / 'text.jsonl').absolute()}")
+    assert url.format == "messages"
+    assert "file:///" in recipe_lines(url)
+    with pytest.raises(PeekError, match=r"data/none\.tar: no such file$"):
+        peek("data/none.tar")
