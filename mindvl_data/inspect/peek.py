@@ -73,7 +73,7 @@ class Peek:
 
 def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
     """The reader that makes the most samples of the first records. Raises PeekError when none makes any."""
-    file = _file(str(path))
+    file, where = _file(str(path))
     looks, refused = [], []
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
@@ -82,7 +82,7 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
         except Exception as error:  # noqa: BLE001, every reader is tried, and what a library raises says: not this one
             refused.append(f"  {name}: {error}")
             continue
-        look = Peek(str(path), name, _render(reader, records), records)
+        look = Peek(where, name, _render(reader, records), records)
         if look.samples:
             looks.append(look)
         else:
@@ -131,13 +131,13 @@ def _opened(file: SourceFile, record: Record) -> Record:
         return Failed(record.key, error.drop)
 
 
-def _file(path: str) -> SourceFile:
-    """The first file of a path, a folder, a glob or a URL, without keeping its fingerprint. Raises PeekError."""
+def _file(path: str) -> tuple[SourceFile, str]:
+    """The first file of a path, a folder, a glob or a URL, and the path for a recipe. Raises PeekError."""
     folder, name = (Path(), path) if "://" in path else (Path(path).absolute().parent, Path(path).name)
     if not {"*", "?", "["}.isdisjoint(path) and "://" not in path and not Path(path).exists():
         folder, name = Path.cwd(), path
     try:
-        return source_files((name,), (name,), None, folder, FingerprintCache())[0]
+        return source_files((name,), (name,), None, folder, FingerprintCache())[0], path
     except SourceError as error:
         inside = Path(path)
         if not inside.is_dir():
@@ -185,9 +185,8 @@ def _image(data: bytes | memoryview, resolution: vision.Resolution) -> dict[str,
 
 def recipe_lines(look: Peek) -> str:
     """The YAML of the source, to paste into a recipe."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in posixpath.basename(look.path).split(".")[0]).strip(
-        "_"
-    )
+    stem = posixpath.basename(look.path).split(".")[0]
+    name = "".join(letter if letter.isalnum() else "_" for letter in stem).strip("_")
     kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
     source: dict[str, Any] = {"format": look.format, "path": look.path, "kind": kind}
     if look.render != getattr(plugins.load(GROUP, look.format), "render", DEFAULT_RENDER):

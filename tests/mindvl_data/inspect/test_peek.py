@@ -103,9 +103,10 @@ def test_a_text_that_is_not_utf8_is_a_drop_and_a_place_is_no_text(tmp_path: Path
 
 def test_a_folder_and_a_glob_are_looked_at_by_their_first_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(QUICKSTART)
-    for path, reader in (("data/captions-*.tar", "webdataset"), ("data/documents", "llava"), ("data", "webdataset")):
-        look = peek(path)
-        assert (look.format, look.path) == (reader, path)
+    look = peek("data/captions-*.tar")
+    assert (look.format, look.path) == ("webdataset", "data/captions-*.tar")
+    look = peek("data/documents")
+    assert (look.format, look.path) == ("llava", "data/documents/documents.json")
     url = peek(f"file://{(QUICKSTART / 'data' / 'text.jsonl').absolute()}")
     assert url.format == "messages"
     assert "file:///" in recipe_lines(url)
