@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mindvl_data.expanded import VARIABLE
-from mindvl_data.media import fixed_folder
+from mindvl_data.media import fixed_folder, leads_out
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image
@@ -113,12 +113,13 @@ class SourceFile:
 
         Raises Unusable for one that leads out of it.
         """
-        _, root = self._images
+        fs, root = self._images
         name = unquote(path.removeprefix("file:")) if path.startswith("file:") else path
         name = f"/{name.lstrip('/')}" if path.startswith("file:///") else name
         name = name.removeprefix(f"{self.image_root.rstrip('/')}/").removeprefix(f"{root.rstrip('/')}/")
         name = posixpath.normpath(name)
-        if posixpath.isabs(name) or name.split("/", 1)[0] == ".." or "\0" in name or "://" in name:
+        # As a store decodes it: `%2e%2e/x` below a URL asks for what lies beside the folder.
+        if leads_out(name, in_store="file" not in fs.protocol):
             raise Unusable("outside_root", f"{path!r} is not a path within {self.image_uri}")
         return name
 

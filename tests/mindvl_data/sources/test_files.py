@@ -6,7 +6,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from mindvl_data.sources import SourceError
+from mindvl_data.sources import SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.sources.fingerprint import MISSING, Listings, fingerprint
@@ -185,3 +185,19 @@ def test_a_file_whose_name_is_not_utf8_is_refused_before_anything_is_read(tmp_pa
 def test_a_store_that_is_away_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9/d\.jsonl: cannot be looked at \(ClientConnector"):
         found(tmp_path, "http://127.0.0.1:9/d.jsonl")
+
+
+@pytest.mark.parametrize("name", ["%2e%2e/%2e%2e/x", "%252e%252e/x", "a/%2e%2e/%2e%2e/x", "..%5cx"])
+def test_no_name_that_a_store_decodes_leads_out_of_its_root(name: str) -> None:
+    root = "http://localhost:9/root/data"
+    file = SourceFile(f"{root}/x.json", f"{root}/x.json", "x.json", 1, "", root, root)
+    with pytest.raises(Unusable) as refused:
+        file.image(name)
+    assert refused.value.drop.reason == "outside_root"
+
+
+def test_on_a_disk_such_a_name_is_a_name(folder: Path) -> None:
+    (folder / "%2e%2e").mkdir()
+    (folder / "%2e%2e" / "x").write_bytes(b"x")
+    file = SourceFile(str(folder / "x.json"), "x.json", "x.json", 1, "", str(folder), ".")
+    assert file.image_file("%2e%2e/x").size == 1
