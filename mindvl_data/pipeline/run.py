@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mindvl_data.engines.local import Engine
-from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
