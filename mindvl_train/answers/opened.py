@@ -82,18 +82,10 @@ def _open(trained: Trained, accelerator: str) -> Opened:
     inputs = spec.inputs(trained.config)
     with torch.device("meta"):
         model = spec.build(trained.config, resolve(KernelConfig(), device.type))
-    layout = BatchLayout(
-        patch=inputs.patch,
-        merge=inputs.merge,
-        normalisation=inputs.normalisation,
-        image_pad=trained.special_ids["image_pad"],
-        window=inputs.window,
-        position_axes=inputs.position_axes,
-    )
     weighted = give_weights(model, 0, device, trained.weights).eval()
     return Opened(
         weighted,
-        layout,
+        inputs.layout(trained.special_ids),
         device,
         trained.special_ids,
         trained.data,

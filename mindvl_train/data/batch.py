@@ -127,6 +127,7 @@ class BatchLayout:
         normalisation: of the pixels.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
+        tokens_per_second: positions in time that a second of video takes.
         loss_weight: a name in `LOSS_WEIGHTS`.
         source_weights: what a target of a source weighs besides, where that is not 1.
     """
@@ -137,6 +138,7 @@ class BatchLayout:
     normalisation: vision.Normalisation = vision.CLIP
     window: int | None = None
     position_axes: int = 1
+    tokens_per_second: int = 2
     loss_weight: str = "token"
     source_weights: Mapping[str, float] = field(default_factory=dict)
 

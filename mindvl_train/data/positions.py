@@ -19,27 +19,34 @@ def text_positions(segments: Segments) -> NDArray[np.int64]:
 
 
 def multimodal_positions(
-    segments: Segments, starts: Sequence[int], grids: Sequence[Grid], merge: int
+    segments: Segments, starts: Sequence[int], grids: Sequence[Grid], merge: int, intervals: Sequence[float] = ()
 ) -> NDArray[np.int64]:
-    """[3, T]: time, height and width (the rotary positions of Qwen2-VL, arXiv 2409.12191, 2.1).
+    """[3, T]: time, height and width (the rotary positions of Qwen2-VL, arXiv 2409.12191, 2.1, and for the time of
+    videos those of Qwen2.5-VL, arXiv 2502.13923, 2.1.2).
 
-    Text moves on all three axes together. The tokens of an image stand at its beginning, each moved by its
-    place in the merged grid; what follows begins after the largest of them.
+    Text moves on all three axes together. The tokens of an image or video stand at its beginning, each moved by its
+    place in the merged grid, in time by so many positions a group of frames. What follows begins after the larger of
+    height and width, however long a video lasts, as transformers computes it from version 5 on (`get_rope_index`;
+    before, it began after the largest of all three).
 
     Args:
         segments: of the token stream.
         starts: the first placeholder of every image, in the stream.
         grids: of the images, in patches before the merge.
         merge: patches on a side of the square that becomes one token.
+        intervals: positions from one group of frames to the next, for every image; none: 1 for all. Products are
+            rounded to float32 and down to whole numbers.
     """
     steps = np.ones(segments.cu_seqlens[-1], np.int64)
     places = np.zeros((3, len(steps)), np.int64)
-    for start, (frames, height, width) in zip(starts, grids, strict=True):
+    for start, (frames, height, width), interval in zip(starts, grids, intervals or [1.0] * len(grids), strict=True):
         merged = (frames, height // merge, width // merge)
         stop = start + prod(merged)
         steps[start:stop] = 0
-        steps[stop - 1] = max(merged)
-        places[:, start:stop] = np.indices(merged).reshape(3, -1)
+        steps[stop - 1] = max(merged[1:])
+        of_grid = np.indices(merged).reshape(3, -1)
+        of_grid[0] = of_grid[0].astype(np.float32) * np.float32(interval)
+        places[:, start:stop] = of_grid
     return _restarting(np.cumsum(steps) - steps, segments) + places
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from mindvl_data.vision import CLIP, Normalisation
-from mindvl_train.data.batch import Batch
+from mindvl_train.data.batch import Batch, BatchLayout
 from mindvl_train.kernels.registry import Kernels
 
 
@@ -23,6 +23,7 @@ class ModelInputs:
         normalisation: of the pixels that its vision tower was made for.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
+        tokens_per_second: positions in time that a second of video takes.
     """
 
     vocab_size: int
@@ -31,6 +32,20 @@ class ModelInputs:
     normalisation: Normalisation = CLIP
     window: int | None = None
     position_axes: int = 1
+    tokens_per_second: int = 2
+
+    def layout(self, special_ids: Mapping[str, int], loss_weight: str = "token") -> BatchLayout:
+        """How packs whose special tokens have these ids become the model's batches."""
+        return BatchLayout(
+            patch=self.patch,
+            merge=self.merge,
+            image_pad=special_ids["image_pad"],
+            normalisation=self.normalisation,
+            window=self.window,
+            position_axes=self.position_axes,
+            tokens_per_second=self.tokens_per_second,
+            loss_weight=loss_weight,
+        )
 
 
 BeforeStep = Callable[[nn.Module, float, Sequence[Callable[[], object]]], None]

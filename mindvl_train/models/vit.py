@@ -44,6 +44,8 @@ class VisionConfig(BaseModel):
     num_position_embeddings: int | None = None
     # The layers whose features enter the decoder behind its first layers (DeepStack, arXiv 2406.04334).
     deepstack_visual_indexes: tuple[int, ...] = ()
+    # Positions in time that a second of video takes in the decoder (Qwen2.5-VL).
+    tokens_per_second: int = 2
     # Of the pixels, in red, green and blue on a scale of 0 to 1.
     mean: Channels = CLIP.mean
     deviation: Channels = CLIP.deviation

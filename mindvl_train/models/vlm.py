@@ -130,6 +130,7 @@ def _inputs(config: Any) -> ModelInputs:
         normalisation=config.vision.normalisation,
         window=config.vision.window,
         position_axes=1 if getattr(config.decoder, "mrope_section", None) is None else 3,
+        tokens_per_second=config.vision.tokens_per_second,
     )
 
 

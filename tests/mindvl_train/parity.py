@@ -48,7 +48,7 @@ from mindvl_train.models.spec import ModelSpec
 from mindvl_train.models.vlm import VLM
 from mindvl_train.weights.imported import read_imported
 from mindvl_train.weights.published.importing import import_model
-from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
+from tests.mindvl_train.synthetic import SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
 
 VISION = {
     "depth": 3,
@@ -333,8 +333,7 @@ def _imported(oracle: Composed | Joint, folder: Path) -> tuple[VLM, BatchLayout]
     with torch.device("meta"):
         model = built(folder)
     give_weights(model, 0, torch.device("cpu"), imported.tensors)
-    names = ("patch", "merge", "normalisation", "window", "position_axes")
-    return model, replace(LAYOUT, **{name: getattr(inputs, name) for name in names})
+    return model, inputs.layout(SPECIAL_IDS)
 
 
 def _oracle_inputs(packs: Sequence[Pack], layout: BatchLayout) -> tuple[Batch, Tensor]:

@@ -16,6 +16,7 @@ DEFAULTS = {
     "patch_size": 14,
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
+    "tokens_per_second": 4,
 }
 FULL_ATTENTION = (7, 15, 23, 31)
 

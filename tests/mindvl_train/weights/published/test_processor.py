@@ -223,9 +223,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     with torch.device("meta"):
         ours = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(ours, 0, torch.device("cpu"), imported.tensors)
-    inputs = SPEC.inputs(config)
-    names = ("patch", "merge", "normalisation", "window", "position_axes")
-    layout = BatchLayout(image_pad=IDS["image_token_id"], **{name: getattr(inputs, name) for name in names})
+    layout = SPEC.inputs(config).layout(imported.special_ids)
     (pack,) = PackStream(read_manifest(manifest))
     return Exported(family, folder / "out", ours, layout, pack, _picture())
 
