@@ -320,7 +320,7 @@ def schema() -> None:
 def _build(
     recipe: Path, out: str | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
 ) -> BuildReport:
-    from mindvl_data.engines.local import leave_pandas_out
+    from mindvl_data.engines.worker import leave_pandas_out
     from mindvl_data.pipeline import build as run
     from mindvl_data.recipe import load_recipe
 
@@ -329,10 +329,10 @@ def _build(
     with open_bar() as bar:
         tasks: dict[str, Any] = {}
 
-        def progress(step: str, done: int, total: int) -> None:
+        def progress(step: str, done: int, total: int, note: str = "") -> None:
             if step not in tasks:
                 tasks[step] = bar.add_task(step, total=total)
-            bar.update(tasks[step], completed=done, total=total)
+            bar.update(tasks[step], completed=done, total=total, note=note)
 
         folder = Path(out).absolute() if out and "://" not in out else None
         store = out if out and "://" in out else None

@@ -5,36 +5,34 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Self
 
-import pyarrow as pa
-
-from mindvl_data.errors import UserError
-
-T = TypeVar("T")
-R = TypeVar("R")
+from mindvl_data.engines import Done, EngineError, EngineOptions, R, T, silent
+from mindvl_data.engines.worker import ONE_THREAD, leave_pandas_out
 
 
-class EngineError(UserError):
-    """A worker died: out of memory, or killed from outside."""
+def opened(options: EngineOptions) -> LocalEngine:
+    """As many processes as there are cores, or as are wanted. Raises EngineError for the address of a cluster."""
+    if options.address is not None:
+        raise EngineError("--address names a cluster, and the local engine has none; add --engine ray")
+    return LocalEngine(options.workers or os.cpu_count() or 1)
 
 
-class Engine:
+class LocalEngine:
     """A pool that starts with the first work worth sharing. Results come in the order of the tasks."""
+
+    less_memory = "with fewer --workers"
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,10 +44,10 @@ class Engine:
         self,
         function: Callable[[T], R],
         tasks: Sequence[T],
-        done: Callable[[int, int], None] = lambda i, n: None,
+        done: Done = silent,
         sizes: Sequence[int] | None = None,
     ) -> list[R]:
-        """`[function(task) for task in tasks]`; `done(finished, of)` is called as tasks end, in their sizes if any."""
+        """See Engine.run; a single task, or all of them for a single worker, run in this process."""
         weights = sizes or [1] * len(tasks)
         if self.workers == 1 or len(tasks) < 2:
             return list(_in_process(function, tasks, weights, done))
@@ -61,19 +59,19 @@ class Engine:
             return [future.result() for future in futures]
         except MemoryError as error:
             raise EngineError(
-                "a worker process ran out of memory; what was finished is kept: run the same command again, with "
-                "fewer --workers"
+                "a worker process ran out of memory; what was finished is kept: run the same command again, "
+                f"{self.less_memory}"
             ) from error
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process died (killed, or out of memory); what was finished is kept: run the same "
-                "command again, with fewer --workers if memory was short"
+                f"command again, {self.less_memory} if memory was short"
             ) from error
         finally:
             for future in futures:
                 future.cancel()
 
-    def _watch(self, futures: Mapping[Future[Any], int], done: Callable[[int, int], None]) -> None:
+    def _watch(self, futures: Mapping[Future[Any], int], done: Done) -> None:
         waiting: set[Future[Any]] = set(futures)
         total = sum(futures.values())
         while waiting:
@@ -101,33 +99,12 @@ def _held_back() -> Iterator[None]:
 
 
 def _worker() -> None:
-    """A worker is one core's share: its libraries must not each start a thread for every core.
-
-    Ctrl-C reaches it too, with the terminal's whole group: it ends without a word, the first process speaks.
-    """
+    """Ctrl-C reaches it too, with the terminal's whole group: it ends without a word, the first process speaks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    os.environ |= ONE_THREAD
     leave_pandas_out()
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-
-
-def leave_pandas_out() -> None:
-    """For a process of our own: pyarrow hears once that pandas is too old for it; whoever imports pandas still gets it.
-
-    At the first array that it makes of Python's values pyarrow imports pandas where that is installed (`datasets`
-    brings it): half a second of a core and 50 MB in every process, to know a Series that nobody here has.
-    """
-    if "pandas" in sys.modules:
-        return
-    sys.modules["pandas"] = old = ModuleType("pandas")
-    vars(old)["__version__"] = "0"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pa.array([None])
-    finally:
-        del sys.modules["pandas"]
 
 
 def _end_with_parent() -> None:
@@ -138,9 +115,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _in_process(
-    function: Callable[[T], R], tasks: Sequence[T], weights: Sequence[int], done: Callable[[int, int], None]
-) -> Iterator[R]:
+def _in_process(function: Callable[[T], R], tasks: Sequence[T], weights: Sequence[int], done: Done) -> Iterator[R]:
     finished = 0
     for task, weight in zip(tasks, weights, strict=True):
         yield function(task)

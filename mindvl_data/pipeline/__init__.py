@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mindvl_data.engines.local import Engine
+from mindvl_data.engines.local import LocalEngine
 from mindvl_data.errors import BuildError, UserError
 from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
@@ -31,6 +31,7 @@ from mindvl_data.steps.filters import rules_of
 from mindvl_data.tokenise import TEMPLATES
 
 if TYPE_CHECKING:
+    from mindvl_data.engines import Engine
     from mindvl_data.pipeline.funnel import FunnelLine
     from mindvl_data.steps.estimate import Estimate
 
@@ -58,21 +59,24 @@ def build(
     loaded: LoadedRecipe,
     out: Path | None = None,
     workers: int = 1,
-    progress: Progress = lambda step, done, total: None,
+    progress: Progress = lambda step, done, total, note="": None,
     dry_run: bool = False,
     sample: int | None = None,
     store: str | None = None,
+    engine: Engine | None = None,
 ) -> BuildReport:
     """Build every stage of a recipe into `out` (default: build/<its name>).
 
     dry_run: all but shards, manifests and ledger. store: a URL that the finished sets are copied to.
     sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
+    engine: where tasks run; by default in `workers` processes of this machine.
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
     check(loaded.recipe)
     out = out or default_folder(loaded)
-    with opened(out), Engine(workers) as engine:
+    engine = engine or LocalEngine(workers)
+    with opened(out, engine.less_memory), engine:
         run = Run(loaded, out, engine, progress, dry_run, sample)
         # Before the first minute of work: an unknown tokenizer is found before the scan.
         check_marks(run)

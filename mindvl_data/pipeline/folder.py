@@ -32,16 +32,17 @@ TROUBLES = {
     errno.EROFS: "is read-only; choose another --out",
     errno.EACCES: "may not be written; choose another --out, or mend its permissions",
 }
-NO_MEMORY = "out of memory; what was finished is kept: run the same command again, with fewer --workers"
 
 
 @contextmanager
-def opened(out: Path) -> Iterator[None]:
+def opened(out: Path, less_memory: str) -> Iterator[None]:
     """The build folder, made and held. What a killed build left unfinished is removed first.
+
+    less_memory: see Engine.
 
     Raises BuildError when another build is at work there, and for whatever goes wrong with disk or memory.
     """
-    with explained(out), held(out):
+    with explained(out, less_memory), held(out):
         for path in list(out.rglob(PARTIAL)):
             remove(path)
         yield
@@ -93,14 +94,15 @@ def default_folder(loaded: LoadedRecipe) -> Path:
 
 
 @contextmanager
-def explained(out: Path) -> Iterator[None]:
+def explained(out: Path, less_memory: str) -> Iterator[None]:
     """Errors of disk and memory as a BuildError that says what to do."""
     try:
         yield
     except UserError:
         raise
     except MemoryError as error:
-        raise BuildError(NO_MEMORY) from error
+        message = f"out of memory; what was finished is kept: run the same command again, {less_memory}"
+        raise BuildError(message) from error
     except OSError as error:
         said = TROUBLES.get(_number(error, out))
         if said is None:

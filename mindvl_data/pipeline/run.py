@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
 from mindvl_data.steps.filters import Rule, parse, rules_of
@@ -15,10 +15,14 @@ from mindvl_data.steps.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
 
 if TYPE_CHECKING:
-    from mindvl_data.engines.local import Engine
+    from mindvl_data.engines import Engine
     from mindvl_data.recipe import LoadedRecipe, Recipe
 
-Progress = Callable[[str, int, int], None]
+
+class Progress(Protocol):
+    """Called as a step goes on: how much is done of how much, and what its engine has to say of the rest."""
+
+    def __call__(self, step: str, done: int, total: int, note: str = "") -> None: ...
 
 
 @dataclass
@@ -102,4 +106,8 @@ class Run:
             return []
         self.work[name] += len(tasks)
         self.progress(name, 0, sum(sizes) if sizes else len(tasks))
-        return self.engine.run(function, tasks, lambda done, total: self.progress(name, done, total), sizes)
+
+        def done(finished: int, of: int, note: str = "") -> None:
+            self.progress(name, finished, of, note)
+
+        return self.engine.run(function, tasks, done, sizes)

@@ -66,6 +66,13 @@ class _Done(ProgressColumn):
         return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")
 
 
+class _Note(ProgressColumn):
+    """What the engine has to say of the tasks that are not finished."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("note", ""))
+
+
 def open_bar() -> Progress:
     columns = (
         TextColumn("{task.description}"),
@@ -73,6 +80,7 @@ def open_bar() -> Progress:
         _Done(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        _Note(),
     )
     return Progress(*columns, console=errors)
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from mindvl_data.engines.local import Engine
+from mindvl_data.engines.local import LocalEngine
 from mindvl_data.pipeline.assembly import draws_of
 from mindvl_data.pipeline.prepare import Prepared, corpus_of, hold_out
 from mindvl_data.pipeline.publish import write_draws
@@ -149,7 +149,7 @@ def measured(folder: Path) -> list[Step]:
         steps.append((name, time.perf_counter() - wall, time.process_time() - cpu, _peak()))
         return result
 
-    with Engine(2) as engine:
+    with LocalEngine(2) as engine:
         run = Run(loaded, folder / "out", engine, lambda *_: None, dry_run=True)
         parts = _partitions(folder)
         scores = Scores(run, parts)

@@ -39,14 +39,14 @@ def _noted(marks: list[Mark]) -> None:
 
     built = mindvl_data.pipeline.build
 
-    def noting(loaded: Any, out: Any, workers: int, progress: Any, *rest: Any) -> Any:
-        def seen(step: str, done: int, total: int) -> None:
+    def noting(loaded: Any, out: Any, workers: int, progress: Any, *rest: Any, **more: Any) -> Any:
+        def seen(step: str, done: int, total: int, note: str = "") -> None:
             name = step.split(" ")[0].rstrip(",")
             if not marks or marks[-1][0] != name:
                 marks.append((name, time.time(), cpu()))
-            progress(step, done, total)
+            progress(step, done, total, note)
 
-        return built(loaded, out, workers, seen, *rest)
+        return built(loaded, out, workers, seen, *rest, **more)
 
     mindvl_data.pipeline.build = noting
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mindvl_data.engines.local import Engine
+from mindvl_data.engines.local import LocalEngine
 from mindvl_data.shards.sink import SYNCED_BYTES
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write
 from mindvl_data.tables.store import IMAGE, Store, starts_of, write_store
@@ -160,7 +160,7 @@ def measured(work: tuple[Callable[[Any], object], Any]) -> tuple[float, int]:
 Steps = Sequence[tuple[Callable[[Any], object], Sequence[Any]]]
 
 
-def report(engine: Engine, name: str, steps: Steps, total: int, beside: float | None = None) -> float:
+def report(engine: LocalEngine, name: str, steps: Steps, total: int, beside: float | None = None) -> float:
     """Run the steps one after the other, each over its tasks; print and return MB/s."""
     os.sync()
     start, seen = time.perf_counter(), []
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary, Engine(asked.workers) as engine:
+    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary, LocalEngine(asked.workers) as engine:
         folder = Path(temporary)
         each = asked.mb * 1000 // asked.image_kb // FILES
         stores = [source(folder, number, asked.image_kb * 1000, each) for number in range(FILES)]
@@ -199,7 +199,7 @@ def main() -> None:
         paths = [task.path for task in made]
         total = sum(path.stat().st_size for path in paths)
         print(f"{'':<28}{'wall s':>8}{'CPU s':>8}{'peak MiB':>10}{'MB/s':>10}{'of copy':>9}")
-        with Engine(1) as alone:
+        with LocalEngine(1) as alone:
             copy = report(alone, "copy", [(copied, paths)], total)
         for times in (1, 2):
             limit = partial(copied_and_hashed, times=times)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mindvl_data.engines.local import Engine, EngineError
+from mindvl_data.engines import EngineError
+from mindvl_data.engines.local import LocalEngine
 from mindvl_data.pipeline import BuildError, build
 from mindvl_data.pipeline.folder import explained
 from mindvl_data.recipe import load_recipe
@@ -88,9 +89,9 @@ def test_files_that_may_not_grow_are_said_in_any_step_and_the_build_goes_on(tmp_
 
 
 def test_what_went_wrong_is_put_into_words(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="out of memory; what was finished is kept"), explained(tmp_path):
+    with pytest.raises(BuildError, match="finished is kept: run the same command again, so"), explained(tmp_path, "so"):
         raise MemoryError
-    with pytest.raises(OSError, match="something else"), explained(tmp_path):
+    with pytest.raises(OSError, match="something else"), explained(tmp_path, "so"):
         raise OSError("something else")
 
 
@@ -134,7 +135,7 @@ def test_a_source_that_vanishes_during_the_build_stops_it(recipe_folder: Path, t
 def test_a_picture_that_a_record_names_and_that_changes_is_found(recipe_folder: Path, tmp_path: Path) -> None:
     pictures = recipe_folder / "data" / "documents" / "images"
 
-    def progress(step: str, done: int, total: int) -> None:
+    def progress(step: str, done: int, total: int, note: str = "") -> None:
         if step == "write sft-2048":
             path = pictures / "doc-000.png"
             path.write_bytes(path.read_bytes())
@@ -182,7 +183,7 @@ def swell(number: int) -> int:
 
 @pytest.mark.parametrize(("task", "said"), [(die, "killed, or out of memory"), (swell, "ran out of memory")])
 def test_a_worker_that_dies_or_swells_is_said(task: Callable[[int], int], said: str) -> None:
-    with Engine(2) as engine, pytest.raises(EngineError, match=said):
+    with LocalEngine(2) as engine, pytest.raises(EngineError, match=said):
         engine.run(task, list(range(6)))
 
 

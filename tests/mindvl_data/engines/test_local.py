@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from mindvl_data.engines.local import Engine, leave_pandas_out
+from mindvl_data.engines.local import LocalEngine
+from mindvl_data.engines.worker import leave_pandas_out
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[Engine]:
-    with Engine(workers=2) as engine:
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine(workers=2) as engine:
         yield engine
 
 
@@ -26,11 +27,11 @@ def as_series(values: list[int]) -> list[int]:
     return list(pa.table({"a": pa.array(pandas.Series(values))}).to_pandas()["a"])
 
 
-def test_arrays_made_in_a_worker_do_not_load_pandas(engine: Engine) -> None:
+def test_arrays_made_in_a_worker_do_not_load_pandas(engine: LocalEngine) -> None:
     assert engine.run(loaded_by_an_array, [[1], [2]]) == [False, False]
 
 
-def test_code_in_a_worker_that_wants_pandas_has_it(engine: Engine) -> None:
+def test_code_in_a_worker_that_wants_pandas_has_it(engine: LocalEngine) -> None:
     pytest.importorskip("pandas")
     assert engine.run(as_series, [[1, 2], [3]]) == [[1, 2], [3]]
 

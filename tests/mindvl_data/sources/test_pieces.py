@@ -127,7 +127,7 @@ def test_a_build_in_pieces_is_the_same_and_adds_up(
     for size in (pieces.PIECE_BYTES, 2000):
         monkeypatch.setattr(pieces, "PIECE_BYTES", size)
         out = tmp_path / str(size)
-        report = build(loaded, out, progress=lambda step, _, total: totals.setdefault(step, set()).add(total))
+        report = build(loaded, out, progress=lambda step, _, total, note="": totals.setdefault(step, set()).add(total))
         manifests.append({p.relative_to(out): p.read_bytes() for p in sorted(out.glob("**/manifest.json"))})
         told.append([placed(story) for key in SPREAD for story in stories(read_manifest(out / "sft-4096"), key)])
         assert not build(loaded, out).work
