@@ -41,6 +41,8 @@ def view(sets: Sequence[Mapping[str, Any]]) -> RenderableType:
     notes = [
         f"counted as 0, since it is not stated: {key}" for key in dict.fromkeys(k for s in sets for k in s["unknown"])
     ]
+    chosen = {name: share for made in sets for name, share in made.get("select", {}).items()}
+    notes += [f"declared sizes are what is left after select {n}, {share:.0%} of before" for n, share in chosen.items()]
     lines = [_training(made) for made in sets if "training" in made]
     return Group(table, *(Text(line) for line in [*lines, *notes]))
 

@@ -64,6 +64,8 @@ def _forecast(recipe: Recipe, spec: Spec) -> dict[str, Any]:
     disk = packs * spec.seq_len * BYTES_PER_TOKEN + BYTES_PER_SEGMENT * (total["samples"] + total["images"]) + embedded
     found = {"name": spec.name, "stage": spec.stage, "seq_len": spec.seq_len, "by": spec.by, "total": total}
     found |= {"packs": packs, "disk": round(disk), "sources": sources, "unknown": _unknown(recipe, spec)}
+    if recipe.select:
+        found["select"] = {rule.name: rule.share for rule in recipe.select}
     if recipe.forecast:
         found["training"] = _training(recipe, recipe.forecast, spec, total)
     return found

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,8 @@ class Prepared:
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
     estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
-    `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`.
+    `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`. `scores`: see
+    `Scores.described`, of all that any rule named.
     """
 
     corpus: Corpus
@@ -69,6 +70,7 @@ class Prepared:
     rewritten: Rewritten
     count_drops: Sequence[Path]
     means: Mapping[str, Mapping[str, float]]
+    scores: Mapping[str, Mapping[str, Any]]
 
     def at(self, resolution: Resolution) -> Prepared:
         """The same as it is at a stage's bounds: texts with boxes have tokens of their own there."""
@@ -122,6 +124,7 @@ def prepare(run: Run) -> Prepared:
         rewritten=rewritten,
         count_drops=[task.drops for task in tasks],
         means=means,
+        scores=scores.described(),
     )
 
 

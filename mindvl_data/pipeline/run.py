@@ -56,18 +56,22 @@ class Run:
 
     @cached_property
     def expressions(self) -> dict[str, Rule]:
-        """What `dedup`, `balance`, `rewrite` and mixtures name columns in, by YAML path."""
+        """What `dedup`, `balance`, `select`, `rewrite` and mixtures name columns in, by YAML path."""
         found: dict[str, str | None] = {f"dedup.{i}.prefer": one.prefer for i, one in enumerate(self.recipe.dedup)}
         for i, one in enumerate(self.recipe.balance):
             found |= {f"balance.{i}.by": one.by, f"balance.{i}.prefer": one.prefer}
+        for i, rule in enumerate(self.recipe.select):
+            found |= {f"select.{i}.by.styles": rule.by.styles, f"select.{i}.by.origin": rule.by.origin}
+            for j, capability in enumerate(self.recipe.capabilities_of(rule)):
+                found[f"select.{i}.by.capabilities.{j}"] = capability
         found |= {f"rewrite.{i}.where": one.where for i, one in enumerate(self.recipe.rewrite)}
         for name, stage in self.recipe.stages.items():
             groups = stage.mixture.allocating(f"stages.{name}.mixture")
             scores = {path: group.allocate.score for path, group in groups if group.allocate}
             found |= {path: score for path, score in scores.items() if isinstance(score, str)}
         rules = {place: Rule(place, "", said, None, None, None, "drop") for place, said in found.items() if said}
-        for rule in rules.values():
-            parse(rule)
+        for named in rules.values():
+            parse(named)
         return rules
 
     @property

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -29,12 +29,11 @@ class Selection:
     """What the filters made of every partition.
 
     rules: with their thresholds. first: int16 a partition, for every line the number of the first rule that
-    drops it, or NO_FILTER. scores: see Scores.described.
+    drops it, or NO_FILTER.
     """
 
     rules: tuple[Rule, ...]
     first: Sequence[NDArray[np.int16]]
-    scores: Mapping[str, Mapping[str, Any]]
 
 
 def select(run: Run, partitions: Sequence[Partition], scores: Scores) -> Selection:
@@ -53,7 +52,7 @@ def select(run: Run, partitions: Sequence[Partition], scores: Scores) -> Selecti
         keys = [fingerprints.key(key, [asdict(rule) for rule in block]) for key in inputs]
         state = [_dropped(run, i, *one, len(tasks)) for i, one in enumerate(zip(tasks, keys, state, strict=True))]
         rules += block
-    return Selection(tuple(rules), state, scores.described())
+    return Selection(tuple(rules), state)
 
 
 def blocks(rules: Sequence[Rule], costly: Collection[str]) -> Iterator[tuple[Rule, ...]]:

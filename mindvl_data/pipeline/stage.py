@@ -62,7 +62,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])
     among &= prepared.held if spec.mixture is None else ~prepared.held
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
-    scores = {name: told for name, told in prepared.selection.scores.items() if name in names}
+    scores = {name: told for name, told in prepared.scores.items() if name in names}
     content_key = _content_key(run, prepared, spec, names, among)
     beside = [scores, prepared.thinned.evaluations, prepared.rewritten.told]
     keys = {

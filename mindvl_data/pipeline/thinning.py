@@ -1,4 +1,4 @@
-"""What leaves because of other samples: what evaluation sets hold, what is there twice, what is too many."""
+"""What leaves because of other samples: what evaluation sets hold, duplicates, what is too many, what trains least."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from mindvl_data.runtime.memory import give_back
 from mindvl_data.steps.balance import capped, staying, tempered
 from mindvl_data.steps.dedup import kept_of, ranks
 from mindvl_data.steps.filters import NO_FILTER
+from mindvl_data.steps.round_robin import chosen, ranking, styles_of, ties
 from mindvl_data.tables import ledger
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from mindvl_data.pipeline.scanning import Partition
     from mindvl_data.recipe.balance import Balance
     from mindvl_data.recipe.duplicates import Decontaminate, Dedup
+    from mindvl_data.recipe.select import Select
 
 
 @dataclass
@@ -50,7 +52,7 @@ def thin(
     first: Sequence[NDArray[np.int16]],
     scores: Scores,
 ) -> Thinned:
-    """Decontaminate, remove duplicates, balance, rule by rule, from what the filters left (see Selection.first)."""
+    """Decontaminate, dedup, balance, select, rule by rule, from what the filters left (see Selection.first)."""
     thinned = Thinned([numbers == NO_FILTER for numbers in first])
     sets = Scores(run, evaluations)
     for rule in run.recipe.decontaminate:
@@ -59,6 +61,8 @@ def thin(
         _dedup(run, partitions, scores, duplicates, number, thinned)
     for number, balance in enumerate(run.recipe.balance):
         _balance(run, partitions, scores, balance, number, thinned)
+    for number, selection in enumerate(run.recipe.select):
+        _select(run, partitions, scores, selection, number, thinned)
     give_back()
     return thinned
 
@@ -168,6 +172,32 @@ def _balance(
     said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]
     details = pl.Series(said, dtype=pl.String).gather(groups[lost])
     _note(run, partitions, thinned, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
+
+
+# ---------------------------------------------------------------------------------------------- select
+
+
+def _select(
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Select, number: int, thinned: Thinned
+) -> None:
+    """A share of all stays, that capabilities choose in turns."""
+    pool = _pool(run, partitions, thinned, rule.sources)
+    place = f"select.{number}.by"
+    said, origin = (
+        groups_of(run, partitions, scores, run.expressions[f"{place}.{key}"], pool)
+        if f"{place}.{key}" in run.expressions
+        else None
+        for key in ("styles", "origin")
+    )
+    assert said is not None
+    rank = ties(pool.ids(partitions), run.recipe.seed)
+    expressions = [one for path, one in run.expressions.items() if path.startswith(f"{place}.capabilities.")]
+    rankings = [ranking(numbers_of(run, partitions, scores, one, pool), rule.by.above, rank) for one in expressions]
+    stays = chosen(rankings, styles_of(said, origin), int(len(pool) * rule.share))
+    lost = np.flatnonzero(~stays)
+    text = f"{rule.name}: {int(stays.sum())} of {len(pool)} stay, by {len(expressions)} capabilities and their styles"
+    details = pl.Series([text], dtype=pl.String).new_from_index(0, len(lost))
+    _note(run, partitions, thinned, pool.taken(lost), f"select: {rule.name}", "not_selected", details)
 
 
 # ---------------------------------------------------------------------------------------------- shared

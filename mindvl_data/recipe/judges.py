@@ -1,7 +1,8 @@
 """What a judge is asked, as recipes say it; and the questions that are shipped.
 
 The four metrics are those that MLM-Filter defines (Wang et al. 2024, arXiv 2403.02677) and Open-Qwen2VL selected by;
-the vector of capabilities follows the idea of mmSSR (Xie et al. 2025). The words are our own.
+the vector of capabilities follows mmSSR (Lyu et al. 2025, arXiv 2503.13383), its nine styles are the paper's
+(`config/ss.py` of its code). The other words are our own.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ class Metric(Model):
     most: float = 100
     labels: tuple[str, ...] = ()
     """The labels to choose from, in the place of a number; only in the form `json`."""
+    several: bool = False
+    """Whether an answer may be a list of labels: the column then holds them with commas between."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Metric:
         if self.least >= self.most:
             raise ValueError(f"least {self.least:g} is not below most {self.most:g}")
+        if self.several and (not self.labels or any("," in label for label in self.labels)):
+            raise ValueError("several: needs labels, none of them with a comma")
         return self
 
 
@@ -58,7 +63,17 @@ CAPABILITIES = {
     "space": "understanding where things are in relation to each other",
     "time": "understanding order, causes and what comes next",
 }
-STYLES = ("description", "question", "conversation", "reasoning", "instruction", "choice", "extraction", "other")
+STYLES = (
+    "multi-choice",
+    "coordinate",
+    "yes/no",
+    "word/short-phrase",
+    "short description",
+    "detailed description",
+    "comparison",
+    "chain-of-thought",
+    "specified style",
+)
 
 PRESETS = {
     "mlm_filter": Questions(
@@ -85,11 +100,11 @@ PRESETS = {
         prompt="A model is to be trained on this sample: a picture and the text below.\n\nText: {text}\n\n"
         "For each capability say from 0 (not at all) to 5 (very much) how much the sample trains it:\n"
         + "\n".join(f"- {name}: {said}" for name, said in CAPABILITIES.items())
-        + f"\nAnd say its `style`, one of: {', '.join(STYLES)}.\n\n"
+        + f"\nAnd say its `style`, a list of one or more of: {', '.join(STYLES)}.\n\n"
         "Answer with one JSON object that has each of these names as a key, nothing else.",
         metrics={
             **{name: Metric(least=0, most=5) for name in CAPABILITIES},
-            "style": Metric(labels=STYLES),
+            "style": Metric(labels=STYLES, several=True),
         },
     ),
 }
@@ -122,7 +137,7 @@ class Asking(Endpoint):
     """What is asked of an endpoint: a shipped set of questions, or one's own."""
 
     preset: str | None = Field(None, pattern=f"^({'|'.join(PRESETS)})$")
-    """mlm_filter (four metrics, 0 to 100) or capabilities (fourteen, 0 to 5, and a style)."""
+    """mlm_filter (four metrics, 0 to 100) or capabilities (fourteen, 0 to 5, and the styles)."""
     prompt: str | None = None
     """The question; `{text}` is the sample's text. The answer is a JSON object with a key for each metric."""
     metrics: dict[Name, Metric] = Field({})

@@ -15,7 +15,8 @@ from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.forecast import Forecast
 from mindvl_data.recipe.mixture import RESERVED
 from mindvl_data.recipe.rewrite import Rewrite
-from mindvl_data.recipe.scores import Score
+from mindvl_data.recipe.scores import JudgeScore, Score
+from mindvl_data.recipe.select import Select
 from mindvl_data.recipe.sources import Limits, Resolution, Source
 from mindvl_data.recipe.stages import Order, Stage
 from mindvl_data.runtime import plugins
@@ -51,6 +52,7 @@ class Recipe(Model):
     decontaminate: tuple[Decontaminate, ...] = ()
     dedup: tuple[Dedup, ...] = ()
     balance: tuple[Balance, ...] = ()
+    select: tuple[Select, ...] = ()
     rewrite: tuple[Rewrite, ...] = ()
     holdout: Holdout | None = None
     stages: dict[Name, Stage] = Field(min_length=1)
@@ -66,6 +68,7 @@ class Recipe(Model):
         asked += [(f"filters.{i}.sources", name) for i, f in enumerate(self.filters) for name in f.sources or ()]
         asked += [(f"dedup.{i}.sources", name) for i, d in enumerate(self.dedup) for name in d.sources or ()]
         asked += [(f"balance.{i}.sources", name) for i, b in enumerate(self.balance) for name in b.sources or ()]
+        asked += [(f"select.{i}.sources", name) for i, s in enumerate(self.select) for name in s.sources or ()]
         asked += [(f"rewrite.{i}.sources", name) for i, r in enumerate(self.rewrite) for name in r.sources or ()]
         asked += [(f"decontaminate.{i}.sources", n) for i, d in enumerate(self.decontaminate) for n in d.sources or ()]
         for place, name in asked:
@@ -120,6 +123,29 @@ class Recipe(Model):
             raise ValueError("decontaminate: there are no evaluation sets; name them in `evaluations`")
         if both := sorted(set(self.evaluations) & set(self.sources)):
             raise ValueError(f"evaluations.{both[0]}: a source has that name too")
+        return self
+
+    def capabilities_of(self, rule: Select) -> tuple[str, ...]:
+        """The expressions that choose by a `select` rule; a score's name stands for all its numbers."""
+        named = rule.by.capabilities
+        if not isinstance(named, str):
+            return named
+        score = self.scores[named]
+        if isinstance(score, JudgeScore):
+            return tuple(f'"{name}"' for name, metric in score.questions.metrics.items() if not metric.labels)
+        return tuple(f'"{column}"' for column in score.columns_of(named) if column != rule.by.styles)
+
+    @model_validator(mode="after")
+    def _selects_have_scores(self) -> Recipe:
+        for number, rule in enumerate(self.select):
+            named = rule.by.capabilities
+            if isinstance(named, str) and named not in self.scores:
+                raise ValueError(
+                    f"select.{number}.by.capabilities: there is no score {named!r}"
+                    f"{nearest(named, self.scores) if self.scores else ''}; or give a list of expressions"
+                )
+        if len({rule.name for rule in self.select}) != len(self.select):
+            raise ValueError("select: two have the same name")
         return self
 
     @model_validator(mode="after")

@@ -156,7 +156,7 @@ def group_names(task: FilterTask) -> pl.Series:
     """What the expression of the task's one rule is for every line, as text: String [n], null where it is missing."""
     (rule,) = task.rules
     column = _column(_table(task.samples, task.columns, task.source, task.kind, task.rules), rule)
-    return column.cast(pl.String)
+    return column.list.join(",") if column.dtype == pl.List(pl.String) else column.cast(pl.String)
 
 
 def threshold(found: NDArray[np.float64], top: float) -> float:

@@ -108,6 +108,7 @@ REASONS = {
     "duplicate": "the same images, or text, as a sample that stays; the detail names it",
     "near_duplicate": "nearly the same images, or text, as a sample that stays; the detail names it",
     "balanced": "its group has as many samples as `balance` leaves it; the detail names the group",
+    "not_selected": "no capability of a `select` rule has chosen it; the detail names the rule",
     "overlong": "longer than the stage's shortest sequence length",
     "truncated": "kept, but cut to the stage's shortest sequence length; the detail says how much is left",
     "no_loss_token": "what truncation left has no token to learn from",

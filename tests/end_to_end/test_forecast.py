@@ -114,3 +114,12 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
         assert words in table.output
     printed = json.loads(CliRunner().invoke(app, ["plan", path, "--forecast", "--json"]).output)
     assert printed["sets"][0]["packs"] == 120
+
+
+def test_what_a_select_rule_leaves_is_what_sizes_mean(tmp_path: Path) -> None:
+    rule = {"name": "rich", "by": {"capabilities": ["a"], "styles": "b"}, "share": 0.3}
+    stage = {"mixture": {"a": {"epochs": 1}, "b": {"epochs": 1}}}
+    found = made(tmp_path, stage, select=[rule])
+    assert (found["select"], found["total"]["samples"]) == ({"rich": 0.3}, 1500)
+    shown = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yaml"), "--forecast"]).output
+    assert "declared sizes are what is left after select rich, 30% of before" in shown

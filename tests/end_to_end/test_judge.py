@@ -143,13 +143,15 @@ def test_an_endpoint_that_is_not_what_was_said_stops_the_build(
 
 
 def test_the_shipped_questions_are_asked_and_read(tmp_path: Path, address: tuple[str, Path]) -> None:
-    vector = {name: 3 for name in PRESETS["capabilities"].metrics if name != "style"} | {"style": "description"}
+    vector = {name: 3 for name in PRESETS["capabilities"].metrics if name != "style"} | {
+        "style": ["comparison", "yes/no"]
+    }
     captions = [f"says {json.dumps(vector)}", "says 85"]
     crawl(tmp_path / "crawl.parquet", [{"caption": caption} for caption in captions])
     base = {key: value for key, value in judge(address[0]).items() if key != "metrics"}
     scores = {"mlm": {**base, "preset": "mlm_filter"}, "able": {**base, "preset": "capabilities"}}
     before = len(requests(address[1]))
-    wheres = ["coalesce(semantic_understanding, 0) >= 85 or style = 'description' and counting >= 3"]
+    wheres = ["coalesce(semantic_understanding, 0) >= 85 or style = 'yes/no, comparison' and counting >= 3"]
     report = built(tmp_path, scores=scores, filters=[{"name": "x", "where": where} for where in wheres])
     assert kept(report) == {"0", "1"}
     asked = Counter(request["prompt"].split("\n")[0] for request in requests(address[1])[before:])

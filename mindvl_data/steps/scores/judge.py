@@ -191,9 +191,10 @@ def read_object(text: str, metrics: Mapping[str, Metric]) -> dict[str, float | s
 
 def _value(name: str, value: object, metric: Metric) -> float | str:
     if metric.labels:
-        if value not in metric.labels:
-            raise Unreadable(f"{name}: {value!r} is none of its labels")
-        return str(value)
+        said = value if metric.several and isinstance(value, list) and value else [value]
+        if wrong := [one for one in said if one not in metric.labels]:
+            raise Unreadable(f"{name}: {wrong[0]!r} is none of its labels")
+        return ", ".join(label for label in metric.labels if label in said)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unreadable(f"{name}: {value!r} is no number")
     return _in_range(name, float(value), metric)
