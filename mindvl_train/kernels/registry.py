@@ -8,6 +8,7 @@ device (`attention.cuda` on `cuda`) where that takes numbers of the run's precis
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -81,6 +82,20 @@ class PatchEmbedding(Protocol):
     def __call__(self, patches: Tensor, weight: Tensor, kernel: tuple[int, int, int, int]) -> Tensor: ...
 
 
+class DeltaRule(Protocol):
+    """See `kernels/delta_rule.py`."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, segments: Segments
+    ) -> Tensor: ...
+
+
+class CausalConvolution(Protocol):
+    """See `kernels/causal_convolution.py`."""
+
+    def __call__(self, stream: Tensor, weight: Tensor, segments: Segments) -> Tensor: ...
+
+
 class KernelConfig(BaseModel):
     """One implementation's name, or `auto`, for each operation."""
 
@@ -95,6 +110,8 @@ class KernelConfig(BaseModel):
     moe_permute: str = AUTO
     moe_unpermute: str = AUTO
     patch_embedding: str = AUTO
+    delta_rule: str = AUTO
+    causal_convolution: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -105,11 +122,17 @@ class KernelSpec:
         devices: torch device types it runs on; empty means all of them.
         load: imports what is needed and returns the function.
         precisions: in which it computes; empty means all of them.
+        package: the module that has to be importable; a model that never calls the operation does without.
+        extra: ours that installs it.
+        refusal: why it cannot be chosen though its hardware is there; `auto` passes over it.
     """
 
     devices: frozenset[str]
     load: Callable[[], Callable[..., Any]]
     precisions: frozenset[str] = frozenset()
+    package: str | None = None
+    extra: str | None = None
+    refusal: str | None = None
 
     def serves(self, device_type: str) -> bool:
         """Whether it runs on a torch device of this type (`cpu`, `cuda`, `npu`)."""
@@ -137,6 +160,8 @@ class Kernels:
     moe_permute: MoEPermute
     moe_unpermute: MoEUnpermute
     patch_embedding: PatchEmbedding
+    delta_rule: DeltaRule
+    causal_convolution: CausalConvolution
     names: dict[str, str]
 
 
@@ -161,7 +186,7 @@ def _choose(operation: str, wanted: str, device_type: str, precision: str) -> st
     if f"{operation}.{device_type}" not in plugins.available(plugins.KERNELS):
         return REFERENCE
     spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{device_type}")
-    return device_type if spec.computes_in(precision) else REFERENCE
+    return device_type if spec.computes_in(precision) and not spec.refusal else REFERENCE
 
 
 def _load(operation: str, name: str, device_type: str, precision: str) -> Callable[..., Any]:
@@ -176,4 +201,20 @@ def _load(operation: str, name: str, device_type: str, precision: str) -> Callab
             f"kernels.{operation}: {name!r} computes in {', '.join(sorted(spec.precisions))}, not in {precision}; "
             f"choose {AUTO!r} or {REFERENCE!r}, or another precision"
         )
+    if spec.refusal:
+        raise KernelError(f"kernels.{operation}: {name!r} is refused: {spec.refusal}; choose {REFERENCE!r}")
+    if spec.package and find_spec(spec.package) is None:
+        return _missing(
+            f"kernels.{operation}: {name!r} needs the package {spec.package}, which is not installed; install "
+            f"mindvl[{spec.extra}], or choose {REFERENCE!r}, which is slow"
+        )
     return spec.load()
+
+
+def _missing(message: str) -> Callable[..., Any]:
+    """Fails where a model calls it, and not where one that never does is built."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise KernelError(message)
+
+    return fail

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -27,3 +30,14 @@ class Segments:
     def lengths(self) -> list[int]:
         """Tokens in each segment."""
         return [stop - start for start, stop in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False)]
+
+    def owners(self, device: torch.device) -> Tensor:
+        """[T] int64: the number of every token's segment."""
+        lengths = torch.tensor(self.lengths, dtype=torch.int64, device=device)
+        numbers = torch.arange(len(self.lengths), device=device)
+        return torch.repeat_interleave(numbers, lengths, output_size=self.cu_seqlens[-1])
+
+    def places(self, device: torch.device) -> Tensor:
+        """[T] int64: how many tokens of its segment stand before every token."""
+        starts = torch.tensor(self.cu_seqlens[:-1], dtype=torch.int64, device=device)
+        return torch.arange(self.cu_seqlens[-1], device=device) - starts[self.owners(device)]

@@ -153,8 +153,9 @@ def test_whole_models_in_bfloat16_keep_the_contract_and_the_loss(name: str, call
 def test_auto_takes_what_cuda_has_for_the_precision() -> None:
     half, full = (resolve(KernelConfig(), "cuda", precision).names for precision in ("bfloat16", "float32"))
     named = {operation for operation, name in half.items() if name == "cuda"}
-    assert named == {"attention", "rms_norm", "grouped_gemm", "cross_entropy"}
-    assert {operation for operation in half if half[operation] != full[operation]} == {"attention", "grouped_gemm"}
+    narrow = {"attention", "grouped_gemm", "delta_rule", "causal_convolution"}
+    assert named == narrow | {"rms_norm", "cross_entropy"}
+    assert {operation for operation in half if half[operation] != full[operation]} == narrow
 
 
 def test_a_kernel_that_does_not_compute_in_the_precision_is_an_error() -> None:
