@@ -18,7 +18,7 @@ from mindvl_data.runtime.terminal import errors, open_bar, open_console, print_j
 if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
     from mindvl_data.media import Access
-    from mindvl_data.pipeline import BuildReport
+    from mindvl_data.pipeline import BuildReport, CheckReport
 
 # No markup: Rich's, for help texts alone, takes as long to load as all the rest.
 app = typer.Typer(
@@ -69,6 +69,40 @@ def build(
         made = _build(recipe, out, workers, set_ or [], dry_run=False)
         written = None if no_report else _write_report(made)
         _report(made, as_json, written)
+
+
+@app.command()
+def check(
+    recipe: RecipePath,
+    out: Annotated[Path | None, typer.Option(help="The build folder that is meant.")] = None,
+    workers: Workers = None,
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at a recipe before it is built: every fault at once, a sample a source, disk and memory. Exit 0, or 1."""
+    with reported(debug, failure=1):
+        from mindvl_data.inspect import checked
+        from mindvl_data.pipeline import check as look
+        from mindvl_data.recipe import load_recipe
+
+        try:
+            loaded = load_recipe(recipe, set_ or [])
+        except UserError as error:
+            if as_json:
+                print_json({"sound": False, "findings": [{"where": "recipe", "state": "error", "said": str(error)}]})
+            raise
+        found = look(loaded, out and out.absolute(), workers or os.cpu_count() or 1)
+        sets = found.needs.sets if found.needs else []
+        if as_json:
+            print_json(_checked(found))
+        else:
+            console = open_console()
+            console.print(checked.view(found.findings, found.looked, sets))
+            if found.sound:
+                console.print(f"\nNext: python -m mindvl_data build {shown(recipe)}", soft_wrap=True)
+    if not found.sound:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -349,6 +383,22 @@ def _show_funnel(error: UserError) -> None:
         from mindvl_data.inspect import stages as tables
 
         errors.print(tables.funnel([line.as_dict() for line in error.funnel]), "")
+
+
+def _checked(found: CheckReport) -> dict[str, Any]:
+    """What a look found, as data."""
+    samples = {
+        name: {
+            "sample": one.described,
+            "tokens": one.tokens,
+            "rendered": [{"text": text, "learnt": learnt} for text, learnt in one.rendered],
+            "size": one.size and one.size.model_dump(),
+        }
+        for name, one in found.looked.items()
+    }
+    needs = found.needs and found.needs._asdict()
+    findings = [one._asdict() for one in found.findings]
+    return {"sound": found.sound, "findings": findings, "sources": samples, "needs": needs}
 
 
 def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from tests.conftest import QUICKSTART
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.
 OPTIONS = {
     "build": ["--debug", "--help", "--json", "--no-report", "--out", "--set", "--workers", "RECIPE"],
+    "check": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "export": [

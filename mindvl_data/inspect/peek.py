@@ -78,7 +78,7 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
         try:
-            records = [_opened(file, record) for record in itertools.islice(reader(file, ASKED), looked_at)]
+            records = first_records(file, reader, ASKED, looked_at)
         except Exception as error:  # noqa: BLE001, every reader is tried, and what a library raises says: not this one
             refused.append(f"  {name}: {error}")
             continue
@@ -92,6 +92,11 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
         raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
     # Of readers that make as much of it: the one whose own kind of file it is, where others read tars as rows.
     return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples), _is_own(look)))
+
+
+def first_records(file: SourceFile, reader: Any, asked: Asked, looked_at: int = LOOKED_AT) -> list[Record]:
+    """The first records of a file, the images that they name by path read. Raises what the reader raises."""
+    return [_opened(file, record) for record in itertools.islice(reader(file, asked), looked_at)]
 
 
 def _is_own(look: Peek) -> bool:

@@ -16,26 +16,25 @@ from mindvl_data.engines.local import LocalEngine
 from mindvl_data.errors import BuildError, UserError
 from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
+from mindvl_data.pipeline.checking import CheckReport, check, warn_first
+from mindvl_data.pipeline.checks import check_first
 from mindvl_data.pipeline.folder import default_folder, opened
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.funnel import warnings
-from mindvl_data.pipeline.prepare import Prepared, check_marks, prepare
+from mindvl_data.pipeline.prepare import Prepared, prepare
 from mindvl_data.pipeline.run import Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
 from mindvl_data.pipeline.upload import upload
-from mindvl_data.recipe import LoadedRecipe, Recipe, RecipeError
-from mindvl_data.recipe.fields import nearest
+from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.steps.estimate import Estimate
-from mindvl_data.steps.filters import rules_of
-from mindvl_data.tokenise import TEMPLATES
 
 if TYPE_CHECKING:
     from mindvl_data.engines import Engine
     from mindvl_data.pipeline.funnel import FunnelLine
     from mindvl_data.steps.estimate import Estimate
 
-__all__ = ["BuildError", "BuildReport", "Progress", "StageResult", "build", "check", "forecast"]
+__all__ = ["BuildError", "BuildReport", "CheckReport", "Progress", "StageResult", "build", "check", "forecast"]
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,13 @@ def build(
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
-    check(loaded.recipe)
     out = out or default_folder(loaded)
     engine = engine or LocalEngine(workers)
     with opened(out, engine.less_memory), engine:
         run = Run(loaded, out, engine, progress, dry_run, sample)
-        # Before the first minute of work: an unknown tokenizer is found before the scan.
-        check_marks(run)
+        check_first(run)
+        if not dry_run:
+            warn_first(run)
         prepared = prepare(run)
         planned = _all_planned(run, prepared)
         # Everything that can be impossible has been found by now; only then is anything written.
@@ -113,11 +112,3 @@ def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
     planned = plan_stage(run, prepared, spec)
     run.progress("fit, mix, pack", number, len(specs(run.recipe)))
     return planned
-
-
-def check(recipe: Recipe) -> None:
-    """What can be wrong with a recipe before any data is read. Raises RecipeError."""
-    rules_of(recipe.filters)
-    if recipe.chat_template not in TEMPLATES:
-        known = nearest(recipe.chat_template, sorted(TEMPLATES))
-        raise RecipeError(f"chat_template: there is no template {recipe.chat_template!r}{known}")

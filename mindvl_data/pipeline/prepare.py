@@ -213,13 +213,14 @@ def check_marks(run: Run) -> None:
                 )
 
 
-def _render(source: Source) -> str:
+def render_of(source: Source) -> str:
+    """How a source's turns become text."""
     return source.render or str(getattr(plugins.load(GROUP, source.format), "render", DEFAULT_RENDER))
 
 
 def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library: tuple[str, ...]) -> CountTask:
     source = run.recipe.sources[partition.source]
-    render = _render(source)
+    render = render_of(source)
     mask = np.packbits(kept).tobytes()
     template, tokeniser = run.recipe.chat_template, run.tokeniser
     code = reached.code(count.__module__)
@@ -277,7 +278,7 @@ def estimate_sources(
         most = max(LEAST_SAMPLED, round(sample * share))
         run.progress("estimate", number, len(run.recipe.sources))
         bounds = _bounds(run, name)[0]
-        how = estimating.Rendering(_render(source), source.loss, run.template, run.tokeniser, source.boxes, bounds)
+        how = estimating.Rendering(render_of(source), source.loss, run.template, run.tokeniser, source.boxes, bounds)
         found, estimates[name] = estimating.estimate(mine, most, how)
         stores += found
     return stores, estimates

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
+from mindvl_data.sources.files import FingerprintCache, SourceFile, Unread
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
 from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
@@ -29,7 +30,8 @@ class Progress(Protocol):
 class Run:
     """work: counts the tasks that each step really did, what was there already is not in it. used: what this build
     needs of what steps leave in its folder, so that the rest can be told from it. other_ids: the file, and a text of
-    it, for which the faster tokenizer library had to be given up.
+    it, for which the faster tokenizer library had to be given up. only_looks: nothing is read whole, nothing is kept.
+    files: those of the sources, evaluation sets and joined scores that were listed, by YAML path.
     """
 
     loaded: LoadedRecipe
@@ -41,6 +43,9 @@ class Run:
     work: Counter[str] = field(default_factory=Counter)
     used: set[Path] = field(default_factory=set)
     other_ids: dict[str, str] | None = None
+    only_looks: bool = False
+    files: dict[str, list[SourceFile]] = field(default_factory=dict)
+    _fingerprints: dict[str, FingerprintCache] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -96,6 +101,13 @@ class Run:
     @property
     def template(self) -> ChatTemplate:
         return TEMPLATES[self.recipe.chat_template]
+
+    def fingerprints(self, name: str) -> FingerprintCache:
+        """What files are known by again, kept in the build folder under this name."""
+        if name not in self._fingerprints:
+            path = self.out / f"{name}.json"
+            self._fingerprints[name] = Unread() if self.only_looks else FingerprintCache(path)
+        return self._fingerprints[name]
 
     def folder(self, name: str) -> Path:
         path = self.out / name

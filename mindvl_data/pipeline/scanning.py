@@ -15,7 +15,7 @@ from mindvl_data.errors import BuildError
 from mindvl_data.pipeline.funnel import FunnelLine
 from mindvl_data.runtime import fingerprints, plugins, reached
 from mindvl_data.sources import GROUP, Asked, SourceError, pieces
-from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.sources.files import SourceFile, source_files
 from mindvl_data.steps.filters import KNOWN, check_columns, named_by
 from mindvl_data.steps.scan import Rules, ScanTask, SplitTask, image_files_changed, parts, scan, split, unused_members
 from mindvl_data.tables import ledger
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mindvl_data.recipe import Recipe, Source
 
 WORST_SHOWN = 5
-FINGERPRINTS = {"sources": "fingerprints", "evaluations": "evaluation-fingerprints"}
+FINGERPRINTS = {"sources": "samples/fingerprints", "evaluations": "samples/evaluation-fingerprints"}
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def scan_evaluations(run: Run) -> list[Partition]:
 
 
 def _scanned(run: Run, section: str) -> list[Partition]:
-    cache = FingerprintCache(run.folder("samples") / f"{FINGERPRINTS[section]}.json")
-    tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name, cache)]
-    cache.save()
+    tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name)]
+    run.folder("samples")
+    run.fingerprints(FINGERPRINTS[section]).save()
     due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
     due.sort(key=lambda task: -_bytes(task))
@@ -116,29 +116,47 @@ def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
     check_columns(run.naming, found | run.score_columns)
 
 
-def _files(run: Run, section: str, name: str, cache: FingerprintCache) -> list[SourceFile]:
+def files_of(run: Run, section: str, name: str) -> list[SourceFile]:
+    """The files of a source or evaluation set, listed once a build. Raises SourceError where there are none."""
+    where = f"{section}.{name}"
+    if where not in run.files:
+        run.files[where] = _listed(run, section, name)
+    return run.files[where]
+
+
+def reader_of(run: Run, section: str, name: str) -> Any:
+    """The reader of its format. Raises SourceError where there is none."""
+    try:
+        return plugins.load(GROUP, getattr(run.recipe, section)[name].format)
+    except plugins.UnknownPlugin as error:
+        raise SourceError(f"{section}.{name}.format: {error}") from error
+
+
+def subset_of(run: Run, section: str, name: str) -> Path | None:
+    """The file of the uids that alone count, if any. Raises SourceError where it is not there."""
+    listed = getattr(run.recipe, section)[name].uids
+    if listed and not (run.loaded.folder / listed).is_file():
+        raise SourceError(f"{section}.{name}.uids: {listed}: no such file (relative to the recipe's folder)")
+    return run.loaded.folder / listed if listed else None
+
+
+def _listed(run: Run, section: str, name: str) -> list[SourceFile]:
     source = getattr(run.recipe, section)[name]
     raw = run.loaded.raw[section][name]
     shown = (raw["path"],) if isinstance(raw["path"], str) else tuple(raw["path"])
     images = (source.images, raw["images"]) if source.images else None
     try:
-        return source_files(source.path, shown, images, run.loaded.folder, cache)
+        return source_files(source.path, shown, images, run.loaded.folder, run.fingerprints(FINGERPRINTS[section]))
     except SourceError as error:
         raise SourceError(f"{section}.{name}.path: {error}") from error
 
 
-def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> list[ScanTask]:
+def _scan_tasks(run: Run, section: str, name: str) -> list[ScanTask]:
     source = getattr(run.recipe, section)[name]
-    try:
-        reader = plugins.load(GROUP, source.format)
-    except plugins.UnknownPlugin as error:
-        raise SourceError(f"{section}.{name}.format: {error}") from error
-    files = _files(run, section, name, cache)
-    asked = _asked(run, name) if section == "sources" else Asked(source.columns)
+    reader, files = reader_of(run, section, name), files_of(run, section, name)
+    asked = asked_of(run, name) if section == "sources" else Asked(source.columns)
     rules = _rules(run.recipe, source)
-    subset = None if source.uids is None else run.loaded.folder / source.uids
-    if subset and not subset.is_file():
-        raise SourceError(f"{section}.{name}.uids: {source.uids}: no such file (relative to the recipe's folder)")
+    subset = subset_of(run, section, name)
     code = reached.code(scan.__module__, reader.__module__)
     how = (source.format, run.loaded.raw[section][name].get("images"), asdict(asked), asdict(rules), run.digest, code)
     wanted = subset and fingerprints.of_file(subset)
@@ -146,7 +164,7 @@ def _scan_tasks(run: Run, section: str, name: str, cache: FingerprintCache) -> l
     return [_scan_task(run, (name, source.format), file, asked, rules, subset, (how, wanted)) for file in cut]
 
 
-def _asked(run: Run, name: str) -> Asked:
+def asked_of(run: Run, name: str) -> Asked:
     """Fields of the data itself: what rules name and neither the samples table nor a score has; and its boxes."""
     source = run.recipe.sources[name]
     data = sorted(named_by(run.naming, name) - KNOWN - run.score_columns)

@@ -25,7 +25,7 @@ from mindvl_data.recipe.scores import (
     UidsScore,
 )
 from mindvl_data.runtime import fingerprints, reached
-from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.sources.files import SourceFile, source_files
 from mindvl_data.steps.scores import (
     ScoreError,
     Wanted,
@@ -94,7 +94,7 @@ class Scores:
             for source in self._run.recipe.sources:
                 mine = [f for f, p in zip(files, self._partitions, strict=True) if f is not None and p.source == source]
                 if mine:
-                    score = self._score(name)
+                    score = self.score(name)
                     model = {"model": score.model} if isinstance(score, (ClipScore, JudgeScore)) else {}
                     values = {"sha256": values_digest(mine), "missing": missing_in(mine), **sums_in(mine)}
                     told.setdefault(source, {})[name] = {"by": score.by, **model, **values}
@@ -109,7 +109,7 @@ class Scores:
 
     # ------------------------------------------------------------------------------------ one score
 
-    def _score(self, name: str) -> Score:
+    def score(self, name: str) -> Score:
         return self._run.recipe.scores.get(name) or FunctionScore(by="function", function=name)
 
     def _paths(self, name: str, how: object, due: Sequence[bool]) -> list[Path | None]:
@@ -122,7 +122,7 @@ class Scores:
         return [path if asked else None for path, asked in zip(known, due, strict=True)]
 
     def _make(self, name: str, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None) -> None:
-        score = self._score(name)
+        score = self.score(name)
         if isinstance(score, JoinedScore):
             self._join(name, score, due)
         elif isinstance(score, UidsScore):
@@ -158,22 +158,22 @@ class Scores:
         """Scores by functions: all that a partition lacks in one pass over it."""
         tasks: dict[Path, dict[Path, Wanted]] = {}
         for name in sorted({name for mine in wanted for name in mine}):
-            score = self._score(name)
+            score = self.score(name)
             if not isinstance(score, FunctionScore):
                 continue
-            column, how = self._function(name, score)
+            column, how = self.function(name, score)
             for partition, path in self._due(name, how, [name in mine for mine in wanted]):
                 tasks.setdefault(partition.samples, {})[path] = column
         due = [compute.ScoreTask(samples, mine, self.pictures) for samples, mine in tasks.items()]
         self._run.step("score", compute.score, due)
 
-    def _function(self, name: str, score: FunctionScore) -> tuple[Wanted, object]:
+    def function(self, name: str, score: FunctionScore) -> tuple[Wanted, object]:
         """The column to compute with its options resolved, and all that its values depend on."""
         options = dict(score.options)
         function = function_of(Wanted(name, score.function, tuple(options.items())))
         content = {}
         for option in paths_of(function) & set(options):
-            options[option] = self._file(f"scores.{name}.options.{option}", str(options[option]))
+            options[option] = self.file(f"scores.{name}.options.{option}", str(options[option]))
             content[option] = fingerprints.of_tree(options[option])
         resolved = Wanted(name, score.function, tuple(sorted(options.items())))
         how = [
@@ -185,13 +185,13 @@ class Scores:
         return resolved, how
 
     def _list(self, name: str, score: UidsScore, due: Sequence[bool]) -> None:
-        listed = self._file(f"scores.{name}.path", score.path)
+        listed = self.file(f"scores.{name}.path", score.path)
         how = ["uids", fingerprints.of_file(listed), reached.code("mindvl_data.steps.scores.uids")]
         tasks = [uids.UidsTask(p.samples, name, listed, path) for p, path in self._due(name, how, due)]
         self._run.step(f"score {name}", uids.look_up, tasks)
 
     def _join(self, name: str, score: JoinedScore, due: Sequence[bool]) -> None:
-        files = self._joined_files(name, score)
+        files = self.joined_files(name, score)
         content = [(file.uri, file.fingerprint, file.size) for file in files]
         code = reached.code("mindvl_data.steps.scores.joined")
         how = ["joined", content, score.on, score.column, score.columns, code]
@@ -208,22 +208,25 @@ class Scores:
         tasks = [joined.LookUpTask(p.samples, score.on, folder, path) for p, path in missing]
         self._run.step(f"score {name}", joined.look_up, tasks)
 
-    def _joined_files(self, name: str, score: JoinedScore) -> list[SourceFile]:
+    def joined_files(self, name: str, score: JoinedScore) -> list[SourceFile]:
         raw = self._run.loaded.raw["scores"][name]["path"]
         shown = (raw,) if isinstance(raw, str) else tuple(raw)
-        cache = FingerprintCache(self._run.folder("scores") / f"{name}.fingerprints.json")
-        try:
-            found = source_files(score.path, shown, None, self._run.loaded.folder, cache)
-        except ValueError as error:
-            raise ScoreError(f"scores.{name}.path: {error}") from error
-        cache.save()
-        return found
+        where, cache = f"scores.{name}", self._run.fingerprints(f"scores/{name}.fingerprints")
+        if where not in self._run.files:
+            try:
+                self._run.files[where] = source_files(score.path, shown, None, self._run.loaded.folder, cache)
+            except ValueError as error:
+                raise ScoreError(f"{where}.path: {error}") from error
+        if not self._run.only_looks:
+            self._run.folder("scores")
+            cache.save()
+        return self._run.files[where]
 
     def _nearest(
         self, name: str, score: NearestScore, due: Sequence[bool], alive: Sequence[NDArray[np.bool_]] | None
     ) -> None:
-        centres = self._file(f"scores.{name}.centres", score.centres)
-        targets = self._file(f"scores.{name}.targets", score.targets) if score.targets else None
+        centres = self.file(f"scores.{name}.centres", score.centres)
+        targets = self.file(f"scores.{name}.targets", score.targets) if score.targets else None
         self._place(name, score.of, centres, targets, self._embeddings(name, score.of, due, alive))
 
     def _cluster(
@@ -287,7 +290,7 @@ class Scores:
 
     # ------------------------------------------------------------------------------------- the run's
 
-    def _file(self, place: str, path: str) -> Path:
+    def file(self, place: str, path: str) -> Path:
         found = self._run.loaded.folder / path
         if not found.exists():
             raise ScoreError(f"{place}: {path}: no such file (relative to the recipe's folder)")

@@ -1,6 +1,26 @@
-"""Memory that the process holds and nobody uses."""
+"""Memory that there is, and that the process holds and nobody uses."""
 
 import ctypes
+from contextlib import suppress
+from pathlib import Path
+
+# How a container's limit is written, of the second and the first version of control groups; and what is used of it.
+GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def available() -> int | None:
+    """Bytes that new processes can have: the system's, or what is left of the container's limit; None if not known."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    for limit, used in GROUPS:
+        with suppress(OSError, ValueError):  # `max`: no limit
+            found.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+    return min(found) if found else None
 
 
 def give_back() -> None:

@@ -23,11 +23,11 @@ from mindvl_data.expanded import VARIABLE
 from mindvl_data.media import fixed_folder, leads_out
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
-from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, stamp, stored_image
+from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, Unread, stamp, stored_image
 from mindvl_data.sources.folders import Listed, data_files
 from mindvl_data.sources.mapped import map_image
 
-__all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "source_files"]
+__all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "Unread", "source_files"]
 
 WILDCARD = re.compile(r"[*?\[]")
 # What a pattern may mean by more than itself.

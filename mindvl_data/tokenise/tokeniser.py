@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -27,6 +28,14 @@ SPECIAL_TOKENS: Final = {
     "vision_end": "<|vision_end|>",
     "image_pad": "<|image_pad|>",
 }
+
+
+# Ids on the hub that are likely meant by one that is not there.
+HUB_IDS: Final = (
+    *(f"Qwen/Qwen2-VL-{size}-Instruct" for size in ("2B", "7B", "72B")),
+    *(f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")),
+    *(f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B", "30B-A3B", "235B-A22B")),
+)
 
 
 class TokeniserError(UserError):
@@ -101,8 +110,20 @@ def load_tokeniser(name: str, root: Path) -> Tokeniser:
     if path.is_file():
         return _from_json(path.read_bytes(), str(path))
     if name.endswith(".json") or name.startswith((".", "/")):
-        raise TokeniserError(f"tokenizer: {path} does not exist; correct the path, which is relative to the recipe")
-    return _from_hub(name)
+        raise TokeniserError(
+            f"tokenizer: {path} does not exist; correct the path, which is relative to the recipe{_near(name, root)}"
+        )
+    try:
+        return _from_hub(name)
+    except TokeniserError as error:
+        raise TokeniserError(f"{error}{_near(name, root)}") from error
+
+
+def _near(name: str, root: Path) -> str:
+    """The end of a message about a tokenizer that is not there: what it may have meant."""
+    files = [str(path.relative_to(root)) for path in (*root.glob("*.json"), *root.glob("*/tokenizer.json"))]
+    near = difflib.get_close_matches(name, ["qwen", *HUB_IDS, *files], 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @cache

@@ -98,7 +98,9 @@ def test_an_answer_is_replaced_where_there_is_one(tmp_path: Path, address: tuple
         ({"api_key": "secret"}, r"rewrite\.0\.api_key: stands in the recipe"),
     ],
 )
-def test_a_rule_that_cannot_be_is_named_by_its_place(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_rule_that_cannot_be_is_named_by_its_place(
+    tmp_path: Path, address: tuple[str, Path], change: dict[str, Any], message: str
+) -> None:
     crawl(tmp_path / "crawl.parquet", [{}])
     with pytest.raises(RecipeError, match=message):
-        built(tmp_path, rewrite=[rewrite("http://127.0.0.1:9/v1", **change)])
+        built(tmp_path, rewrite=[rewrite(address[0], **change)])

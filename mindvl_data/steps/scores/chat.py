@@ -10,6 +10,8 @@ import json
 import random
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +25,8 @@ LONGEST_WAIT = 60.0
 CONFIGURED_WRONG = {401, 403, 404, 405}
 WORTH_ANOTHER_TRY = {408, 409, 425, 429}
 SHOWN = 200
+# Seconds.
+REACHED_WITHIN = 5.0
 
 
 class Reply(NamedTuple):
@@ -113,6 +117,23 @@ class Chat:
         if connection is not None:
             connection.close()
             self._connections.open = None
+
+
+def models_at(url: str, api_key: str | None, timeout: float = REACHED_WITHIN) -> list[str] | None:
+    """The models that an endpoint lists; None from one that answers and has no such list. Raises ScoreError."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    request = urllib.request.Request(f"{url.rstrip('/')}/models", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return [str(model["id"]) for model in json.load(response)["data"]]
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ScoreError(f"{url}: status {error.code}: check api_key") from error
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        raise ScoreError(f"{url}: cannot be reached ({error}): start it, or correct `endpoint`") from error
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _shown(answer: bytes) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from mindvl_data.media import Access, MediaReader
 from mindvl_data.steps.scores import THUMBNAIL, ScoreError, Thumbnails, Wanted, function_of, inputs_of
 from mindvl_data.steps.scores.columns import write_columns
+from mindvl_data.tables.schema import SAMPLES
 from mindvl_data.tables.store import starts_of
 from mindvl_data.vision import BadImage, load_rgb
 
@@ -63,6 +64,15 @@ def score(task: ScoreTask) -> None:
         kind = next((part.dtype for part in parts if part.dtype != pl.Null), pl.Null)
         column = pl.concat([part.cast(kind) if part.dtype == pl.Null else part for part in parts])
         write_columns(column.to_frame(), path)
+
+
+def try_out(wanted: Wanted) -> None:
+    """The function on no samples: what it lacks (a package, a model's file) shows then. Raises ScoreError."""
+    function = function_of(wanted)
+    none = {field.name: pl.Series(field.name, pa.array([], field.type)) for field in SAMPLES}
+    nothing = Thumbnails(np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8), np.zeros(0, bool), np.zeros(1, np.int64))
+    inputs = {**none, "text": pl.Series("text", [], pl.String), "thumbnails": nothing}
+    function(*(inputs[name] for name in inputs_of(function)), **dict(wanted.options))
 
 
 def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any], int]]:
