@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.filesize import decimal
 
-from mindvl_data.engines.local import Engine
+from mindvl_data.engines.local import LocalEngine
 from mindvl_data.errors import UserError
 from mindvl_data.pipeline.checks import Finding, checks, found
 from mindvl_data.pipeline.folder import default_folder
@@ -46,7 +46,7 @@ def check(loaded: LoadedRecipe, out: Path | None = None, workers: int = 1) -> Ch
     Raises BuildError where the build of another recipe lies in the default folder.
     """
     out = out or default_folder(loaded)
-    run = Run(loaded, out, Engine(workers), lambda step, done, total: None, dry_run=True, only_looks=True)
+    run = Run(loaded, out, LocalEngine(workers), lambda step, done, total, note="": None, dry_run=True, only_looks=True)
     findings = [found(where, one) for where, one in checks(run)]
     faulty = {one.where for one in findings if one.state == "error"}
     if faulty & FOUNDATIONS:
