@@ -18,7 +18,7 @@ from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
-from mindvl_data.pipeline.folder import default_folder, opened
+from mindvl_data.pipeline.folder import default_folder, opened, sweep
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, prepare
@@ -93,6 +93,8 @@ def build(
             stages = [write_stage(run, prepared, plan) for plan in planned]
             record.write_uses(run, [stage.name for stage in stages])
             publish.clear(out)
+            if run.work:
+                sweep(out)
         urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
         said = warnings(prepared.funnel, run.rules)
         return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)

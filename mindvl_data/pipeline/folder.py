@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from mindvl_data.atomic import PARTIAL, remove
 from mindvl_data.errors import BuildError, UserError
 from mindvl_data.note import LOCAL_FILE
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 WORK = ".work"
-# Unfinished files and folders are called so until they are whole.
-PARTIAL = "*.partial"
 # A disk with less than this is full: some libraries do not say why a write failed.
 FULL = 1 << 20
 
@@ -43,9 +42,14 @@ def opened(out: Path, less_memory: str) -> Iterator[None]:
     Raises BuildError when another build is at work there, and for whatever goes wrong with disk or memory.
     """
     with explained(out, less_memory), held(out):
-        for path in list(out.rglob(PARTIAL)):
-            remove(path)
+        sweep(out)
         yield
+
+
+def sweep(out: Path) -> None:
+    """Remove what lost tasks, of this build or of one before, left unfinished."""
+    for path in list(out.rglob(PARTIAL)):
+        remove(path)
 
 
 @contextmanager
@@ -68,13 +72,6 @@ def _lock_file(out: Path) -> IO[str]:
         if error.errno in TROUBLES:
             raise
         raise BuildError(f"{out}: cannot be written ({error}); choose another --out") from error
-
-
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def default_folder(loaded: LoadedRecipe) -> Path:

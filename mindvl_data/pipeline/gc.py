@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindvl_data.atomic import PARTIAL, remove
 from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
-from mindvl_data.pipeline.folder import PARTIAL, WORK, held, remove
+from mindvl_data.pipeline.folder import WORK, held
 from mindvl_data.pipeline.record import USES
 from mindvl_data.tables.schema import EVALUATIONS_INDEX, SAMPLES_INDEX
 

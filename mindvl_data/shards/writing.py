@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.shards import layout
 from mindvl_data.shards.layout import SAMPLE_ID_BYTES, schema
 from mindvl_data.shards.pack import Pack, pack_digest
@@ -51,15 +52,13 @@ def write_shard(path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequen
 
     sources: every source name of the data set, in a fixed order: the file's one dictionary.
     """
-    partial = path.with_suffix(".partial")
     digests: list[bytes] = []
-    with partial.open("wb") as file, HashingFile(file) as sink:
+    with whole(path) as partial, partial.open("wb") as file, HashingFile(file) as sink:
         with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema(seq_len)) as writer:
             for group in _batches(packs):
                 digests += [pack_digest(pack) for pack in group]
                 writer.write_batch(_record_batch(group, seq_len, sources))
         sha256 = sink.finish()
-    partial.rename(path)
     return ShardInfo(path.name, len(digests), sink.size, sha256, tuple(digests))
 
 

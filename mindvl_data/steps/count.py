@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
 from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import (
@@ -83,12 +84,12 @@ def count(task: CountTask) -> None:
     try:
         batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
     except OtherIdsError as error:
-        partial = task.other_ids.with_suffix(".partial")
-        partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
-        partial.rename(task.other_ids)
+        with whole(task.other_ids) as partial:
+            partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
         return
     drops = [line for _, lost in batches for line in lost]
-    pq.write_table(pa.Table.from_pylist(drops, LEDGER), task.drops)
+    with whole(task.drops) as partial:
+        pq.write_table(pa.Table.from_pylist(drops, LEDGER), partial)
     for number, path in enumerate(task.stores):
         if not path.exists():
             write_store(path, _joined([stores[number] for stores, _ in batches]))

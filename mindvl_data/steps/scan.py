@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data import vision
+from mindvl_data.atomic import partial_of, publish
 from mindvl_data.errors import reading
 from mindvl_data.runtime import plugins
 from mindvl_data.sources import (
@@ -74,7 +75,7 @@ def split(task: SplitTask) -> None:
     """Write `task.pieces`: the file's pieces as JSON, none where it is read in one go."""
     with reading(task.file.uri, task.format, SourceError):
         pieces = plugins.load(GROUP, task.format).pieces(task.file)
-    partial = task.pieces.with_suffix(".partial")
+    partial = partial_of(task.pieces)
     partial.write_text(json.dumps(pieces))
     _publish(partial, task.pieces)
 
@@ -122,7 +123,7 @@ def scan(task: ScanTask) -> None:
 
     Each appears by rename, the samples last: they say that the scan of this file is whole.
     """
-    partial = [path.with_suffix(path.suffix + ".partial") for path in (task.samples, task.drops, task.media)]
+    partial = [partial_of(path) for path in (task.samples, task.drops, task.media)]
     records = _records(task)
     columns = []
     with (
@@ -188,11 +189,11 @@ def _publish(partial: Path, path: Path) -> None:
         return
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.rename(path)
+    publish(partial, path)
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
+    partial = partial_of(path)
     pq.write_table(table, partial, compression="zstd")
     _publish(partial, path)
 

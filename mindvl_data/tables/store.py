@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from mindvl_data.atomic import whole
 
 IMAGE = np.dtype(
     [
@@ -58,16 +59,14 @@ ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
 
 def write_store(folder: Path, store: Store) -> None:
     """Write to `folder`, which appears whole (rename after fsync) or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name in ARRAYS:
-        with (partial / f"{name}.npy").open("wb") as file:
-            np.save(file, getattr(store, name), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-    (partial / "uris.json").write_text(json.dumps(list(store.uris)))
-    partial.rename(folder)
+    with whole(folder) as partial:
+        partial.mkdir(parents=True)
+        for name in ARRAYS:
+            with (partial / f"{name}.npy").open("wb") as file:
+                np.save(file, getattr(store, name), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        (partial / "uris.json").write_text(json.dumps(list(store.uris)))
 
 
 def open_store(folder: Path) -> Store:

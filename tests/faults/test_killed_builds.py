@@ -13,14 +13,14 @@ from tests.faults.builds import caches, command, done, files, finished, kill_all
 
 # One at least in every step, in the order in which a build comes to them: killed as soon as such a file is seen.
 BOUNDARIES = [
-    "samples/*.parquet.partial",
+    "samples/*.parquet.*.partial",
     "media/*.bin",
     "samples/*.filter-*.npy",
     "tokens/*.partial",
     "ledger/scan.parquet",
     "ledger/fit-warmup-2048.parquet",
     ".work/warmup-2048/*.dealt/00001",
-    ".work/warmup-2048/*/shard-00000.partial",
+    ".work/warmup-2048/*/shard-00000.*.partial",
     ".work/warmup-2048/*.notes/00000.json",
     ".work/multitask-4096/*/manifest.json",
     "multitask-4096",

@@ -109,7 +109,7 @@ def stopped_when(out: Path, seen: str, recipe: Path, then: Callable[[], None]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seen", ["samples/captions-*.parquet", ".work/warmup-2048/*/shard-00000.partial"])
+@pytest.mark.parametrize("seen", ["samples/captions-*.parquet", ".work/warmup-2048/*/shard-00000.*.partial"])
 def test_a_source_that_changes_during_the_build_stops_it(recipe_folder: Path, tmp_path: Path, seen: str) -> None:
     source = recipe_folder / "data" / "captions-000.tar"
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.tables.draws import hashed
 
@@ -49,10 +50,8 @@ def cluster(task: ClustersTask) -> None:
         max_points_per_centroid=POINTS_PER_CENTRE,
     )
     means.train(points)
-    partial = task.out.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with whole(task.out) as partial, partial.open("wb") as file:
         np.save(file, np.asarray(means.centroids, np.float32))
-    partial.rename(task.out)
 
 
 def _sampled(files: Sequence[Path], of: str, most: int, seed: int) -> NDArray[np.float32]:

@@ -12,6 +12,8 @@ import polars as pl
 import polars.selectors as cs
 import pyarrow.parquet as pq
 
+from mindvl_data.atomic import whole
+
 DIGEST = b"mindvl_sha256"
 MISSING = b"mindvl_missing"
 SUMS = b"mindvl_sums"
@@ -24,9 +26,8 @@ def write_columns(table: pl.DataFrame, path: Path, sums: Mapping[str, int] | Non
     missing = sum(column.null_count() for column in table.iter_columns())
     notes = {DIGEST: _digest(table), MISSING: str(missing), SUMS: json.dumps(sums or {})}
     arrow = arrow.replace_schema_metadata(notes)
-    partial = path.with_suffix(path.suffix + ".partial")
-    pq.write_table(arrow, partial, compression="zstd")
-    partial.rename(path)
+    with whole(path) as partial:
+        pq.write_table(arrow, partial, compression="zstd")
 
 
 def values_digest(paths: Iterable[Path]) -> str:

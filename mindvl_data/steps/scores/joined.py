@@ -6,7 +6,6 @@ memory-mapped. A partition's samples are then looked up by bisection. Buckets ar
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.errors import reading
 from mindvl_data.sources.files import store_of
 from mindvl_data.steps.scores import ScoreError
@@ -53,24 +53,25 @@ class LookUpTask:
 
 def index(task: IndexTask) -> None:
     """Write the folder of buckets, which appears whole. Raises ScoreError for a key that stands there twice."""
-    partial = task.folder.with_name(task.folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        schema, rows = _schema(task)
-        bits = max(0, (rows // BUCKET_ROWS).bit_length())
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(pa.ipc.new_file(partial / f"{bucket:05d}.rows", schema))
-                for bucket in range(1 << bits)
-            ]
-            for batch in _rows(task, schema):
-                _spread(batch, writers, bits)
-        for path in sorted(partial.glob("*.rows")):
-            _sort(task, path)
-    except (pa.ArrowException, OSError) as error:
-        raise ScoreError(f"scores.{task.score}: {error}") from error
-    partial.rename(task.folder)
+    with whole(task.folder) as partial:
+        partial.mkdir(parents=True)
+        try:
+            _write_buckets(task, partial)
+        except (pa.ArrowException, OSError) as error:
+            raise ScoreError(f"scores.{task.score}: {error}") from error
+
+
+def _write_buckets(task: IndexTask, folder: Path) -> None:
+    schema, rows = _schema(task)
+    bits = max(0, (rows // BUCKET_ROWS).bit_length())
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(pa.ipc.new_file(folder / f"{bucket:05d}.rows", schema)) for bucket in range(1 << bits)
+        ]
+        for batch in _rows(task, schema):
+            _spread(batch, writers, bits)
+    for path in sorted(folder.glob("*.rows")):
+        _sort(task, path)
 
 
 def look_up(task: LookUpTask) -> None:

@@ -8,8 +8,6 @@ is written down of it.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.media import Access, MediaReader
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
 from mindvl_data.tables.store import starts_of
@@ -52,13 +51,12 @@ def group_name(group: int) -> str:
 
 def deal(task: DealTask) -> None:
     """Read a run and write what each group needs of it. Raises MediaError when a source changed since its scan."""
-    partial = task.folder.with_name(f"{task.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     with (
+        whole(task.folder) as partial,
         MediaReader(task.build_folder, Access(task.recipe_folder, tuple(task.roots))) as media,
         RangeReader(media.place) as reader,
     ):
+        partial.mkdir(parents=True)
 
         def read(span: tuple[int, int]) -> tuple[NDArray[np.int32], list[memoryview]]:
             rows = slice(*span)
@@ -69,7 +67,6 @@ def deal(task: DealTask) -> None:
             for mine in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
                 with (partial / group_name(int(group[mine[0]]))).open("ab") as file:
                     file.writelines(data[i] for i in mine.tolist())
-    os.rename(partial, task.folder)
 
 
 @dataclass(frozen=True)

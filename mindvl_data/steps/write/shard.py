@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.atomic import whole
 from mindvl_data.shards import ShardInfo, pack_bytes, write_shard
 from mindvl_data.steps.write.assemble import packs
 from mindvl_data.steps.write.task import WriteTask
@@ -19,9 +20,8 @@ def write(task: WriteTask) -> ShardInfo:
     Raises MediaError when a source changed since its scan.
     """
     info = write_shard(task.path, packs(task), task.seq_len, task.sources)
-    partial = task.note.with_suffix(".partial")
-    partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
-    partial.rename(task.note)
+    with whole(task.note) as partial:
+        partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
     if task.dealt and all(note.is_file() for note in task.dealt.notes):
         for path in task.dealt.paths:
             Path(path).unlink(missing_ok=True)
