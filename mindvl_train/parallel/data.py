@@ -1,14 +1,16 @@
 """Every weight sharded over the ranks that hold the same piece of it (FSDP2), gathered a block at a time."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed._composable.checkpoint_activation import checkpoint
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, HSDPMeshInfo, ShardPlacementResult
+from torch.distributed.fsdp._fully_shard import _fsdp_common
+from torch.distributed.fsdp._fully_shard._fsdp_common import FSDPMeshInfo, HSDPMeshInfo
 from torch.distributed.tensor import DTensor, Shard
 
 from mindvl_train.config.schema import TrainConfig
@@ -17,6 +19,8 @@ from mindvl_train.models.moe import Router
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import Mesh
 
+# Whether weights of one module can be sharded over different meshes: not in torch 2.10.
+MESH_PER_WEIGHT = hasattr(_fsdp_common, "ShardPlacementResult")
 # [experts, out, in].
 EXPERT_DIMENSIONS = 3
 
@@ -38,6 +42,8 @@ def shard(model: nn.Module, mesh: Mesh, config: TrainConfig) -> None:
     narrow = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     policy = narrow if config.precision == "bfloat16" else wide
     place = _placing(mesh)
+    for module, own in [] if MESH_PER_WEIGHT else _divided_modules(model, mesh):
+        fully_shard(module, mesh=own, shard_placement_fn=place, mp_policy=policy)
     # A router's scores differ by less than a step of bfloat16.
     routers = [module for module in model.modules() if isinstance(module, Router)]
     for module in routers if policy is narrow else []:
@@ -70,16 +76,36 @@ def add_copies_up(model: nn.Module, *, now: bool) -> None:
         model.set_requires_all_reduce(now)
 
 
-def _placing(mesh: Mesh) -> Callable[[nn.Parameter], ShardPlacementResult]:
-    """Which mesh a weight is sharded over: of the ranks that hold the same piece of it."""
-    infos = {None: _info(mesh.whole), "tensor": _info(mesh.divided), "expert": _info(mesh.experts)}
+def _meshes(mesh: Mesh) -> dict[str | None, DeviceMesh]:
+    """The ranks that hold the same piece of a weight, by what divides it."""
+    return {None: mesh.whole, "tensor": mesh.divided, "expert": mesh.experts}
 
-    def place(weight: nn.Parameter) -> ShardPlacementResult:
-        names = weight.device_mesh.mesh_dim_names if isinstance(weight, DTensor) else None
-        info = infos[names[0] if names else None]
-        return ShardPlacementResult(Shard(_dimension(weight, info.shard_mesh_size)), info)
+
+def _divider(weight: Tensor) -> str | None:
+    """The dimension of the mesh that a weight is divided over."""
+    names = weight.device_mesh.mesh_dim_names if isinstance(weight, DTensor) else None
+    return names[0] if names else None
+
+
+def _placing(mesh: Mesh) -> Callable[[nn.Parameter], Any]:
+    """Along which dimension a weight is sharded and, where torch lets it have one of its own, over which mesh."""
+    infos = {name: _info(each) for name, each in _meshes(mesh).items()}
+
+    def place(weight: nn.Parameter) -> Any:
+        info = infos[_divider(weight)]
+        dimension = Shard(_dimension(weight, info.shard_mesh_size))
+        return _fsdp_common.ShardPlacementResult(dimension, info) if MESH_PER_WEIGHT else dimension
 
     return place
+
+
+def _divided_modules(model: nn.Module, mesh: Mesh) -> Iterator[tuple[nn.Module, DeviceMesh]]:
+    """The modules whose own weights tensor or expert parallelism divides, and the mesh of these: all are divided
+    alike."""
+    for module in model.modules():
+        weight = next(module.parameters(recurse=False), None)
+        if weight is not None and (divider := _divider(weight)) is not None:
+            yield module, _meshes(mesh)[divider]
 
 
 def _info(mesh: DeviceMesh) -> FSDPMeshInfo:
