@@ -218,6 +218,8 @@ class TrainConfig(Frozen):
     non_finite: NonFiniteConfig = NonFiniteConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    # Whether the run's folder gets `losses.parquet`: of every sample the loss of its last visit.
+    losses: bool = False
     loggers: tuple[str, ...] = ()
     callbacks: tuple[str, ...] = ()
 

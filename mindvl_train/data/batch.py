@@ -57,6 +57,7 @@ class Batch:
         predictors: [L] int64, for every target the token that predicts it.
         targets: [L] int64, token ids.
         weights: [L] float32, each target's weight in the loss.
+        target_samples: [L] int64, the number in `samples` of each target's sample.
         total_weight: the sum of `weights`, on the host.
         num_tokens: tokens that are not padding.
         num_targets: targets of its packs.
@@ -66,6 +67,7 @@ class Batch:
         vision_cost: Σ n² over the frames of the images.
         packs: the packs' numbers in the manifest, for messages; of none that only fills the batch.
         samples: the ids of their samples in hexadecimal, likewise.
+        sources: of each of them the name of its source.
         normalisation: of levels, which `to` makes patches of.
         feature_order: where ranks share packs (`parallel/context.py`): the order in which features leave.
         features_sent, features_received: how many to and from each of those ranks.
@@ -84,6 +86,7 @@ class Batch:
     predictors: Tensor
     targets: Tensor
     weights: Tensor
+    target_samples: Tensor
     total_weight: float
     num_tokens: int
     num_targets: int
@@ -93,6 +96,7 @@ class Batch:
     vision_cost: int
     packs: tuple[int, ...]
     samples: tuple[str, ...]
+    sources: tuple[str, ...]
     normalisation: vision.Normalisation = vision.CLIP
     feature_order: Tensor | None = None
     features_sent: tuple[int, ...] = ()
@@ -174,6 +178,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         predictors=torch.from_numpy(targets - 1),
         targets=torch.from_numpy(ids[targets]),
         weights=torch.from_numpy(weights.astype(np.float32)),
+        target_samples=torch.from_numpy(_target_samples(packs, targets, segments)),
         total_weight=float(weights.sum()),
         num_tokens=sum(pack.num_tokens for pack in packs),
         num_targets=len(targets),
@@ -183,6 +188,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         vision_cost=sum(pack.vision_cost for pack in packs),
         packs=tuple(pack.index for pack in packs if pack.num_tokens),
         samples=tuple(sample.hex() for pack in packs for sample in pack.sample_ids),
+        sources=tuple(source for pack in packs for source in pack.sources),
         normalisation=layout.normalisation,
     )
 
@@ -225,6 +231,14 @@ def _factors(packs: Sequence[Pack], source_weights: Mapping[str, float]) -> NDAr
         of_pack = [source_weights.get(source, 1.0) for source in pack.sources]
         factors += of_pack + [1.0] * (len(_lengths(pack)) - len(of_pack))
     return np.array(factors)
+
+
+def _target_samples(packs: Sequence[Pack], targets: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:
+    """[L] int64, the number of each target's sample among those of all packs; padding has neither."""
+    real = [[True] * len(pack.sources) + [False] * (len(_lengths(pack)) - len(pack.sources)) for pack in packs]
+    number = np.cumsum(np.concatenate(real)) - 1
+    segment = np.searchsorted(segments.cu_seqlens, targets, side="right") - 1
+    return np.asarray(number[segment], np.int64)
 
 
 def _weights(

@@ -104,6 +104,7 @@ class TensorBoardLogger:
     def log(self, record: Record) -> None:
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
         numbers |= {f"lr/{glob}": rate for glob, rate in record.get("lr", {}).items()}
+        numbers |= {f"loss/{name}": seen["loss"] for name, seen in record.get("sources", {}).items()}
         for name, value in numbers.items():
             if name != "step":
                 self._writer.add_scalar(f"{record['event']}/{name}", value, record["step"])

@@ -18,6 +18,7 @@ from mindvl_train.config.loading import LoadedConfig
 from mindvl_train.config.run_folder import START, claim, held
 from mindvl_train.loop.assembly import Assembly, assemble
 from mindvl_train.loop.callbacks import Callback
+from mindvl_train.loop.losses import LossLog, forget_after, write_last
 from mindvl_train.loop.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
 from mindvl_train.loop.optim import build_optimizer, freeze_all_but, optimizer_tensors, prepare_state
 from mindvl_train.loop.stages import Stage, movement, steps_for
@@ -103,7 +104,7 @@ def _go_on(
         named = [plugins.load(plugins.LOGGERS, name)(folder) for name in names] if is_first() else []
         callbacks = [plugins.load(plugins.CALLBACKS, name)(folder) for name in parts.config.callbacks]
         with _begun([*named, *loggers] if is_first() else [], parts, progress) as begun:
-            Run(parts, mesh, checkpoints, begun, callbacks, latest, progress).to_end()
+            Run(parts, mesh, checkpoints, folder, begun, callbacks, latest, progress).to_end()
     return Result(finished, checkpoints.latest() or folder, summarise(read_records(folder / FILE_NAME)))
 
 
@@ -127,6 +128,7 @@ class Run:
         parts: Assembly,
         mesh: Mesh,
         checkpoints: CheckpointFolder,
+        folder: Path,
         loggers: Sequence[Logger],
         callbacks: Sequence[Callback],
         latest: Path | None,
@@ -139,6 +141,10 @@ class Run:
         self.callbacks = callbacks
         self.latest = latest
         self.progress = restored or Progress()
+        self.folder = folder
+        self.losses = LossLog(folder, mesh.rank) if parts.config.losses else None
+        if self.losses and is_first():
+            forget_after(folder, self.progress.step)
         self.model = parallelise(parts.model, mesh, parts.config)
         give_weights(self.model, parts.config.seed, mesh.device, None if latest else parts.weights)
         if latest:
@@ -165,7 +171,7 @@ class Run:
         elif self.latest:
             load_tensors(self.latest / OPTIMIZER, prepare_state(optimizer, names_in(self.latest / OPTIMIZER)))
         self.latest = None
-        trainer = Trainer(self.parts, self.mesh, self.model, optimizer, stage, self.progress, self._log)
+        trainer = Trainer(self.parts, self.mesh, self.model, optimizer, stage, self.progress, self._log, self.losses)
         for progress in trainer.steps():
             self.progress = progress
             if self._checkpoint_is_due(stage):
@@ -195,11 +201,14 @@ class Run:
 
     def _publish_end(self, stage: str, parents: Mapping[str, float] | None = None) -> None:
         self.progress = Progress(self.progress.step, self.progress.stage + 1, skipped=self.progress.skipped)
+        self._flush_losses()
         # The next stage builds its own optimizer: at a boundary only weights carry over.
         data = self.parts.data_of(stage, parents or ())
         self.checkpoints.save(Checkpoint(self.progress, self._weights(), {}, parents or {}, data), stage)
         # A branch may begin from here next.
         self.checkpoints.wait()
+        if self.losses and is_first():
+            write_last(self.folder)
         self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage})
 
     @torch.no_grad()
@@ -228,9 +237,14 @@ class Run:
         return step % self.parts.config.checkpoint.every_steps == 0 and step < stage.total_steps
 
     def _save(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        self._flush_losses()
         data = self.parts.data_of(stage.name)
         self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer), data=data))
         self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage.name})
+
+    def _flush_losses(self) -> None:
+        if self.losses:
+            self.losses.flush(self.progress.step)
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.model.named_parameters()}

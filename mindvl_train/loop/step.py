@@ -3,7 +3,7 @@
 import json
 import math
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 import torch
@@ -71,6 +71,20 @@ def rank_step(
 def everyone(row: RankStep) -> list[RankStep]:
     """The rows of all ranks."""
     return [RankStep(*each) for each in gather(list(astuple(row)))]
+
+
+def source_losses(mine: Mapping[str, tuple[float, int]]) -> dict[str, dict[str, float]]:
+    """The mean cross-entropy of every source that all ranks saw, in nats a target, and its targets.
+
+    Args:
+        mine: of this rank, by source the sum of losses and the targets.
+    """
+    heard = [json.loads(words) for words in gather_words(json.dumps(mine))]
+    found = {}
+    for name in sorted({name for each in heard for name in each}):
+        losses, tokens = zip(*(each[name] for each in heard if name in each), strict=True)
+        found[name] = {"loss": sum(losses) / sum(tokens), "loss_tokens": sum(tokens)}
+    return found
 
 
 def describe_non_finite(stage: Stage, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> str:

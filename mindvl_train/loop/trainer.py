@@ -21,6 +21,7 @@ from mindvl_train.data.loader import Loader
 from mindvl_train.data.steps import StepBatches
 from mindvl_train.dtensor import local
 from mindvl_train.loop.assembly import Assembly
+from mindvl_train.loop.losses import LossLog, of_step, summed
 from mindvl_train.loop.metrics import Record
 from mindvl_train.loop.optim import named, set_learning_rates
 from mindvl_train.loop.stages import Stage
@@ -29,6 +30,7 @@ from mindvl_train.loop.step import (
     describe_without_targets,
     everyone,
     rank_step,
+    source_losses,
     step_record,
 )
 from mindvl_train.models.flops import passes
@@ -54,6 +56,7 @@ class Trainer:
         stage: to train.
         progress: where the run stands, in this stage.
         log: hears of every step.
+        losses: keeps the loss of every sample; None: nobody wants it.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Trainer:
         stage: Stage,
         progress: Progress,
         log: Callable[[Record], None],
+        losses: LossLog | None = None,
     ) -> None:
         self.parts = parts
         self.mesh = mesh
@@ -73,6 +77,8 @@ class Trainer:
         self.stage = stage
         self.progress = progress
         self.log = log
+        self.losses = losses
+        self._sums: list[Tensor | None] = []
 
     def steps(self) -> Iterator[Progress]:
         """Takes those that are left; where the run stands after each."""
@@ -91,6 +97,7 @@ class Trainer:
         rates = set_learning_rates(self.optimizer, self.stage.factor(self.progress.stage_step))
         shares = [share_of(batch, self.mesh) for batch in batches.batches]
         weight = total(sum(batch.total_weight for batch in shares))
+        self._sums = []
         losses, norm = self._gradients(shares, weight) if weight else ([math.nan] * len(shares), 0.0)
         flops = self._flops(shares) if weight else 0.0
         rows = everyone(rank_step(shares, losses, waited, self.mesh.device, flops))
@@ -108,6 +115,7 @@ class Trainer:
         # A step that is left out moves nothing, the balance of experts neither.
         noted = self.parts.after_step(self.model) if finite else {}
         self.optimizer.zero_grad(set_to_none=True)
+        by_source = self._note_losses(shares)
         seconds = time.perf_counter() - waiting_since
         self.log(
             {
@@ -121,9 +129,17 @@ class Trainer:
                 "lr": rates,
                 **step_record(rows, self.mesh.sizes.share, seconds, self.parts.config.peak_tflops),
                 **noted,
+                "sources": by_source,
                 "skipped": self.progress.skipped,
             }
         )
+
+    def _note_losses(self, batches: Sequence[Batch]) -> dict[str, dict[str, float]]:
+        """Keeps what the step says of every sample; of every source the mean loss over all ranks."""
+        seen = of_step(batches, self._sums)
+        if self.losses and seen:
+            self.losses.note(self.progress.step, seen)
+        return source_losses(seen.by_source() if seen else {})
 
     def _gradients(self, batches: Sequence[Batch], weight: float) -> tuple[list[float], float]:
         """The losses of the micro-batches, and the norm that the step's gradients had before they were clipped."""
@@ -160,12 +176,13 @@ class Trainer:
             loss: Tensor = self.model(batch.to(self.mesh.device)) / divisor
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+            self._sums.append(summed(self.model, batch))
         return torch.stack(losses).tolist()
 
     @torch.no_grad()
     def _look(self, batch: Batch) -> None:
         """A forward pass without targets: what of the loss they are is not asked."""
-        none = {name: getattr(batch, name)[:0] for name in ("predictors", "targets", "weights")}
+        none = {name: getattr(batch, name)[:0] for name in ("predictors", "targets", "weights", "target_samples")}
         self.model(replace(batch, **none).to(self.mesh.device))
         end_forward(self.model)
 

@@ -62,12 +62,15 @@ class VLM(nn.Module):
         self.send_features: Callable[[Tensor, Batch], Tensor] = lambda features, batch: features
         # Of the step that a trainer is taking; a batch alone is a step of its own.
         self.step: GlobalBatch | None = None
+        # [L] float32, of the last forward pass: every target's cross-entropy in nats.
+        self.target_losses: Tensor | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum over targets of weight · cross-entropy: a float32 scalar in nats, not yet normalised."""
         features = self.image_features(batch)
         hidden = self._hidden(batch, features)
         losses = self.kernels.cross_entropy(hidden.index_select(0, batch.predictors), self.decoder.head, batch.targets)
+        self.target_losses = losses.detach()
         # A batch without images sends a masked grid through the tower: its features are placed nowhere, and
         # this term gives every vision parameter its (zero) gradient, so that no rank waits for another's.
         loss = (losses * batch.weights).sum() + 0.0 * features.sum()

@@ -102,6 +102,7 @@ def share_of(batch: Batch, mesh: Mesh) -> Batch:
         predictors=batch.predictors[learnt] - tokens.start,
         targets=batch.targets[learnt],
         weights=weights,
+        target_samples=batch.target_samples[learnt],
         total_weight=float(weights.double().sum()),
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pyarrow.parquet as pq
 import pytest
 
 from mindvl_train.config.loading import load_config
@@ -52,11 +53,15 @@ SHORT = [
     "stages.everything.micro_batch=1",
     f"stages.everything.until={{packs: {STEPS * 3}}}",
     "checkpoint.every_steps=5",
+    "losses=true",
 ]
 
 
 def losses(out: Path) -> dict[tuple[str, int], float]:
-    return {(r["event"], r["step"]): r["loss"] for r in read_records(out / "metrics.jsonl") if "loss" in r}
+    """Of every step and evaluation, and of every sample in its last step."""
+    found = {(r["event"], r["step"]): r["loss"] for r in read_records(out / "metrics.jsonl") if "loss" in r}
+    lines = pq.read_table(out / "losses.parquet").to_pylist()
+    return found | {(f"{line['sample_id']}, {line['tokens']}", line["step"]): line["loss"] for line in lines}
 
 
 @pytest.fixture(scope="module")
