@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = {"atomic", "vision", "shards", "manifest", "stream", "media", "note", "expanded", "errors", "machine_code"}
+CONTRACT = {
+    "atomic",
+    "vision",
+    "packing",
+    "shards",
+    "manifest",
+    "stream",
+    "media",
+    "note",
+    "expanded",
+    "errors",
+    "machine_code",
+}
 CONTRACT_LIBRARIES = {"numpy", "numba", "pyarrow", "PIL", "simplejpeg", "fsspec"}
 STEPS = {p.stem for p in (ROOT / "mindvl_data" / "steps").iterdir() if not p.stem.startswith("__")}
 

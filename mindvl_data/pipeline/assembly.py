@@ -22,13 +22,13 @@ from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import Drop
 
 if TYPE_CHECKING:
+    from mindvl_data.packing import Packs
     from mindvl_data.pipeline.prepare import Prepared
     from mindvl_data.pipeline.run import Run
     from mindvl_data.pipeline.spec import Spec
     from mindvl_data.pipeline.stage import Planned
     from mindvl_data.steps.fit import Fitted, Weights
     from mindvl_data.steps.mix import Draw
-    from mindvl_data.steps.pack import Packs
     from mindvl_data.tables.corpus import Corpus
 
 # About so many draws are sorted and written at a time: a row group of the draws' file.

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
+from mindvl_data.packing import Packs, index_type, plan, plan_windows
 from mindvl_data.recipe import Budget
 from mindvl_data.steps.mix import Asked, Draw, Pool, ask, check_repeats, draw, pass_order
-from mindvl_data.steps.pack import Packs, index_type, plan, plan_windows
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.spec import Spec

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
+from mindvl_data.packing import Packs, order_packs
 from mindvl_data.pipeline import publish
 from mindvl_data.pipeline.allocating import with_means
 from mindvl_data.pipeline.drawing import Drawn, drawn
@@ -18,7 +19,6 @@ from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines, reasons_by_sou
 from mindvl_data.pipeline.summary import mixture, packing
 from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.fit import Fitted, Weights, fit, weigh
-from mindvl_data.steps.pack import Packs, order_packs
 from mindvl_data.steps.write import write
 from mindvl_data.tables.store import Store, open_store
 

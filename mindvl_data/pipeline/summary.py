@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.packing import Packs, again, step_balance
 from mindvl_data.recipe import Group
 from mindvl_data.steps.fit import Weights
 from mindvl_data.steps.mix import Draw
-from mindvl_data.steps.pack import Packs, again, step_balance
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.drawing import Drawn

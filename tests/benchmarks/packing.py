@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from vlm_lengths import MIXES, clipped, samples, uniform_mid
 
-from mindvl_data.steps.pack import Packs, lower_bound, order_packs, plan, plan_windows, step_balance
-from mindvl_data.steps.pack.compiled import FEW_SAMPLES, TIMES_WITHIN_TOKENS
+from mindvl_data.packing import Packs, lower_bound, order_packs, plan, plan_windows, step_balance
+from mindvl_data.packing.compiled import FEW_SAMPLES, TIMES_WITHIN_TOKENS
 
 STEP = 64
 COMPILED_FROM = FEW_SAMPLES * TIMES_WITHIN_TOKENS

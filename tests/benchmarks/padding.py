@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from mindvl_data.manifest import packs_of, read_manifest
+from mindvl_data.packing import plan
 from mindvl_data.shards import Pack, PackImage
-from mindvl_data.steps.pack import plan
 from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights

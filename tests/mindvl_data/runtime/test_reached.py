@@ -78,4 +78,4 @@ def test_a_module_that_is_not_there_is_named() -> None:
 def test_the_scan_reaches_the_headers_of_images_and_not_the_packing() -> None:
     scanned, _ = reached._reach(["mindvl_data.steps.scan"])
     assert "mindvl_data.vision.header" in scanned
-    assert not [name for name in scanned if name.startswith(("mindvl_data.steps.pack", "mindvl_data.pipeline"))]
+    assert not [name for name in scanned if name.startswith(("mindvl_data.packing", "mindvl_data.pipeline"))]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.expand import by_length
-from mindvl_data.steps.pack.packs import Packs
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.expand import by_length
+from mindvl_data.packing.packs import Packs
 
 
 def even_out(packs: Packs, lengths: NDArray[np.int32], patches: NDArray[np.int32], counts: NDArray[np.int64]) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import for_samples
-from mindvl_data.steps.pack.limits import UNLIMITED, Limits, bound, check
-from mindvl_data.steps.pack.packs import PackError, Packs, index_type
-from mindvl_data.steps.pack.planning import int32, optional, plan_within
+from mindvl_data.packing.compiled import for_samples
+from mindvl_data.packing.limits import UNLIMITED, Limits, bound, check
+from mindvl_data.packing.packs import PackError, Packs, index_type
+from mindvl_data.packing.planning import int32, optional, plan_within
 
 FULL = 0.995
 MAX_AGE = 4

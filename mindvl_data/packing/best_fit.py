@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.bits import Bits, add, at_least, empty_bits, remove
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.groups import (
+from mindvl_data.packing.bits import Bits, add, at_least, empty_bits, remove
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.groups import (
     GROUP_FIELDS,
     NEXT,
     NONE,

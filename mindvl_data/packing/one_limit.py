@@ -9,15 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.best_fit import best_fit_decreasing
-from mindvl_data.steps.pack.complete import exact_completion
-from mindvl_data.steps.pack.draw import words
-from mindvl_data.steps.pack.expand import by_length, hand_out
-from mindvl_data.steps.pack.first_fit import first_fit_decreasing
-from mindvl_data.steps.pack.groups import Table
-from mindvl_data.steps.pack.level import level
-from mindvl_data.steps.pack.limits import UNLIMITED, Limits
-from mindvl_data.steps.pack.packs import Packs, index_type
+from mindvl_data.packing.best_fit import best_fit_decreasing
+from mindvl_data.packing.complete import exact_completion
+from mindvl_data.packing.draw import words
+from mindvl_data.packing.expand import by_length, hand_out
+from mindvl_data.packing.first_fit import first_fit_decreasing
+from mindvl_data.packing.groups import Table
+from mindvl_data.packing.level import level
+from mindvl_data.packing.limits import UNLIMITED, Limits
+from mindvl_data.packing.packs import Packs, index_type
 
 Patterns = tuple[Table, Table]
 

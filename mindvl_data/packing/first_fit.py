@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.groups import (
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.groups import (
     GROUP_FIELDS,
     NEXT,
     NONE,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack import (
+from mindvl_data.packing import (
     PackError,
     Packs,
     compiled,
@@ -25,7 +25,7 @@ Samples = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 @pytest.fixture(autouse=True)
 def _machine_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled, however few samples: the kernels are cached, and packs are the same (test_pack_compiled.py)."""
+    """Compiled, however few samples: the kernels are cached, and packs are the same (test_compiled.py)."""
     monkeypatch.setattr(compiled, "FEW_SAMPLES", 0)
 
 
@@ -173,7 +173,7 @@ def test_the_seed_says_which_samples_of_a_length_go_together() -> None:
 
 def test_the_packs_do_not_depend_on_threads_or_the_process() -> None:
     code = (
-        "import hashlib, numpy as np; from mindvl_data.steps.pack import plan;"
+        "import hashlib, numpy as np; from mindvl_data.packing import plan;"
         "rng = np.random.default_rng(0); lengths = rng.integers(1, 300, 1000); patches = rng.integers(0, 900, 1000);"
         "packs = plan(lengths, 1024, patches, 3000, 30);"
         "print(hashlib.sha256(packs.index.tobytes() + packs.offsets.tobytes()).hexdigest())"
@@ -187,7 +187,7 @@ def test_the_packs_do_not_depend_on_threads_or_the_process() -> None:
 
 
 def test_importing_the_package_does_not_import_numba() -> None:
-    code = "import sys, mindvl_data.steps.pack; sys.exit('numba' in sys.modules)"
+    code = "import sys, mindvl_data.packing; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
+from mindvl_data.packing.compiled import compiled
 
 
 @compiled

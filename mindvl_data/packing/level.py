@@ -11,8 +11,8 @@ from heapq import heappop, heappush
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.groups import (
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.groups import (
     COST,
     GROUP_FIELDS,
     NUMBER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
+from mindvl_data.packing.compiled import compiled
 
 Bits = NDArray[np.uint64]
 

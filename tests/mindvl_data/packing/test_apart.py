@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.steps.pack import Packs, again, plan, plan_windows
+from mindvl_data.packing import Packs, again, plan, plan_windows
 
 
 def repeated(samples: int, passes: int, most: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.apart import keep_apart
-from mindvl_data.steps.pack.compiled import for_samples
-from mindvl_data.steps.pack.expand import histogram
-from mindvl_data.steps.pack.limits import UNLIMITED, Limits, bound, check
-from mindvl_data.steps.pack.one_limit import best_patterns, hand_out_samples
-from mindvl_data.steps.pack.packs import Packs
-from mindvl_data.steps.pack.swap import even_out
-from mindvl_data.steps.pack.two_limits import within_patches
+from mindvl_data.packing.apart import keep_apart
+from mindvl_data.packing.compiled import for_samples
+from mindvl_data.packing.expand import histogram
+from mindvl_data.packing.limits import UNLIMITED, Limits, bound, check
+from mindvl_data.packing.one_limit import best_patterns, hand_out_samples
+from mindvl_data.packing.packs import Packs
+from mindvl_data.packing.swap import even_out
+from mindvl_data.packing.two_limits import within_patches
 
 
 def plan(

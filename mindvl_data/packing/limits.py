@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.packs import PackError
+from mindvl_data.packing.packs import PackError
 
 # More samples than any pack has: the default of no limit.
 UNLIMITED = 1 << 40

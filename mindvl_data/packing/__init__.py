@@ -6,12 +6,12 @@ which order they are written. A packing depends on lengths alone, so lengths are
 limit is repacked sample by sample (two_limits).
 """
 
-from mindvl_data.steps.pack.apart import again
-from mindvl_data.steps.pack.limits import Limits, lower_bound
-from mindvl_data.steps.pack.order import order_packs, step_balance
-from mindvl_data.steps.pack.packs import PackError, Packs, index_type
-from mindvl_data.steps.pack.planning import plan
-from mindvl_data.steps.pack.windows import plan_windows
+from mindvl_data.packing.apart import again
+from mindvl_data.packing.limits import Limits, lower_bound
+from mindvl_data.packing.order import order_packs, step_balance
+from mindvl_data.packing.packs import PackError, Packs, index_type
+from mindvl_data.packing.planning import plan
+from mindvl_data.packing.windows import plan_windows
 
 __all__ = [
     "Limits",

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.bits import add, at_least, empty_bits, remove
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.limits import Limits
-from mindvl_data.steps.pack.packs import Packs
+from mindvl_data.packing.bits import add, at_least, empty_bits, remove
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.limits import Limits
+from mindvl_data.packing.packs import Packs
 
 NONE = -1
 # Percent of the tokens that `repack` places by patches: the first that gives the fewest packs is taken.

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import for_samples
-from mindvl_data.steps.pack.draw import shuffle, words
+from mindvl_data.packing.compiled import for_samples
+from mindvl_data.packing.draw import shuffle, words
 
 
 def order_packs(
@@ -46,7 +46,7 @@ def _order(
     full = len(attention) // step
     if rule == "shuffled" or full < 2:
         return shuffled
-    from mindvl_data.steps.pack.halve import halve
+    from mindvl_data.packing.halve import halve
 
     # What does not fill a step is any packs, not the cheapest; equal costs fall by the shuffle, not by place.
     whole, tail = shuffled[: full * step], shuffled[full * step :]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack import Packs, compiled, order_packs, plan
+from mindvl_data.packing import Packs, compiled, order_packs, plan
 
 
 def made(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.bits import Bits, add, at_most, empty_bits, highest, remove
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.groups import Table, with_room, zero
+from mindvl_data.packing.bits import Bits, add, at_most, empty_bits, highest, remove
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.groups import Table, with_room, zero
 
 # How far from the halves of a residual an exact pair is looked for, in words of 64 lengths.
 PAIR_WORDS = 16

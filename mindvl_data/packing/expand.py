@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.groups import Table
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.groups import Table
 
 
 @compiled

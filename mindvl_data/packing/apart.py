@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.steps.pack.compiled import compiled
-from mindvl_data.steps.pack.expand import by_length
-from mindvl_data.steps.pack.limits import UNLIMITED, Limits
-from mindvl_data.steps.pack.packs import Packs
+from mindvl_data.packing.compiled import compiled
+from mindvl_data.packing.expand import by_length
+from mindvl_data.packing.limits import UNLIMITED, Limits
+from mindvl_data.packing.packs import Packs
 
 # How many places of the same length are looked at; of those that would do, the most alike in patches is taken.
 PROBES = 32
