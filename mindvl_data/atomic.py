@@ -1,4 +1,5 @@
-"""Files and folders that appear whole or not at all: written under a name of this process's own, then renamed.
+"""Files and folders that appear whole or not at all: written under a name of this process's own, flushed to
+the disk and renamed.
 
 The name is of one process alone: a task of a lost node may still be at work when another does it again, and neither
 may write into the other's file. Whoever is done first or last, the bytes are the same.
@@ -27,13 +28,32 @@ def partial_of(path: Path) -> Path:
 
 
 def publish(partial: Path, path: Path) -> None:
-    """Rename. Where another process has published the same folder meanwhile, that one stays."""
+    """Flush to the disk, and rename. Where another process has published the same folder meanwhile, that one stays."""
+    for each in tree(partial):
+        sync(each)
     try:
         partial.rename(path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         remove(partial)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk: a rename is only there when its folder is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def tree(path: Path) -> Iterator[Path]:
+    """A file, or a folder after all that is in it. Links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        yield from (each for each in path.rglob("*") if not each.is_symlink())
+    yield path
 
 
 @contextmanager
@@ -47,6 +67,12 @@ def whole(path: Path) -> Iterator[Path]:
             remove(partial)
         raise
     publish(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A small file in UTF-8."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def remove(path: Path) -> None:

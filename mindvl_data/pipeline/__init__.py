@@ -6,6 +6,7 @@ again, so a killed build goes on where it was and a changed threshold redoes onl
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
-from mindvl_data.pipeline.folder import default_folder, opened, sweep
+from mindvl_data.pipeline.folder import default_folder, opened
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, prepare
@@ -27,12 +28,15 @@ from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
 from mindvl_data.pipeline.upload import upload
 from mindvl_data.recipe import LoadedRecipe, Recipe
+from mindvl_data.runtime import seals
 from mindvl_data.steps.estimate import Estimate
 
 if TYPE_CHECKING:
     from mindvl_data.engines import Engine
     from mindvl_data.pipeline.funnel import FunnelLine
     from mindvl_data.steps.estimate import Estimate
+
+LOG = logging.getLogger(__name__)
 
 __all__ = ["BuildError", "BuildReport", "CheckReport", "Progress", "StageResult", "build", "check", "forecast"]
 
@@ -74,30 +78,41 @@ def build(
     """
     out = out or default_folder(loaded)
     engine = engine or LocalEngine(workers)
+    made_anew: set[Path] = set()
     with opened(out, engine.less_memory), engine:
-        run = Run(loaded, out, engine, progress, dry_run, sample)
-        check_first(run)
-        if not dry_run:
-            warn_first(run)
-        prepared = prepare(run)
-        planned = _all_planned(run, prepared)
-        # Everything that can be impossible has been found by now; only then is anything written.
-        if loaded.recipe.media == "embed":
-            publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
-        if dry_run:
-            stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
-        else:
-            record.write_note(run)
-            record.write_index(run, prepared)
-            record.write_ledger(run, prepared)
-            stages = [write_stage(run, prepared, plan) for plan in planned]
-            record.write_uses(run, [stage.name for stage in stages])
-            publish.clear(out)
-            if run.work:
-                sweep(out)
-        urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
-        said = warnings(prepared.funnel, run.rules)
-        return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
+        while True:
+            try:
+                return _build(Run(loaded, out, engine, progress, dry_run, sample), store)
+            except seals.DamagedFileError as error:
+                if error.path in made_anew:
+                    raise BuildError(f"{error.path}: damaged again; is the disk sound? Choose another --out") from error
+                LOG.warning("%s: not as it was written; it is made anew", error.path)
+                seals.discard(error.path)
+                made_anew.add(error.path)
+
+
+def _build(run: Run, store: str | None) -> BuildReport:
+    loaded, out, dry_run = run.loaded, run.out, run.dry_run
+    check_first(run)
+    if not dry_run:
+        warn_first(run)
+    prepared = prepare(run)
+    planned = _all_planned(run, prepared)
+    # Everything that can be impossible has been found by now; only then is anything written.
+    if loaded.recipe.media == "embed":
+        publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
+    if dry_run:
+        stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
+    else:
+        record.write_note(run)
+        record.write_index(run, prepared)
+        record.write_ledger(run, prepared)
+        stages = [write_stage(run, prepared, plan) for plan in planned]
+        record.write_uses(run, [stage.name for stage in stages])
+        publish.clear(out)
+    urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
+    said = warnings(prepared.funnel, run.rules)
+    return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
 
 
 def _all_planned(run: Run, prepared: Prepared) -> list[Planned]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
-from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime import fingerprints, seals
 from mindvl_data.steps.scores import clip, judge
 from mindvl_data.steps.scores.answers import Answers, content_keys
 from mindvl_data.steps.scores.columns import write_columns
@@ -106,7 +106,7 @@ def _write(
     mask = fingerprints.of_bytes(np.packbits(alive).tobytes())
     key = fingerprints.key(partition.samples.name, partition.version, model.how, mask, known)
     path = run.folder("scores") / f"{name}-{key}.parquet"
-    if not path.exists():
+    if not seals.is_whole(path):
         count = pq.read_metadata(partition.samples).num_rows
         lines = pl.DataFrame({"row": np.arange(count)})
         columns = [column for column in model.schema if column not in (judge.SAID, *judge.TOKENS)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.runtime import fingerprints
+from mindvl_data.runtime import fingerprints, seals
 from mindvl_data.steps.dedup import Pairs, Pictures, image_keys, near_pictures, near_texts, same, same_as
 from mindvl_data.steps.scores.minhash import PERMUTATIONS
 from mindvl_data.tables.draws import hashed
@@ -102,7 +102,9 @@ def features(
         return Features(np.concatenate([np.zeros(0, np.int64), *owner]), values, version)
     files = scores.files([{SCORE[rule.by]} if len(mine) else set() for mine in rows])
     columns = [
-        pl.read_parquet(paths[0])[SCORE[rule.by]].gather(mine) for paths, mine in zip(files, rows, strict=True) if paths
+        pl.read_parquet(seals.checked(paths[0]))[SCORE[rule.by]].gather(mine)
+        for paths, mine in zip(files, rows, strict=True)
+        if paths
     ]
     version = fingerprints.key(version, [path.name for paths in files for path in paths])
     return _pictures(columns, each, version) if rule.by == "image" else _signatures(run.out, columns, version)

@@ -22,7 +22,7 @@ from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
 from mindvl_data.pipeline.thinning import Thinned, thin
 from mindvl_data.recipe import RecipeError, Source
-from mindvl_data.runtime import fingerprints, plugins, reached
+from mindvl_data.runtime import fingerprints, plugins, reached, seals
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.steps import estimate as estimating
@@ -30,7 +30,7 @@ from mindvl_data.steps.count import CountTask, count, text_bytes
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
-from mindvl_data.tables.store import Store, open_store
+from mindvl_data.tables.store import OF_CORPUS, Store, open_store
 from mindvl_data.tokenise import CHARACTERS_TO_LOAD
 from mindvl_data.tokenise.grounding import CONTROL_TOKENS
 
@@ -77,7 +77,7 @@ class Prepared:
         others = {i: path for i, path in self.stores_at.get(resolution, {}).items() if path != self.stores[i]}
         if not others:
             return self
-        corpus = recounted(self.corpus, {i: open_store(path) for i, path in others.items()})
+        corpus = recounted(self.corpus, {i: open_store(seals.checked(path, OF_CORPUS)) for i, path in others.items()})
         return replace(self, corpus=corpus, stores=[others.get(i, path) for i, path in enumerate(self.stores)])
 
 
@@ -102,7 +102,7 @@ def prepare(run: Run) -> Prepared:
         counted = count_funnel(run, partitions, kept, [task.drops for task in tasks])
         check_boxes(run, counted, tasks)
         funnel += counted
-        opened = (open_store(task.stores[0]) for task in tasks)
+        opened = (open_store(seals.checked(task.stores[0], OF_CORPUS)) for task in tasks)
     else:
         opened, estimates = estimate_sources(run, rewritten.partitions, kept, run.sample)
     corpus = corpus_of(run, partitions, opened)
@@ -165,10 +165,10 @@ def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[N
     """The kept samples of every partition counted, now or before: its token stores and its drops."""
     check_marks(run)
     tasks = _counted(run, partitions, kept)
-    differing = [task.other_ids for task in tasks if task.other_ids.exists()]
+    differing = [task.other_ids for task in tasks if seals.is_whole(task.other_ids)]
     if differing:
         run.used.update(differing)
-        run.other_ids = json.loads(differing[0].read_text())
+        run.other_ids = json.loads(seals.checked(differing[0]).read_text())
         LOG.warning(
             "fastokens gave other ids than tokenizers for a text of %s; all texts are encoded with tokenizers instead, "
             "which takes longer, and the manifests say so under tokenizer.other_ids",

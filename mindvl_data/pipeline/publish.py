@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import mindvl_data
+from mindvl_data.atomic import sync
 from mindvl_data.errors import BuildError
 from mindvl_data.inspect.card import card
 from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
 from mindvl_data.pipeline.folder import WORK
-from mindvl_data.shards import ShardInfo, file_sha256, sync
+from mindvl_data.shards import ShardInfo, file_sha256
 from mindvl_data.tables.schema import SAMPLE_ID
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data import atomic
 from mindvl_data.media import source_roots
 from mindvl_data.note import LOCAL_FILE, BuilderNote, note_text
 from mindvl_data.pipeline.prepare import Prepared
@@ -34,7 +34,7 @@ def write_note(run: Run) -> None:
     raw = run.loaded.raw
     roots = source_roots({**raw.get("evaluations", {}), **raw["sources"]})
     note = BuilderNote(str(run.loaded.folder), run.loaded.path.name, roots, str(raw["tokenizer"]))
-    _write(run.out / LOCAL_FILE, note_text(note))
+    atomic.write_text(run.out / LOCAL_FILE, note_text(note))
 
 
 def write_index(run: Run, prepared: Prepared) -> None:
@@ -52,21 +52,15 @@ def write_index(run: Run, prepared: Prepared) -> None:
         }
         for p, q, scores in zip(prepared.partitions, prepared.rewritten.partitions, prepared.score_files, strict=True)
     ]
-    _write(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
+    atomic.write_text(run.folder("samples") / SAMPLES_INDEX, json.dumps(lines))
     theirs = [{"samples": p.samples.name, "source": p.source, "file": p.file.uri} for p in prepared.evaluations]
-    _write(run.folder("samples") / EVALUATIONS_INDEX, json.dumps(theirs))
+    atomic.write_text(run.folder("samples") / EVALUATIONS_INDEX, json.dumps(theirs))
 
 
 def write_uses(run: Run, sets: Sequence[str]) -> None:
     """Which of the folder's files and packed sets are this build's, for `gc`: the others are of no use to it."""
     files = sorted(path.relative_to(run.out).as_posix().split(".")[0] for path in run.used)
-    _write(run.out / USES, json.dumps({"sets": list(sets), "files": files}) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.rename(path)
+    atomic.write_text(run.out / USES, json.dumps({"sets": list(sets), "files": files}) + "\n")
 
 
 def write_ledger(run: Run, prepared: Prepared) -> None:

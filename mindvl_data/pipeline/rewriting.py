@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.pipeline.asking import Model, ask_missing
 from mindvl_data.pipeline.selecting import holding
-from mindvl_data.runtime import fingerprints, reached
+from mindvl_data.runtime import fingerprints, reached, seals
 from mindvl_data.steps.scores import rewrite
 from mindvl_data.steps.scores.answers import Answers, content_keys
 from mindvl_data.steps.scores.judge import TOKENS
@@ -73,7 +73,7 @@ def _rewrite(
         replaced += len(texts)
         if texts:
             task = _task(partition, rule, mine[said.is_not_null().to_numpy()], texts)
-            tasks += [] if task.out.exists() else [task]
+            tasks += [] if seals.is_whole(task.out) else [task]
             made.partitions[place] = replace(partition, samples=task.out)
     run.step(f"rewrite {rule.name}", rewrite.replace_texts, tasks)
     made.told[rule.name] = {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
+from mindvl_data.runtime import seals
 from mindvl_data.sources.files import FingerprintCache, SourceFile, Unread
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
@@ -126,4 +127,4 @@ class Run:
         def done(finished: int, of: int, note: str = "") -> None:
             self.progress(name, finished, of, note)
 
-        return self.engine.run(function, tasks, done, sizes)
+        return self.engine.run(seals.OnSoundFiles(function), tasks, done, sizes)

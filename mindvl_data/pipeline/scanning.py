@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from mindvl_data.errors import BuildError
 from mindvl_data.pipeline.funnel import FunnelLine
-from mindvl_data.runtime import fingerprints, plugins, reached
+from mindvl_data.runtime import fingerprints, plugins, reached, seals
 from mindvl_data.sources import GROUP, Asked, SourceError, pieces
 from mindvl_data.sources.files import SourceFile, source_files
 from mindvl_data.steps.filters import KNOWN, check_columns, named_by
@@ -68,7 +68,7 @@ def _scanned(run: Run, section: str) -> list[Partition]:
     tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name)]
     run.folder("samples")
     run.fingerprints(FINGERPRINTS[section]).save()
-    due = [task for task in tasks if not task.samples.exists() or image_files_changed(task)]
+    due = [task for task in tasks if not seals.is_whole(task.samples) or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
     due.sort(key=lambda task: -_bytes(task))
     run.used.update(path for task in tasks for path in (task.samples, task.media))
@@ -88,13 +88,15 @@ def _cut(run: Run, named: tuple[str, str], reader: Any, files: Sequence[SourceFi
         file.place: SplitTask(kind, file, folder / f"{name}-{fingerprints.key(file.uri, file.identity, code)}.json")
         for file in large
     }
-    due = [task for task in tasks.values() if not task.pieces.exists()]
+    due = [task for task in tasks.values() if not seals.is_whole(task.pieces)]
     run.step("split", split, due, [task.file.size for task in due])
     return [part for file in files for part in (parts(tasks[file.place]) if file.place in tasks else [file])]
 
 
 def _partition(task: ScanTask) -> Partition:
-    version = fingerprints.of_file(task.image_files) if task.image_files.exists() else ""
+    for path in (task.samples, task.drops):
+        seals.checked(path)
+    version = fingerprints.of_file(seals.checked(task.image_files)) if task.image_files.exists() else ""
     columns = task.columns if task.asked.keep else None
     return Partition(task.source, task.file, task.samples, task.drops, columns, version, task)
 

@@ -24,7 +24,7 @@ from mindvl_data.recipe.scores import (
     Score,
     UidsScore,
 )
-from mindvl_data.runtime import fingerprints, reached
+from mindvl_data.runtime import fingerprints, reached, seals
 from mindvl_data.sources.files import SourceFile, source_files
 from mindvl_data.steps.scores import (
     ScoreError,
@@ -152,7 +152,7 @@ class Scores:
         """Partitions whose file of the score is not there yet."""
         paths = self._paths(name, how, due)
         pairs = zip(self._partitions, paths, strict=True)
-        return [(partition, path) for partition, path in pairs if path is not None and not path.exists()]
+        return [(partition, path) for partition, path in pairs if path is not None and not seals.is_whole(path)]
 
     def _compute(self, wanted: Sequence[Sequence[str]]) -> None:
         """Scores by functions: all that a partition lacks in one pass over it."""
@@ -202,7 +202,7 @@ class Scores:
             return
         places = tuple((file.uri, file.place) for file in files)
         task = joined.IndexTask(name, places, score.column or score.on, score.columns, folder)
-        self._run.step(f"index {name}", joined.index, [] if folder.exists() else [task])
+        self._run.step(f"index {name}", joined.index, [] if seals.is_whole(folder) else [task])
         if score.on == "key":
             joined.check_unique(name, [(p.file.uri, p.samples) for p in self._partitions])
         tasks = [joined.LookUpTask(p.samples, score.on, folder, path) for p, path in missing]
@@ -239,7 +239,7 @@ class Scores:
         centres = self._run.folder("scores") / f"{name}-{key}.npy"
         self._run.used.add(centres)
         task = clusters.ClustersTask(files, score.of, score.clusters, score.iterations, seed, centres)
-        self._run.step(f"cluster {name}", clusters.cluster, [] if centres.exists() else [task])
+        self._run.step(f"cluster {name}", clusters.cluster, [] if seals.is_whole(centres) else [task])
         self._place(name, score.of, centres, None, embeddings)
 
     def _leverage(
@@ -252,14 +252,14 @@ class Scores:
         directions = self._run.folder("scores") / f"{name}-{key}.npz"
         self._run.used.add(directions)
         search = leverage.DirectionsTask(files, score.of, score.energy, directions)
-        self._run.step(f"directions {name}", leverage.find_directions, [] if directions.exists() else [search])
+        self._run.step(f"directions {name}", leverage.find_directions, [] if seals.is_whole(directions) else [search])
         known = self._files.setdefault(name, [None] * len(self._partitions))
         tasks = []
         for number, path in enumerate(embeddings):
             if path is not None:
                 out = self._run.folder("scores") / f"{name}-{fingerprints.key(path.name, key)}.parquet"
                 known[number] = out
-                if not out.exists():
+                if not seals.is_whole(out):
                     tasks.append(leverage.LeverageTask(path, score.of, directions, name, out))
         self._run.step(f"score {name}", leverage.score, tasks)
 
@@ -284,7 +284,7 @@ class Scores:
             if path is not None:
                 key = fingerprints.key(path.name, of, content, code)
                 known[number] = out = self._run.folder("scores") / f"{name}-{key}.parquet"
-                if not out.exists():
+                if not seals.is_whole(out):
                     tasks.append(nearest.NearestTask(path, of, centres, targets, name, out))
         self._run.step(f"score {name}", nearest.place, tasks)
 
@@ -300,5 +300,8 @@ class Scores:
     def pictures(self) -> compute.Pictures:
         """Where the images of all samples lie."""
         run = self._run
+        for path in (p.task.media for p in self._partitions):
+            if path.exists():
+                seals.checked(path)
         roots = tuple(source_roots({**run.loaded.raw.get("evaluations", {}), **run.loaded.raw["sources"]}))
         return compute.Pictures(run.out, roots, run.loaded.folder, run.recipe.limits.image_pixels)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data.pipeline.funnel import FunnelLine
-from mindvl_data.runtime import fingerprints, reached
+from mindvl_data.runtime import fingerprints, reached, seals
 from mindvl_data.steps.filters import NO_FILTER, FilterTask, Rule, dropped_by, group_names, named_by, numbers, threshold
 
 if TYPE_CHECKING:
@@ -88,14 +88,12 @@ def _dropped(
     run: Run, number: int, task: FilterTask, key: str, before: NDArray[np.int16], of: int
 ) -> NDArray[np.int16]:
     path = task.samples.with_suffix(f".filter-{key}.npy")
-    if not path.exists():
+    if not seals.is_whole(path):
         run.work["filter"] += 1
         run.progress("filter", number + 1, of)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with seals.sealed(path) as partial, partial.open("wb") as file:
             np.save(file, dropped_by(task, before))
-        partial.rename(path)
-    first: NDArray[np.int16] = np.load(path)
+    first: NDArray[np.int16] = np.load(seals.checked(path))
     return first
 
 
@@ -106,7 +104,7 @@ def _with_thresholds(
     names = [task.samples.name for task in tasks]
     path = run.folder("samples") / f"top-{fingerprints.key(asdict(rule), names, inputs)}.json"
     run.used.add(path)
-    if not path.exists():
+    if not seals.is_whole(path):
         run.work["top"] += 1
         found: dict[str, list[NDArray[np.float64]]] = {}
         for task, first in zip(tasks, state, strict=True):
@@ -116,10 +114,9 @@ def _with_thresholds(
                 found.setdefault(group, []).append(reached[~np.isnan(reached)])
         assert rule.top is not None
         starts = {group: threshold(np.concatenate(parts), rule.top) for group, parts in found.items()}
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(starts))
-        partial.rename(path)
-    starts = json.loads(path.read_text())
+        with seals.sealed(path) as partial:
+            partial.write_text(json.dumps(starts))
+    starts = json.loads(seals.checked(path).read_text())
     by_source = {name: starts[name if rule.per else ""] for name in run.recipe.sources if rule.applies_to(name)}
     return replace(rule, thresholds=by_source)
 

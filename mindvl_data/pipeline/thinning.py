@@ -16,7 +16,7 @@ from mindvl_data.pipeline.funnel import FunnelLine
 from mindvl_data.pipeline.pool import Pool, features, matches, pairs, pool_of
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import groups_of, numbers_of
-from mindvl_data.runtime import fingerprints, reached
+from mindvl_data.runtime import fingerprints, reached, seals
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.steps.balance import capped, staying, tempered
 from mindvl_data.steps.dedup import kept_of, ranks
@@ -209,14 +209,12 @@ def _cached(
     """What `look` finds, from the build folder when it was found before."""
     path = run.folder("samples") / f"{step}-{fingerprints.key(parts, reached.code(pairs.__module__))}.npz"
     run.used.add(path)
-    if not path.exists():
+    if not seals.is_whole(path):
         run.work[step] += 1
         run.progress(step, 0, 1)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with seals.sealed(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **look())
-        partial.rename(path)
-    with np.load(path) as file:
+    with np.load(seals.checked(path)) as file:
         return dict(file)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from mindvl_data import atomic
 from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
 from mindvl_data.shards import file_sha256
@@ -144,9 +145,7 @@ class _Store:
             self._save()
 
     def _save(self) -> None:
-        partial = self._note.with_suffix(".partial")
-        partial.write_text(json.dumps(self._sent))
-        partial.rename(self._note)
+        atomic.write_text(self._note, json.dumps(self._sent))
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -10,13 +10,15 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
+
+from mindvl_data import atomic
 
 # Import name → distribution. A new version of one of these may give other bytes for the same input.
 LIBRARIES = {
@@ -179,10 +181,6 @@ class _Remembered:
     def __exit__(self, *_: object) -> None:
         if not self._changed:
             return
-        partial = self._path.with_name(f"reached.{os.getpid()}.partial")
-        try:
+        with suppress(OSError):  # an installation that cannot be written: the files are read again at every start
             self._path.parent.mkdir(exist_ok=True)
-            partial.write_text(json.dumps(self._known))
-            partial.replace(self._path)
-        except OSError:  # an installation that cannot be written: the files are read again at every start
-            partial.unlink(missing_ok=True)
+            atomic.write_text(self._path, json.dumps(self._known))

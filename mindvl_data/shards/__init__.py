@@ -11,7 +11,7 @@ from mindvl_data.shards.layout import ShardError, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
-from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, sync, write_shard
+from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
 
 __all__ = [
     "Pack",
@@ -36,7 +36,6 @@ __all__ = [
     "schema",
     "sha256_once",
     "shard_name",
-    "sync",
     "vision_cost",
     "write_shard",
 ]

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mindvl_data import atomic
+
 WHOLE_HASH_BYTES = 16 << 20
 WINDOW_BYTES = 64 << 10
 WINDOWS = 16
@@ -97,11 +99,8 @@ class FingerprintCache:
         return self._new[known]
 
     def save(self) -> None:
-        if self._path is None:
-            return
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._new))
-        partial.rename(self._path)
+        if self._path is not None:
+            atomic.write_text(self._path, json.dumps(self._new))
 
 
 class Unread(FingerprintCache):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
+from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
 from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import (
@@ -75,8 +75,7 @@ class CountTask:
 
     @property
     def done(self) -> bool:
-        counted = self.drops.exists() and all(store.exists() for store in self.stores)
-        return counted or self.other_ids.exists()
+        return seals.is_whole(self.other_ids) or all(map(seals.is_whole, (self.drops, *self.stores)))
 
 
 def count(task: CountTask) -> None:
@@ -84,14 +83,14 @@ def count(task: CountTask) -> None:
     try:
         batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
     except OtherIdsError as error:
-        with whole(task.other_ids) as partial:
+        with seals.sealed(task.other_ids) as partial:
             partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
         return
     drops = [line for _, lost in batches for line in lost]
-    with whole(task.drops) as partial:
+    with seals.sealed(task.drops) as partial:
         pq.write_table(pa.Table.from_pylist(drops, LEDGER), partial)
     for number, path in enumerate(task.stores):
-        if not path.exists():
+        if not seals.is_whole(path):
             write_store(path, _joined([stores[number] for stores, _ in batches]))
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.expanded import masked
 from mindvl_data.recipe import Filter, RecipeError
+from mindvl_data.runtime import seals
 from mindvl_data.steps import presets
 from mindvl_data.tables.schema import FILTER_COLUMNS
 
@@ -174,7 +175,7 @@ def threshold(found: NDArray[np.float64], top: float) -> float:
 def _table(samples: Path, columns: Sequence[Path], source: str, kind: str, rules: Sequence[Rule]) -> pl.DataFrame:
     asked = named_by(rules, source)
     table = pl.read_parquet(samples, columns=[name for name in FILTER_COLUMNS if name in asked] or ["key"])
-    for path in columns:
+    for path in map(seals.checked, columns):
         wanted = [name for name in pl.read_parquet_schema(path) if name in asked]
         if wanted:
             table = table.hstack(pl.read_parquet(path, columns=wanted))

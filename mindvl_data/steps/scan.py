@@ -6,10 +6,9 @@ import gc
 import hashlib
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -17,10 +16,9 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mindvl_data import vision
-from mindvl_data.atomic import partial_of, publish
+from mindvl_data import atomic, vision
 from mindvl_data.errors import reading
-from mindvl_data.runtime import plugins
+from mindvl_data.runtime import plugins, seals
 from mindvl_data.sources import (
     GROUP,
     Asked,
@@ -75,14 +73,13 @@ def split(task: SplitTask) -> None:
     """Write `task.pieces`: the file's pieces as JSON, none where it is read in one go."""
     with reading(task.file.uri, task.format, SourceError):
         pieces = plugins.load(GROUP, task.format).pieces(task.file)
-    partial = partial_of(task.pieces)
-    partial.write_text(json.dumps(pieces))
-    _publish(partial, task.pieces)
+    with seals.sealed(task.pieces) as partial:
+        partial.write_text(json.dumps(pieces))
 
 
 def parts(task: SplitTask) -> list[SourceFile]:
     """The file's pieces, or itself."""
-    pieces = [Piece(*piece) for piece in json.loads(task.pieces.read_text())]
+    pieces = [Piece(*piece) for piece in json.loads(seals.checked(task.pieces).read_text())]
     return [replace(task.file, piece=piece) for piece in pieces] or [task.file]
 
 
@@ -119,18 +116,32 @@ class ScanTask:
 
 
 def scan(task: ScanTask) -> None:
-    """Write `task.samples`, `task.drops` and what goes with them.
-
-    Each appears by rename, the samples last: they say that the scan of this file is whole.
+    """Write `task.samples`, `task.drops` and what goes with them, each sealed, the samples last: their seal names the
+    others, and says that the scan of this file is whole.
     """
-    partial = [partial_of(path) for path in (task.samples, task.drops, task.media)]
+    beside: list[Path] = []
+    with seals.sealed(task.samples, beside) as samples, seals.sealed(task.drops) as drops:
+        scanner, columns = _scan_records(task, samples, drops, beside)
+        if task.asked.keep:
+            beside.append(_write(joined(columns, task.asked.keep), task.columns))
+        if scanner.image_files:
+            beside.append(_write(_image_files(scanner.image_files), task.image_files))
+        if task.file.changed():
+            raise SourceError(f"{task.file.uri}: changed while it was scanned; run the same command again")
+        beside.append(task.drops)
+
+
+def _scan_records(
+    task: ScanTask, samples_path: Path, drops_path: Path, beside: list[Path]
+) -> tuple[_Scanner, list[pa.Table]]:
+    """The tables and the media of a file; the scanner at its end, and the data's own columns."""
     records = _records(task)
     columns = []
     with (
         ExitStack() as stack,
-        pq.ParquetWriter(partial[0], SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
-        pq.ParquetWriter(partial[1], LEDGER, compression="zstd") as drops,
-        partial[2].open("wb") as media,
+        _media(task.media, beside) as media,
+        pq.ParquetWriter(samples_path, SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
+        pq.ParquetWriter(drops_path, LEDGER, compression="zstd") as drops,
     ):
         scanner = _Scanner(task, media)
         counted = scanner.counted(records)
@@ -144,15 +155,22 @@ def scan(task: ScanTask) -> None:
             columns.append(kept.data_table(task.asked.keep))
         if scanner.unused:
             samples.add_key_value_metadata({UNUSED: json.dumps(dict(sorted(scanner.unused.items())))})
-    _publish(partial[2], task.media)
-    if task.asked.keep:
-        _write(joined(columns, task.asked.keep), task.columns)
-    if scanner.image_files:
-        _write(_image_files(scanner.image_files), task.image_files)
-    if task.file.changed():
-        raise SourceError(f"{task.file.uri}: changed while it was scanned; run the same command again")
-    _publish(partial[1], task.drops)
-    _publish(partial[0], task.samples)
+    return scanner, columns
+
+
+@contextmanager
+def _media(path: Path, beside: list[Path]) -> Iterator[IO[bytes]]:
+    """The file for images that have no other place; there is none where nothing is written to it."""
+    loose = atomic.partial_of(path.with_suffix(".loose"))
+    try:
+        with loose.open("wb") as file:
+            yield file
+        if loose.stat().st_size:
+            with seals.sealed(path) as partial:
+                loose.rename(partial)
+            beside.append(path)
+    finally:
+        loose.unlink(missing_ok=True)
 
 
 EMPTY = Kept(), Lost()
@@ -183,19 +201,10 @@ def unused_members(samples: Path) -> Counter[str]:
     return Counter(json.loads(note.get(UNUSED.encode(), b"{}")))
 
 
-def _publish(partial: Path, path: Path) -> None:
-    if path.suffix == ".bin" and not partial.stat().st_size:
-        partial.unlink()
-        return
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    publish(partial, path)
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    partial = partial_of(path)
-    pq.write_table(table, partial, compression="zstd")
-    _publish(partial, path)
+def _write(table: pa.Table, path: Path) -> Path:
+    with seals.sealed(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
+    return path
 
 
 def _image_files(found: dict[str, ImageFile]) -> pa.Table:

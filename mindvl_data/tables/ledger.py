@@ -9,7 +9,9 @@ from typing import Any
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data import atomic
 from mindvl_data.expanded import masked
+from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import LEDGER, Drop
 
 COLUMNS = LEDGER.names
@@ -54,18 +56,17 @@ def of_rows(
 def read(paths: Iterable[Path]) -> pl.DataFrame:
     """The ledger lines that a step's workers wrote, one file a partition."""
     empty = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String) | {"sample_id": pl.Binary})
-    frames = [pl.read_parquet(path).with_columns(pl.col("sample_id").cast(pl.Binary)) for path in paths]
+    frames = [pl.read_parquet(seals.checked(path)).with_columns(pl.col("sample_id").cast(pl.Binary)) for path in paths]
     return pl.concat([empty, *frames])
 
 
 def write(folder: Path, name: str, frames: Sequence[pl.DataFrame]) -> None:
-    """Write `folder/name.parquet`, sorted by sample id; it appears whole, by rename."""
+    """Write `folder/name.parquet`, sorted by sample id; it appears whole."""
     folder.mkdir(exist_ok=True)
-    partial = folder / f"{name}.parquet.partial"
     lines = pl.concat([read(()), *frames])
     texts = {name: _masked(lines[name]) for name in ("source", "locator", "step", "detail")}
-    lines.with_columns(**texts).sort(COLUMNS).write_parquet(partial)
-    partial.rename(folder / f"{name}.parquet")
+    with atomic.whole(folder / f"{name}.parquet") as partial:
+        lines.with_columns(**texts).sort(COLUMNS).write_parquet(partial)
 
 
 def _masked(texts: pl.Series) -> pl.Series:

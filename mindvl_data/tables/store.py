@@ -6,7 +6,6 @@ Plain arrays on disk, memory-mapped: a later step reads what it needs of any sam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
+from mindvl_data.runtime import seals
 
 IMAGE = np.dtype(
     [
@@ -55,23 +54,23 @@ class Store:
 
 
 ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
+URIS = "uris.json"
+# All but the tokens themselves: what a corpus is made from.
+OF_CORPUS = (*(f"{name}.npy" for name in ARRAYS if name not in ("ids", "loss")), URIS)
 
 
 def write_store(folder: Path, store: Store) -> None:
-    """Write to `folder`, which appears whole (rename after fsync) or not at all."""
-    with whole(folder) as partial:
+    """Write to `folder`, which appears whole and sealed."""
+    with seals.sealed(folder) as partial:
         partial.mkdir(parents=True)
         for name in ARRAYS:
-            with (partial / f"{name}.npy").open("wb") as file:
-                np.save(file, getattr(store, name), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        (partial / "uris.json").write_text(json.dumps(list(store.uris)))
+            np.save(partial / f"{name}.npy", getattr(store, name), allow_pickle=False)
+        (partial / URIS).write_text(json.dumps(list(store.uris)))
 
 
 def open_store(folder: Path) -> Store:
     """The store as memory maps."""
-    uris = json.loads((folder / "uris.json").read_text())
+    uris = json.loads((folder / URIS).read_text())
     return Store(**{name: _open(folder / f"{name}.npy") for name in ARRAYS}, uris=uris)
 
 

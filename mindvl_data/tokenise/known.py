@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from mindvl_data import atomic
 from mindvl_data.runtime import fingerprints, reached
 
 
@@ -25,9 +26,8 @@ def text(name: str, source: bytes, make: Callable[[], str]) -> str:
     made = make()
     with suppress(OSError):  # no home, or no space: it is made again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}")
-        partial.write_bytes(f"{_digest(made)}\n{made}".encode("utf-8", "surrogatepass"))
-        partial.replace(path)
+        with atomic.whole(path) as partial:
+            partial.write_bytes(f"{_digest(made)}\n{made}".encode("utf-8", "surrogatepass"))
     return made
 
 

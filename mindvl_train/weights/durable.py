@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mindvl_data.shards import sync
+from mindvl_data.atomic import sync
 
 
 @contextmanager

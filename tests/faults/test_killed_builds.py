@@ -93,7 +93,7 @@ def test_a_build_killed_at_random_moments_goes_on_to_the_same_bytes(
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(out) as process:
-        assert wait_for(lambda: any(out.glob("samples/*.partial")), process)
+        assert wait_for(lambda: any(out.glob("samples/*.parquet.partial")), process)
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert workers
         process.kill()

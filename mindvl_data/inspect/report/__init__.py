@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindvl_data import atomic
 from mindvl_data.inspect.report import columns, histograms, packs, samples, sets, warnings
 from mindvl_data.inspect.report.pictures import Thumbnails
 from mindvl_data.media import MediaReader, access_to
@@ -39,9 +40,7 @@ def write_report(place: str, out: Path | None = None) -> Path:
     if out is None:
         folder = Path() if "://" in place else Path(place)
         out = (folder if folder.is_dir() else folder.parent) / FILE_NAME
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(out)
+    atomic.write_text(out, text)
     return out
 
 

@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.runtime import seals
 from mindvl_data.tables.draws import hashed
 
 KEY = "key"
@@ -50,7 +51,9 @@ class Answers:
         self._parts = sorted(folder.glob("*.parquet"))
         self._fresh: list[pl.DataFrame] = []
         self._kept_at = time.monotonic()
-        places = [_places(pl.read_parquet(path, columns=[KEY]), part) for part, path in enumerate(self._parts)]
+        places = [
+            _places(pl.read_parquet(seals.checked(path), columns=[KEY]), part) for part, path in enumerate(self._parts)
+        ]
         self._known = pl.concat([pl.DataFrame(schema=PLACES), *places])
 
     def __len__(self) -> int:
@@ -75,10 +78,10 @@ class Answers:
         self._fresh, self._kept_at = [], time.monotonic()
         if not len(fresh):
             return
-        path = self._folder / f"{len(self._parts):06d}.parquet"
-        partial = path.with_suffix(".partial")
-        fresh.write_parquet(partial)
-        partial.rename(path)
+        number = int(self._parts[-1].stem) + 1 if self._parts else 0
+        path = self._folder / f"{number:06d}.parquet"
+        with seals.sealed(path) as partial:
+            fresh.write_parquet(partial)
         self._known = pl.concat([self._known, _places(fresh, len(self._parts))])
         self._parts.append(path)
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
+from mindvl_data.runtime import seals
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.tables.draws import hashed
 
@@ -50,7 +50,7 @@ def cluster(task: ClustersTask) -> None:
         max_points_per_centroid=POINTS_PER_CENTRE,
     )
     means.train(points)
-    with whole(task.out) as partial, partial.open("wb") as file:
+    with seals.sealed(task.out) as partial, partial.open("wb") as file:
         np.save(file, np.asarray(means.centroids, np.float32))
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import polars.selectors as cs
 import pyarrow.parquet as pq
 
-from mindvl_data.atomic import whole
+from mindvl_data.runtime import seals
 
 DIGEST = b"mindvl_sha256"
 MISSING = b"mindvl_missing"
@@ -26,7 +26,7 @@ def write_columns(table: pl.DataFrame, path: Path, sums: Mapping[str, int] | Non
     missing = sum(column.null_count() for column in table.iter_columns())
     notes = {DIGEST: _digest(table), MISSING: str(missing), SUMS: json.dumps(sums or {})}
     arrow = arrow.replace_schema_metadata(notes)
-    with whole(path) as partial:
+    with seals.sealed(path) as partial:
         pq.write_table(arrow, partial, compression="zstd")
 
 
@@ -34,20 +34,20 @@ def values_digest(paths: Iterable[Path]) -> str:
     """SHA-256 of the values in these files, in their order: the same under any version of the file format."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(pq.read_schema(path).metadata[DIGEST])
+        digest.update(pq.read_schema(seals.checked(path)).metadata[DIGEST])
     return digest.hexdigest()
 
 
 def missing_in(paths: Iterable[Path]) -> int:
     """How many values of these files are null."""
-    return sum(int(pq.read_schema(path).metadata[MISSING]) for path in paths)
+    return sum(int(pq.read_schema(seals.checked(path)).metadata[MISSING]) for path in paths)
 
 
 def sums_in(paths: Iterable[Path]) -> dict[str, int]:
     """What was noted of these files, added up: the tokens that their answers took."""
     total: Counter[str] = Counter()
     for path in paths:
-        total.update(json.loads(pq.read_schema(path).metadata[SUMS]))
+        total.update(json.loads(pq.read_schema(seals.checked(path)).metadata[SUMS]))
     return dict(sorted(total.items()))
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
 from mindvl_data.errors import reading
+from mindvl_data.runtime import seals
 from mindvl_data.sources.files import store_of
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
@@ -53,7 +53,7 @@ class LookUpTask:
 
 def index(task: IndexTask) -> None:
     """Write the folder of buckets, which appears whole. Raises ScoreError for a key that stands there twice."""
-    with whole(task.folder) as partial:
+    with seals.sealed(task.folder) as partial:
         partial.mkdir(parents=True)
         try:
             _write_buckets(task, partial)

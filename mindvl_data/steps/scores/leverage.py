@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
+from mindvl_data.runtime import seals
 from mindvl_data.steps.scores import ScoreError
 from mindvl_data.steps.scores.columns import write_columns
 
@@ -76,7 +76,7 @@ def find_directions(task: DirectionsTask) -> None:
         lines = standardised(vectors, found.mean, deviation)
         products += lines.T @ lines
     directions = Directions(found.mean, deviation, principal(products, task.energy))
-    with whole(task.out) as partial, partial.open("wb") as file:
+    with seals.sealed(task.out) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **directions._asdict())
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
 from mindvl_data.recipe.rewrite import Rewrite
+from mindvl_data.runtime import seals
 from mindvl_data.steps.scores.chat import NoReply
 from mindvl_data.steps.scores.judge import TOKENS, Question, chat_of, gathered, messages
 from mindvl_data.steps.scores.samples import Asked
@@ -78,7 +78,7 @@ def replace_texts(task: ReplaceTask) -> None:
         old = old.set_column(place, SAMPLES.field(name), pa.array([line[name] for line in lines], kind))
     order = np.arange(len(table))
     order[task.rows] = len(table) + np.arange(len(task.rows))
-    with whole(task.out) as partial:
+    with seals.sealed(task.out) as partial:
         pq.write_table(pa.concat_tables([table, old]).take(pa.array(order)), partial, compression="zstd")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.media import Access, MediaReader, changed
+from mindvl_data.media import BUILD_SCHEME, Access, MediaReader, changed
+from mindvl_data.runtime import seals
 from mindvl_data.shards import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, windows
 from mindvl_data.steps.write.segments import Stores, images, texts
@@ -26,6 +27,7 @@ TOKEN_BYTES = 16
 def packs(task: WriteTask) -> Iterator[Pack]:
     """Every pack of the task in order. Raises MediaError when a source changed since its scan."""
     assembly = _Assembly(task)
+    assembly.check_media()
     if task.media == "reference":
         for span in assembly.spans:
             yield from assembly.packs(span, None)
@@ -48,6 +50,12 @@ class _Assembly:
         self._image_starts = starts_of(task.segments.num_images)
         of_pack = starts_of(self._images["size"])[self._image_starts][task.offsets]
         self.spans = windows(np.diff(of_pack) + TOKEN_BYTES * task.seq_len, WINDOW_BYTES)
+
+    def check_media(self) -> None:
+        """Raises DamagedFileError where images lie in the build folder, and not as the scan wrote them."""
+        for uri in self._uris:
+            if uri.startswith(BUILD_SCHEME):
+                seals.checked(self._task.build_folder / uri.removeprefix(BUILD_SCHEME))
 
     def read(self, reader: RangeReader, span: tuple[int, int]) -> list[tuple[memoryview, bytes]]:
         """The images of the span's packs, each with its SHA-256."""

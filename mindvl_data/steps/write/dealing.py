@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
+from mindvl_data import atomic
 from mindvl_data.media import Access, MediaReader
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
 from mindvl_data.tables.store import starts_of
@@ -52,7 +52,7 @@ def group_name(group: int) -> str:
 def deal(task: DealTask) -> None:
     """Read a run and write what each group needs of it. Raises MediaError when a source changed since its scan."""
     with (
-        whole(task.folder) as partial,
+        atomic.whole(task.folder) as partial,
         MediaReader(task.build_folder, Access(task.recipe_folder, tuple(task.roots))) as media,
         RangeReader(media.place) as reader,
     ):

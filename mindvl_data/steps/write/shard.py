@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.atomic import whole
-from mindvl_data.shards import ShardInfo, pack_bytes, write_shard
+from mindvl_data.runtime import seals
+from mindvl_data.shards import ShardInfo, file_sha256, pack_bytes, write_shard
 from mindvl_data.steps.write.assemble import packs
 from mindvl_data.steps.write.task import WriteTask
 
@@ -20,9 +20,9 @@ def write(task: WriteTask) -> ShardInfo:
     Raises MediaError when a source changed since its scan.
     """
     info = write_shard(task.path, packs(task), task.seq_len, task.sources)
-    with whole(task.note) as partial:
+    with seals.sealed(task.note) as partial:
         partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
-    if task.dealt and all(note.is_file() for note in task.dealt.notes):
+    if task.dealt and all(map(seals.is_whole, task.dealt.notes)):
         for path in task.dealt.paths:
             Path(path).unlink(missing_ok=True)
     return info
@@ -30,11 +30,12 @@ def write(task: WriteTask) -> ShardInfo:
 
 def written(path: Path, note: Path) -> ShardInfo | None:
     """What an earlier, interrupted build finished of this shard."""
-    if not note.is_file() or not path.is_file():
+    if not seals.is_whole(note) or not path.is_file():
         return None
-    fields = json.loads(note.read_text())
+    fields = json.loads(seals.checked(note).read_text())
     digests = tuple(bytes.fromhex(digest) for digest in fields.pop("pack_digests"))
-    return ShardInfo(**fields, pack_digests=digests)
+    info = ShardInfo(**fields, pack_digests=digests)
+    return info if file_sha256(path) == info.sha256 else None
 
 
 def shard_borders(image_bytes: NDArray[np.int64], seq_len: int, shard_bytes: int) -> list[tuple[int, int]]:
