@@ -6,14 +6,13 @@ records, the folder to fill and what it is made of. A folder appears whole, by r
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mindvl_data.errors import UserError
 from mindvl_data.exports.records import Record, packs, samples
 from mindvl_data.manifest import Manifest
-from mindvl_data.runtime import plugins
+from mindvl_data.runtime import atomic, plugins
 from mindvl_data.stream import PackStream
 
 GROUP = "mindvl_data.exports"
@@ -46,15 +45,13 @@ def export(
         raise ExportError(f"--packs: {format_name} is a list of samples, packs cannot be written to it")
     if folder.exists():
         raise ExportError(f"{folder}: exists already; name a folder that does not, or remove it")
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     stream = PackStream(manifest, media_root=media_root, allow=allow)
     images = not getattr(writer, "samples_only", False)
-    records = packs(stream, progress) if whole_packs else samples(stream, partial, progress, images)
-    counted = _Counted(records)
-    writer(counted, partial, manifest)
-    partial.rename(folder)
+    with atomic.replacing(folder) as partial:
+        partial.mkdir(parents=True)
+        records = packs(stream, progress) if whole_packs else samples(stream, partial, progress, images)
+        counted = _Counted(records)
+        writer(counted, partial, manifest)
     return counted.count
 
 

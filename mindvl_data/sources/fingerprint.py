@@ -100,7 +100,8 @@ class FingerprintCache:
 
     def save(self) -> None:
         if self._path is not None:
-            atomic.write_text(self._path, json.dumps(self._new))
+            with atomic.sealed(self._path) as partial:
+                partial.write_text(json.dumps(self._new))
 
 
 class Unread(FingerprintCache):
@@ -112,7 +113,7 @@ class Unread(FingerprintCache):
 
 def _known(path: Path) -> dict[str, str]:
     try:
-        known: dict[str, str] = json.loads(path.read_text())
+        known: dict[str, str] = json.loads(atomic.checked(path).read_text())
     except (OSError, ValueError):
         return {}
     return known

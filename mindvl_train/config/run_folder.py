@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime import atomic
 
 RECORD = "run.json"
 LOCK = ".lock"
@@ -55,9 +56,7 @@ def claim(folder: Path, record: Mapping[str, Any]) -> None:
     """
     path = folder / RECORD
     if not path.exists():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        unfinished.rename(path)
+        atomic.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         return
     changes = list(_changes(_fixed(json.loads(path.read_text())), _fixed(record)))
     if changes:

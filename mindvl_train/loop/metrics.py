@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime import atomic
 
 FILE_NAME = "metrics.jsonl"
 Record = Mapping[str, Any]
@@ -51,9 +52,7 @@ class JsonlLogger:
 
     def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
         kept = [_line(record) for record in _before(read_records(self._path), step)]
-        unfinished = self._path.with_suffix(".unfinished")
-        unfinished.write_text("".join(kept))
-        unfinished.rename(self._path)
+        atomic.write_text(self._path, "".join(kept))
         self._file = self._path.open("a")
 
     def log(self, record: Record) -> None:

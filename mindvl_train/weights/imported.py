@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime import atomic
 from mindvl_data.shards import file_sha256
 from mindvl_train.weights.processing import RECORD
 from mindvl_train.weights.tensor_files import TensorFiles, open_folder
@@ -66,15 +67,13 @@ def keep_start(folder: Path, kept: Path) -> None:
     """
     if kept.exists():
         return
-    unfinished = kept.with_name(f".unfinished-{kept.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    if (folder / PUBLISHED).exists():
-        shutil.copytree(folder / PUBLISHED, unfinished / PUBLISHED)
-    for name in (DESCRIPTION, RECORD):
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, unfinished / name)
-    unfinished.rename(kept)
+    with atomic.replacing(kept) as unfinished:
+        unfinished.mkdir()
+        if (folder / PUBLISHED).exists():
+            shutil.copytree(folder / PUBLISHED, unfinished / PUBLISHED)
+        for name in (DESCRIPTION, RECORD):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, unfinished / name)
 
 
 def read_description(folder: Path) -> Imported:

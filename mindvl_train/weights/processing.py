@@ -10,6 +10,7 @@ from typing import Any
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
+from mindvl_data.runtime import atomic
 
 RECORD = "processing.json"
 # Where a published folder keeps its image processor, and below which key; the second is that of transformers 5.
@@ -110,6 +111,4 @@ def _read(path: Path) -> Json:
 
 
 def _replace(path: Path, content: Json) -> None:
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+    atomic.write_text(path, json.dumps(content, indent=2) + "\n")
