@@ -6,13 +6,15 @@ records, the folder to fill and what it is made of. A folder appears whole, by r
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
 from mindvl_data.exports.records import Record, packs, samples
 from mindvl_data.manifest import Manifest
-from mindvl_data.runtime import atomic, plugins
+from mindvl_data.runtime import plugins
 from mindvl_data.stream import PackStream
 
 GROUP = "mindvl_data.exports"
@@ -47,7 +49,9 @@ def export(
         raise ExportError(f"{folder}: exists already; name a folder that does not, or remove it")
     stream = PackStream(manifest, media_root=media_root, allow=allow)
     images = not getattr(writer, "samples_only", False)
-    with atomic.replacing(folder) as partial:
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.partial"):
+        atomic.remove(left)
+    with atomic.whole(folder) as partial:
         partial.mkdir(parents=True)
         records = packs(stream, progress) if whole_packs else samples(stream, partial, progress, images)
         counted = _Counted(records)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mindvl_data import atomic
+from mindvl_data.runtime import seals
 
 WHOLE_HASH_BYTES = 16 << 20
 WINDOW_BYTES = 64 << 10
@@ -100,7 +100,7 @@ class FingerprintCache:
 
     def save(self) -> None:
         if self._path is not None:
-            with atomic.sealed(self._path) as partial:
+            with seals.sealed(self._path) as partial:
                 partial.write_text(json.dumps(self._new))
 
 
@@ -113,7 +113,7 @@ class Unread(FingerprintCache):
 
 def _known(path: Path) -> dict[str, str]:
     try:
-        known: dict[str, str] = json.loads(atomic.checked(path).read_text())
+        known: dict[str, str] = json.loads(seals.checked(path).read_text())
     except (OSError, ValueError):
         return {}
     return known

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
-from mindvl_data.runtime import atomic
 
 RECORD = "run.json"
 LOCK = ".lock"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
-from mindvl_data.runtime import atomic
 
 FILE_NAME = "metrics.jsonl"
 Record = Mapping[str, Any]

@@ -25,8 +25,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from mindvl_data.atomic import sync
 from mindvl_data.errors import UserError
-from mindvl_data.shards import file_sha256, sync
+from mindvl_data.shards import file_sha256
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import is_first
 from mindvl_train.weights.processing import RECORD, write_processing

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
-from mindvl_data.runtime import atomic
 from mindvl_data.shards import file_sha256
 from mindvl_train.weights.processing import RECORD
 from mindvl_train.weights.tensor_files import TensorFiles, open_folder
@@ -67,7 +67,7 @@ def keep_start(folder: Path, kept: Path) -> None:
     """
     if kept.exists():
         return
-    with atomic.replacing(kept) as unfinished:
+    with atomic.whole(kept) as unfinished:
         unfinished.mkdir()
         if (folder / PUBLISHED).exists():
             shutil.copytree(folder / PUBLISHED, unfinished / PUBLISHED)

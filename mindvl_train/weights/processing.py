@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.runtime import atomic
 
 RECORD = "processing.json"
 # Where a published folder keeps its image processor, and below which key; the second is that of transformers 5.

@@ -133,8 +133,8 @@ def test_uids_are_a_subset_that_a_source_takes(quickstart: BuildReport, packs: l
 
 
 def test_a_folder_is_never_written_over_and_a_killed_export_starts_again(manifest: Manifest, tmp_path: Path) -> None:
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "shard-00000.tar").write_bytes(b"half")
+    (tmp_path / "out.0123abcd.partial").mkdir()
+    (tmp_path / "out.0123abcd.partial" / "shard-00000.tar").write_bytes(b"half")
     export(manifest, "uids", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["out"]
     with pytest.raises(UserError, match="exists already"):
