@@ -5,7 +5,6 @@ end `losses.parquet` has a line a sample, its last visit. What a killed run wrot
 it goes on: the steps come again.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mindvl_data.shards import sync
+from mindvl_data import atomic
 from mindvl_train.data.batch import Batch
 
 FOLDER, FILE = "losses", "losses.parquet"
@@ -195,8 +194,5 @@ def _last(visits: Sequence[LastLosses]) -> LastLosses:
 
 def _write(table: pa.Table, path: Path) -> None:
     """Whole or not at all, and on the disk."""
-    unfinished = path.with_suffix(".unfinished")
-    pq.write_table(table, unfinished, compression="zstd")
-    sync(unfinished)
-    os.rename(unfinished, path)
-    sync(path.parent)
+    with atomic.whole(path) as unfinished:
+        pq.write_table(table, unfinished, compression="zstd")
