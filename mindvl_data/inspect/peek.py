@@ -18,15 +18,18 @@ from rich.text import Text
 
 from mindvl_data import vision
 from mindvl_data.errors import UserError
+from mindvl_data.inspect.fields import single_fields
 from mindvl_data.recipe import Boxes
 from mindvl_data.runtime import plugins
 from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, SourceError, Unusable
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.tables.samples import SURROGATES, clean
-from mindvl_data.tables.schema import BOXES, Drop
+from mindvl_data.tables.schema import BOXES, Drop, shortened
 from mindvl_data.tokenise.grounding import BadBox, grounded
 
 LOOKED_AT = 50
+# A screen: of a sample, the first of each.
+SHOWN_IMAGES, SHOWN_TURNS = 4, 8
 ASKED = Asked(keep=(BOXES,), boxes=True)
 # Which scale boxes are taken for, where their numbers fit several.
 SCALES = ("unit", "pixels", "thousand")
@@ -43,12 +46,13 @@ class PeekError(UserError):
 
 @dataclass(frozen=True)
 class Peek:
-    """What one reader made of the first records of a file."""
+    """What one reader made of the first records of a file. fields: of the data, that hold a single value."""
 
     path: str
     format: str
     render: str
     records: Sequence[Record]
+    fields: Sequence[str] = ()
 
     @property
     def samples(self) -> list[Sample]:
@@ -74,7 +78,7 @@ class Peek:
 def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
     """The reader that makes the most samples of the first records. Raises PeekError when none makes any."""
     file, where = _file(str(path))
-    looks, refused = [], []
+    looks, refused, fields = [], [], single_fields(file)
     for name in plugins.names(GROUP):
         reader = plugins.load(GROUP, name)
         try:
@@ -82,7 +86,7 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
         except Exception as error:  # noqa: BLE001, every reader is tried, and what a library raises says: not this one
             refused.append(f"  {name}: {error}")
             continue
-        look = Peek(where, name, _render(reader, records), records)
+        look = Peek(where, name, _render(reader, records), records, fields)
         if look.samples:
             looks.append(look)
         else:
@@ -192,13 +196,18 @@ def recipe_lines(look: Peek) -> str:
     """The YAML of the source, to paste into a recipe."""
     stem = posixpath.basename(look.path).split(".")[0]
     name = "".join(letter if letter.isalnum() else "_" for letter in stem).strip("_")
+    return yaml.safe_dump({"sources": {name or "data": source_of(look)}}, sort_keys=False, allow_unicode=True).rstrip()
+
+
+def source_of(look: Peek) -> dict[str, Any]:
+    """A recipe's source, as YAML has it."""
     kind = {"caption": "caption", "plain": "text"}.get(look.render, "instruction")
     source: dict[str, Any] = {"format": look.format, "path": look.path, "kind": kind}
     if look.render != getattr(plugins.load(GROUP, look.format), "render", DEFAULT_RENDER):
         source["render"] = look.render
     if look.scale:
         source["boxes"] = {"from": look.scale, "write": "resized"}
-    return yaml.safe_dump({"sources": {name or "data": source}}, sort_keys=False, allow_unicode=True).rstrip()
+    return source
 
 
 def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableType:
@@ -213,7 +222,9 @@ def view(look: Peek, shown: int, resolution: vision.Resolution) -> RenderableTyp
         fit = ", ".join(f"{number} as {scale}" for scale, number in look.boxes.items())
         problems.append(Text(f"There are boxes in the texts; samples whose boxes lie in their picture: {fit}"))
     panels = [_panel(described(sample, resolution)) for sample in look.samples[:shown]]
-    return Group(head, *problems, *panels, Text("To paste into a recipe:", style="bold"), Text(recipe_lines(look)))
+    named = [Text(f"Fields of the data that filters can name: {', '.join(look.fields)}")] if look.fields else []
+    paste = Text("To paste into a recipe:", style="bold")
+    return Group(head, *problems, *panels, *named, paste, Text(recipe_lines(look)))
 
 
 def _example(look: Peek, reason: str) -> str:
@@ -223,14 +234,18 @@ def _example(look: Peek, reason: str) -> str:
 
 def _panel(sample: dict[str, Any]) -> Panel:
     body = Text()
-    for image in sample["images"]:
+    for image in sample["images"][:SHOWN_IMAGES]:
         line = image.get("problem") or (
             f"{image['format']} {image['width']} × {image['height']}, {image['patches'][0]} × {image['patches'][1]} "
             f"patches, {image['tokens']} tokens"
         )
         body.append(f"[{line}]\n", style="red" if "problem" in image else "cyan")
-    for turn in sample["turns"]:
+    if more := sample["images"][SHOWN_IMAGES:]:
+        body.append(f"[… and {len(more)} more images]\n", style="cyan")
+    for turn in sample["turns"][:SHOWN_TURNS]:
         body.append(f"{turn['role']}: ", style="bold")
-        body.append(f"{turn['text'].strip()}\n")
+        body.append(f"{shortened(turn['text'].strip())}\n")
+    if more := sample["turns"][SHOWN_TURNS:]:
+        body.append(f"… and {len(more)} more turns\n")
     body.rstrip()
     return Panel(body, title=f"{sample['key']} {sample['uid'] or ''}".strip(), title_align="left")

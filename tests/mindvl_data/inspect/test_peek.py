@@ -112,3 +112,19 @@ def test_a_folder_and_a_glob_are_looked_at_by_their_first_file(monkeypatch: pyte
     assert "file:///" in recipe_lines(url)
     with pytest.raises(PeekError, match=r"data/none\.tar: no such file$"):
         peek("data/none.tar")
+
+
+def test_the_fields_that_filters_can_name_are_listed() -> None:
+    assert peek(QUICKSTART / "data" / "captions-000.tar").fields[:4] == ["uid", "text", "key", "original_width"]
+    assert "relevance_min" in (fields := peek(QUICKSTART / "data" / "vqa.parquet").fields)
+    assert "images" not in fields
+    assert peek(QUICKSTART / "data" / "documents" / "documents.json").fields == ["id", "image", "width", "height"]
+
+
+def test_a_long_conversation_is_cut_to_a_screen(tmp_path: Path) -> None:
+    turns = [{"role": role, "content": "word " * 500} for _ in range(20) for role in ("user", "assistant")]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"messages": turns}))
+    shown = io.StringIO()
+    Console(width=100, file=shown).print(view(peek(tmp_path / "long.jsonl"), 1, Resolution()))
+    assert "and 32 more turns" in shown.getvalue()
+    assert shown.getvalue().count("\n") < 50
