@@ -12,8 +12,10 @@ from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
+from mindvl_data.vision.video.frame import Frame
 
 __all__ = [
+    "Frame",
     "Pack",
     "PackImage",
     "Patience",

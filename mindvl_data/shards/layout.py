@@ -19,8 +19,23 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
 
 
-def schema(seq_len: int) -> pa.Schema:
-    """The Arrow schema of a shard, column for column as docs/format.md has it."""
+# A frame of a clip: fields as `Frame` has them.
+FRAME = pa.struct(
+    [
+        ("index", pa.int32()),
+        ("time", pa.float64()),
+        ("pts", pa.int64()),
+        ("key", pa.int64()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+# What an entry of `images` has besides in a set with video.
+VIDEO = (pa.field("seconds_per_grid", pa.float64()), pa.field("frames", pa.list_(FRAME)))
+
+
+def schema(seq_len: int, video: bool = False) -> pa.Schema:
+    """The Arrow schema of a shard, column for column as docs/format.md has it; `video`: of a set with clips."""
     image = pa.struct(
         [
             ("start", pa.int32()),
@@ -32,6 +47,7 @@ def schema(seq_len: int) -> pa.Schema:
             ("offset", pa.int64()),
             ("size", pa.int64()),
             ("sha256", pa.binary(32)),
+            *(VIDEO if video else ()),
         ]
     )
     return pa.schema(

@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.vision.video.frame import Frame
+
 
 @dataclass(frozen=True)
 class PackImage:
-    """One image of a pack: its place among the tokens, its grid in patches before the merge, its bytes."""
+    """One image of a pack: its place among the tokens, its grid in patches before the merge, its bytes.
+
+    Of a clip, or of a pair of its frames, `frames` are the 2 · grid[0] frames that it shows; the last may be there
+    twice. seconds_per_grid: from one pair to the next, for families whose positions look at it; else 0.
+    """
 
     start: int
     grid: tuple[int, int, int]
@@ -21,6 +27,12 @@ class PackImage:
     offset: int | None = None
     size: int | None = None
     sha256: bytes | None = None
+    frames: tuple[Frame, ...] = ()
+    seconds_per_grid: float = 0.0
+
+    @property
+    def is_video(self) -> bool:
+        return bool(self.frames)
 
     @property
     def num_patches(self) -> int:
@@ -105,6 +117,9 @@ def pack_digest(pack: Pack) -> bytes:
             places[32 * number : 32 * number + 32],
             image.sha256 or f"{image.uri}\0{image.offset}\0{image.size}".encode(),
         ]
+        if image.frames:
+            shown = [(frame.index, frame.time) for frame in image.frames]
+            content.append(np.array([*shown, (0, image.seconds_per_grid)], "<f8").tobytes())
     return hashlib.sha256(b"".join(content)).digest()
 
 

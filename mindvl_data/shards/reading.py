@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from mindvl_data.errors import UserError
 from mindvl_data.shards.layout import ShardError, schema
 from mindvl_data.shards.pack import Pack, PackImage
+from mindvl_data.vision.video.frame import Frame
 
 COSTS = ("attention_cost", "num_patches")
 
@@ -49,7 +51,8 @@ class ShardReader:
             self._file = pa.ipc.open_file(self._map)
             found = self._file.schema
         kind = found.field("tokens").type if found.names.count("tokens") == 1 else pa.null()
-        if not pa.types.is_fixed_size_list(kind) or found != schema(kind.list_size):
+        known = pa.types.is_fixed_size_list(kind) and [schema(kind.list_size, video) for video in (False, True)]
+        if not known or found not in known:
             raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
         sizes = [self._batch(i).num_rows for i in range(self._file.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -128,7 +131,7 @@ def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
         sample_ids=tuple(row.column("sample_id").flatten().to_pylist()),
         sources=tuple(row.column("source").flatten().to_pylist()),
         repeats=tuple(row.column("repeat").flatten().to_pylist()),
-        images=tuple(_read_image(image) for image in row.column("images").flatten().to_pylist()),
+        images=_with_shared_bytes([_read_image(image) for image in row.column("images").flatten().to_pylist()]),
         num_patches=row.column("num_patches")[0].as_py(),
         attention_cost=row.column("attention_cost")[0].as_py(),
         vision_cost=row.column("vision_cost")[0].as_py(),
@@ -146,4 +149,17 @@ def _numbers(column: pa.Array) -> NDArray[Any]:
 
 def _read_image(row: dict[str, Any]) -> PackImage:
     grid = (row["grid_t"], row["grid_h"], row["grid_w"])
-    return PackImage(row["start"], grid, row["bytes"], row["uri"], row["offset"], row["size"], row["sha256"])
+    frames = tuple(Frame(**frame) for frame in row.get("frames") or ())
+    seconds = row.get("seconds_per_grid") or 0.0
+    pointer = (row["uri"], row["offset"], row["size"], row["sha256"])
+    return PackImage(row["start"], grid, row["bytes"], *pointer, frames, seconds)
+
+
+def _with_shared_bytes(images: Sequence[PackImage]) -> tuple[PackImage, ...]:
+    """A clip's bytes stand in the first of its entries; the others get the same object."""
+    shared: list[PackImage] = []
+    for image in images:
+        if image.is_video and image.data is None and image.uri is None and shared:
+            image = replace(image, data=shared[-1].data)
+        shared.append(image)
+    return tuple(shared)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mindvl_data.atomic import whole
 from mindvl_data.shards import layout
 from mindvl_data.shards.layout import SAMPLE_ID_BYTES, schema
-from mindvl_data.shards.pack import Pack, pack_digest
+from mindvl_data.shards.pack import Pack, PackImage, pack_digest
 from mindvl_data.shards.sink import HashingFile
 
 Digest: TypeAlias = bytes
@@ -37,17 +37,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_shard(path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequence[str]) -> ShardInfo:
+def write_shard(
+    path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequence[str], video: bool = False
+) -> ShardInfo:
     """Write packs in order to `path`, which appears whole (rename after fsync) or not at all.
 
-    sources: every source name of the data set, in a fixed order: the file's one dictionary.
+    sources: every source name of the data set, in a fixed order: the file's one dictionary. video: the set has clips.
     """
     digests: list[bytes] = []
+    columns = schema(seq_len, video)
     with whole(path) as partial, partial.open("wb") as file, HashingFile(file) as sink:
-        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema(seq_len)) as writer:
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), columns) as writer:
             for group in _batches(packs):
                 digests += [pack_digest(pack) for pack in group]
-                writer.write_batch(_record_batch(group, seq_len, sources))
+                writer.write_batch(_record_batch(group, columns, sources))
         sha256 = sink.finish()
     return ShardInfo(path.name, len(digests), sink.size, sha256, tuple(digests))
 
@@ -56,7 +59,7 @@ def _batches(packs: Iterable[Pack]) -> Iterator[list[Pack]]:
     group: list[Pack] = []
     size = 0
     for pack in packs:
-        more = pack_bytes(pack.seq_len, sum(len(image.data or b"") for image in pack.images))
+        more = pack_bytes(pack.seq_len, sum(len(data or b"") for data in _own_bytes(pack.images)))
         if group and (len(group) == layout.MAX_BATCH_PACKS or size + more > layout.MAX_BATCH_BYTES):
             yield group
             group, size = [], 0
@@ -71,7 +74,17 @@ def pack_bytes(seq_len: int, image_bytes: int) -> int:
     return 4 * seq_len + seq_len // 8 + image_bytes
 
 
-def _record_batch(packs: list[Pack], seq_len: int, sources: Sequence[str]) -> pa.RecordBatch:
+def _own_bytes(images: Sequence[PackImage]) -> Iterator[bytes | memoryview | None]:
+    """The bytes that stand in each entry: of a clip only in the first of those in a row that share it."""
+    before = None
+    for image in images:
+        again = image.is_video and image.data is not None and image.data is before
+        before = image.data
+        yield None if again else image.data
+
+
+def _record_batch(packs: list[Pack], columns: pa.Schema, sources: Sequence[str]) -> pa.RecordBatch:
+    seq_len = columns.field("tokens").type.list_size
     code = {name: number for number, name in enumerate(sources)}
     names = pa.DictionaryArray.from_arrays(
         pa.array([code[name] for pack in packs for name in pack.sources], pa.int16()),
@@ -80,7 +93,7 @@ def _record_batch(packs: list[Pack], seq_len: int, sources: Sequence[str]) -> pa
     tokens = np.concatenate([pack.tokens for pack in packs]).astype(np.int32, copy=False)
     mask = np.concatenate([pack.loss_mask for pack in packs])
     segments = [len(pack.sample_ids) for pack in packs]
-    columns = [
+    arrays = [
         pa.FixedSizeListArray.from_arrays(pa.array(tokens, pa.int32()), seq_len),
         pa.FixedSizeListArray.from_arrays(pa.array(mask, pa.bool_()), seq_len),
         _list_array(
@@ -91,12 +104,12 @@ def _record_batch(packs: list[Pack], seq_len: int, sources: Sequence[str]) -> pa
         _list_array(segments, pa.array([uid for pack in packs for uid in pack.sample_ids], pa.binary(SAMPLE_ID_BYTES))),
         _list_array(segments, names),
         _list_array(segments, pa.array([repeat for pack in packs for repeat in pack.repeats], pa.int16())),
-        _list_array([len(pack.images) for pack in packs], _image_array(packs, seq_len)),
+        _list_array([len(pack.images) for pack in packs], _image_array(packs, columns.field("images").type.value_type)),
         pa.array([pack.num_patches for pack in packs], pa.int32()),
         pa.array([pack.attention_cost for pack in packs], pa.int64()),
         pa.array([pack.vision_cost for pack in packs], pa.int64()),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema(seq_len))
+    return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
 def _list_array(counts: list[int], values: pa.Array) -> pa.Array:
@@ -104,20 +117,21 @@ def _list_array(counts: list[int], values: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
-def _image_array(packs: list[Pack], seq_len: int) -> pa.Array:
+def _image_array(packs: list[Pack], kind: pa.StructType) -> pa.Array:
     images = [image for pack in packs for image in pack.images]
     fields: Mapping[str, list[Any]] = {
         "start": [image.start for image in images],
         "grid_t": [image.grid[0] for image in images],
         "grid_h": [image.grid[1] for image in images],
         "grid_w": [image.grid[2] for image in images],
-        "bytes": [image.data for image in images],
+        "bytes": [data for pack in packs for data in _own_bytes(pack.images)],
         "uri": [image.uri for image in images],
         "offset": [image.offset for image in images],
         "size": [image.size for image in images],
         "sha256": [image.sha256 for image in images],
+        "seconds_per_grid": [image.seconds_per_grid for image in images],
+        "frames": [[vars(frame) for frame in image.frames] for image in images],
     }
-    kind = schema(seq_len).field("images").type.value_type
     arrays = [
         _bytes_array(fields["bytes"]) if field.name == "bytes" else pa.array(fields[field.name], field.type)
         for field in kind

@@ -35,7 +35,7 @@ from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
 from mindvl_data.tables.schema import BOM, IMAGE_FILES, LEDGER, SAMPLES, Part
-from mindvl_data.vision.resize import MAX_ASPECT
+from mindvl_data.vision.aspect import MAX_ASPECT
 
 # A row group of the samples table: so many samples, or fewer where their texts are long.
 BATCH_SAMPLES = 4096

@@ -18,6 +18,7 @@ from PIL import (
 )
 
 from mindvl_data.vision.bad_image import BadImage
+from mindvl_data.vision.video.container import container_of
 from mindvl_data.vision.walk import walk_jpeg, walk_webp
 
 MAX_IMAGE_PIXELS: Final = 178_956_970
@@ -72,7 +73,7 @@ def open_image(data: bytes | memoryview, max_image_pixels: int) -> ImageFile.Ima
     Not by `Image.open`: that tries plugins which must not see untrusted bytes (EPS runs Ghostscript), and
     warns by a global limit, which no thread can change for itself.
     """
-    plugin = _plugin(bytes(data[:8]))
+    plugin = _plugin(bytes(data[:16]))
     try:
         image = plugin(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -90,7 +91,9 @@ def _plugin(prefix: bytes) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
     for magic, plugin in _PLUGINS.items():
         if prefix.startswith(magic):
             return plugin
-    raise BadImage("unreadable_image", f"not an image of a known format: it begins with {prefix!r}")
+    if clip := container_of(prefix):
+        raise BadImage("unreadable_image", f"not an image but a video ({clip})")
+    raise BadImage("unreadable_image", f"not an image of a known format: it begins with {prefix[:8]!r}")
 
 
 def check_size(width: int, height: int, max_image_pixels: int) -> None:

@@ -24,8 +24,7 @@ from mindvl_data.vision.header import (
 )
 from mindvl_data.vision.normalisation import CLIP, Normalisation
 from mindvl_data.vision.resample import read_only, resample
-
-TEMPORAL_PATCH: Final = 2
+from mindvl_data.vision.video.rule import TEMPORAL_PATCH
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,8 +51,8 @@ def decode(
     Lines run over (h / merge, w / merge, merge, merge); a line is (channel, frame, y, x) flattened, the one
     frame doubled. Raises BadImage as `read_header` does, and `truncated_image` where the pixels end early.
     """
-    pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
-    return patchify(_three_bytes(pixels), patch, merge, normalisation)
+    pixels = resized_rgb(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
+    return patchify(pixels[None], patch, merge, normalisation)
 
 
 def uint8_patches(
@@ -68,9 +67,20 @@ def uint8_patches(
 
     A line is (y, x, channel) flattened. Raises BadImage as `decode` does.
     """
-    pixels = resample(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
+    pixels = resized_rgb(load_pixels(data, max_image_pixels), grid_h * patch, grid_w * patch)
+    return frame_levels(pixels, patch, merge)
+
+
+def resized_rgb(pixels: NDArray[np.uint32], height: int, width: int) -> NDArray[np.uint8]:
+    """Pixels [any, any] as levels [height, width, 3], resized by the bicubic rule."""
+    return _three_bytes(resample(pixels, height, width))
+
+
+def frame_levels(pixels: NDArray[np.uint8], patch: int, merge: int) -> NDArray[np.uint8]:
+    """Levels [height, width, 3] → patches uint8 [grid_h·grid_w, patch·patch·3] (see `uint8_patches`)."""
+    grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
     # Rows of a patch stay whole: that copies runs of bytes, and the channels are parted on the device.
-    rows = _three_bytes(pixels).reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch * 3)
+    rows = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch * 3)
     return rows.transpose(0, 3, 1, 4, 2, 5).reshape(grid_h * grid_w, -1)
 
 
@@ -120,11 +130,15 @@ def _pixels(image: Image.Image) -> NDArray[np.uint32]:
     mode = "RGBA" if clear else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     stored = np.frombuffer(image.tobytes("raw", "RGBA" if clear else "RGBX"), np.uint32)
-    if clear:
-        pixels = np.empty_like(stored)
-        _lay_on_white(stored, pixels)
-        stored = pixels
-    return stored.reshape(image.height, image.width)
+    stored = stored.reshape(image.height, image.width)
+    return on_white(stored) if clear else stored
+
+
+def on_white(layer: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """[height, width] of red, green, blue and alpha, composited on white."""
+    pixels = np.empty(layer.shape, np.uint32)
+    _lay_on_white(read_only(np.ascontiguousarray(layer)).ravel(), pixels.ravel())
+    return pixels
 
 
 def _bytes(pixels: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -206,17 +220,21 @@ def _bad(error: Exception) -> BadImage:
 
 
 def patchify(
-    pixels: NDArray[np.uint8], patch: int = 14, merge: int = 2, normalisation: Normalisation = CLIP
+    frames: NDArray[np.uint8], patch: int = 14, merge: int = 2, normalisation: Normalisation = CLIP
 ) -> NDArray[np.float32]:
-    """Levels 0..255 [height, width, 3] → × 1/255, mean and deviation → patches (see `decode`)."""
-    grid_h, grid_w = pixels.shape[0] // patch, pixels.shape[1] // patch
-    blocks = pixels.reshape(grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
-    blocks = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(grid_h * grid_w, 3, patch, patch)
+    """Levels 0..255 [1 or 2, height, width, 3] → × 1/255, mean and deviation → patches (see `decode`).
+
+    One frame is doubled.
+    """
+    _, height, width, _ = frames.shape
+    grid_h, grid_w = height // patch, width // patch
+    blocks = frames.reshape(-1, grid_h // merge, merge, patch, grid_w // merge, merge, patch, 3)
+    blocks = blocks.transpose(1, 4, 2, 5, 7, 0, 3, 6).reshape(grid_h * grid_w, 3, len(frames), patch, patch)
     levels = np.arange(256) / 255
     patches = np.empty((grid_h * grid_w, 3, TEMPORAL_PATCH, patch, patch), np.float32)
     for channel, (mean, deviation) in enumerate(zip(*normalisation, strict=True)):
         table = ((levels - mean) / deviation).astype(np.float32)
-        patches[:, channel] = table[blocks[:, channel]][:, None]
+        patches[:, channel] = table[blocks[:, channel]]
     return patches.reshape(grid_h * grid_w, -1)
 
 

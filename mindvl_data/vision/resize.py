@@ -8,10 +8,9 @@ from typing import Any, Final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.vision.bad_image import BadImage
+from mindvl_data.vision.aspect import MAX_ASPECT, check_aspect
 from mindvl_data.vision.normalisation import CLIP, Normalisation
-
-MAX_ASPECT: Final = 200
+from mindvl_data.vision.video.rule import QWEN2_VIDEO, QWEN3_VIDEO, VideoRule
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class Resolution:
         merge: patches merged on a side.
         min_pixels, max_pixels: bounds on the resized picture.
         normalisation: of the pixels, in red, green and blue.
+        video: the family's rule for clips; None: it has none.
     """
 
     patch: int = 14
@@ -30,16 +30,21 @@ class Resolution:
     min_pixels: int = 3136
     max_pixels: int = 1_003_520
     normalisation: Normalisation = CLIP
+    video: VideoRule | None = None
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> "Resolution":
         """The inverse of `described`."""
         pixels = {name: tuple(described[name]) for name in Normalisation._fields if name in described}
-        sizes = {key: value for key, value in described.items() if key not in pixels}
-        return cls(**sizes, normalisation=Normalisation(**pixels) if pixels else CLIP)
+        sizes = {key: value for key, value in described.items() if key not in pixels and key != "video"}
+        video = VideoRule.of(described["video"]) if "video" in described else None
+        return cls(**sizes, normalisation=Normalisation(**pixels) if pixels else CLIP, video=video)
 
     def described(self) -> dict[str, Any]:
-        """The rule for a manifest; without `mean` and `deviation` they are CLIP's."""
+        """The rule of pictures for a manifest; without `mean` and `deviation` they are CLIP's.
+
+        That of clips is `video.described()`, under `video`: a set without clips does not have it.
+        """
         sizes = {name: getattr(self, name) for name in ("patch", "merge", "min_pixels", "max_pixels")}
         pixels = {name: list(values) for name, values in self.normalisation._asdict().items()}
         return sizes if self.normalisation == CLIP else sizes | pixels
@@ -48,9 +53,13 @@ class Resolution:
 # The rows of the table `mindvl_data.processors`, which plugins extend: what families were published with. The first
 # serves Qwen2-VL and Qwen2.5-VL, with an upper bound of ours (1,280 tokens; theirs is 12,845,056
 # pixels), the second Qwen3-VL and Qwen3.5.
-QWEN2_VL: Final = Resolution()
+QWEN2_VL: Final = Resolution(video=QWEN2_VIDEO)
 QWEN3_VL: Final = Resolution(
-    patch=16, min_pixels=65_536, max_pixels=16_777_216, normalisation=Normalisation((0.5,) * 3, (0.5,) * 3)
+    patch=16,
+    min_pixels=65_536,
+    max_pixels=16_777_216,
+    normalisation=Normalisation((0.5,) * 3, (0.5,) * 3),
+    video=QWEN3_VIDEO,
 )
 
 
@@ -60,8 +69,7 @@ def smart_resize(width: int, height: int, resolution: Resolution) -> tuple[int, 
     Sides become multiples of patch × merge (halves round to even), their product falls within the bounds.
     Raises BadImage `aspect_ratio` where one side is over 200 times the other.
     """
-    if max(height, width) / min(height, width) > MAX_ASPECT:
-        raise BadImage("aspect_ratio", f"{width}x{height}: one side is over {MAX_ASPECT} times the other")
+    check_aspect(width, height)
     factor = resolution.patch * resolution.merge
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mindvl_data import vision
-from mindvl_data.vision.pixels import TEMPORAL_PATCH
+from mindvl_data.vision.video.rule import TEMPORAL_PATCH
 
 CHANNELS = 3
 
