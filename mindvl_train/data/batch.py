@@ -4,7 +4,7 @@ Several packs become one longer stream; nothing tells them apart afterwards but 
 which is all that attention looks at.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate
@@ -47,7 +47,8 @@ class Batch:
             single token of it.
         real: [R] int64, the tokens that are not padding.
         patches: [N, channels · frames · patch²] float32, window after window; N is never 0. Of a batch of
-            `levels`, until `to`, [N, patch² · channels] uint8 (see `vision.uint8_patches`).
+            `levels`, until `to`, [N, frames · patch² · channels] uint8 (see `vision.media_levels`), where all frames
+            of a patch are alike one of them.
         patch_positions: [N, 4] int64, row and column in the image, and its rows and columns.
         image_segments: boundaries in the patch stream, one segment an image frame.
         window_segments: one segment a window; the same as `image_segments` for a tower without windows.
@@ -61,7 +62,8 @@ class Batch:
         total_weight: the sum of `weights`, on the host.
         num_tokens: tokens that are not padding.
         num_targets: targets of its packs.
-        num_images: images that belong to a token.
+        num_images: images and videos that belong to a token; where a family takes the groups of a video's frames as
+            images of their own (Qwen3-VL), each of these.
         num_patches: their patches.
         attention_cost: Σ l² over the segments that are not padding.
         vision_cost: Σ n² over the frames of the images.
@@ -128,6 +130,7 @@ class BatchLayout:
         patch: side of a patch in pixels.
         merge: patches on a side of the square that becomes one token.
         image_pad: the id of the image placeholder.
+        video_pad: the id of the placeholder of videos; None: the data have none.
         normalisation: of the pixels.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
@@ -139,6 +142,7 @@ class BatchLayout:
     patch: int
     merge: int
     image_pad: int
+    video_pad: int | None = None
     normalisation: vision.Normalisation = vision.CLIP
     window: int | None = None
     position_axes: int = 1
@@ -148,7 +152,7 @@ class BatchLayout:
 
 
 def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patches") -> Batch:
-    """Joins packs into one batch and decodes their images.
+    """Joins packs into one batch and decodes their images and videos.
 
     Args:
         packs: one or more.
@@ -156,7 +160,7 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         pixels: what becomes of the images.
 
     Raises:
-        BatchError: an image cannot be decoded, or a pack's images and placeholders do not belong together.
+        BatchError: an image or video cannot be decoded, or a pack's images and placeholders do not belong together.
     """
     ids = np.concatenate([pack.tokens for pack in packs]).astype(np.int64)
     segments = Segments.of(length for pack in packs for length in _lengths(pack))
@@ -206,11 +210,11 @@ def _positions(packs: Sequence[Pack], segments: Segments, layout: BatchLayout) -
     if layout.position_axes == 1:
         return text_positions(segments)
     offsets = _offsets(packs)
-    images = [
-        (image.start + offset, image.grid) for pack, offset in zip(packs, offsets, strict=True) for image in pack.images
-    ]
-    starts, grids = [start for start, _ in images], [grid for _, grid in images]
-    return multimodal_positions(segments, starts, grids, layout.merge)
+    starts = [image.start + offset for pack, offset in zip(packs, offsets, strict=True) for image in pack.images]
+    images = [image for pack in packs for image in pack.images]
+    # An image, and a video whose times stand in the text, know no seconds.
+    intervals = [layout.tokens_per_second * image.seconds_per_grid or 1.0 for image in images]
+    return multimodal_positions(segments, starts, [image.grid for image in images], layout.merge, intervals)
 
 
 def _offsets(packs: Sequence[Pack]) -> list[int]:
@@ -262,8 +266,8 @@ class _Images:
 
 
 def _images(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels) -> _Images:
-    """The patches of all images; without any, zeros for one masked grid of the smallest size."""
-    decoded = [_decode(pack, image, layout, pixels) for pack in packs for image in pack.images]
+    """The patches of all images and videos; without any, zeros for one masked grid of the smallest size."""
+    decoded = _alike_in_frames([patches for pack in packs for patches in _decoded(pack, layout, pixels)])
     grids = [image.grid for pack in packs for image in pack.images] or [(1, layout.merge, layout.merge)]
     values = CHANNELS * TEMPORAL_PATCH * layout.patch**2
     images = _Images(
@@ -295,19 +299,36 @@ def _in_order(stream: NDArray[AnyNumber], order: NDArray[np.int64]) -> NDArray[A
     return stream.reshape(len(order), -1, stream.shape[-1])[order].reshape(stream.shape)
 
 
-def _decode(pack: Pack, image: PackImage, layout: BatchLayout, pixels: Pixels) -> NDArray[Any]:
-    frames, height, width = image.grid
+def _decoded(pack: Pack, layout: BatchLayout, pixels: Pixels) -> Iterator[NDArray[Any]]:
+    """The patches of every image and video of a pack, in order."""
     if pixels == "black":
-        return np.zeros((image.num_patches, layout.patch**2 * CHANNELS), np.uint8)
-    decode = vision.uint8_patches if pixels == "levels" else partial(vision.decode, normalisation=layout.normalisation)
+        for image in pack.images:
+            frames = TEMPORAL_PATCH if image.is_video else 1
+            yield np.zeros((image.num_patches, frames * layout.patch**2 * CHANNELS), np.uint8)
+        return
+    done = 0
     try:
-        patches = decode(image.data or b"", height, width, layout.patch, layout.merge)
+        for patches in _decoder(layout, pixels)(pack.images):
+            done += 1
+            yield patches
     except vision.BadImage as error:
+        image = pack.images[done]
         raise BatchError(
-            f"pack {pack.index}: the image at token {image.start} cannot be decoded ({error}); "
-            "run `python -m mindvl_data verify` on the manifest"
+            f"pack {pack.index}: the {'video' if image.is_video else 'image'} at token {image.start} cannot be decoded "
+            f"({error}); run `python -m mindvl_data verify` on the manifest"
         ) from error
-    return patches if frames == 1 else np.tile(patches, (frames, 1))
+
+
+def _decoder(layout: BatchLayout, pixels: Pixels) -> Callable[[Sequence[PackImage]], Iterator[NDArray[Any]]]:
+    if pixels == "levels":
+        return partial(vision.media_levels, patch=layout.patch, merge=layout.merge)
+    return partial(vision.media_patches, patch=layout.patch, merge=layout.merge, normalisation=layout.normalisation)
+
+
+def _alike_in_frames(decoded: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Levels of images say their one frame twice where others are of videos, which have two."""
+    width = max((patches.shape[1] for patches in decoded), default=0)
+    return [np.tile(patches, (1, width // patches.shape[1])) for patches in decoded]
 
 
 def _placeholders(packs: Sequence[Pack], layout: BatchLayout) -> NDArray[np.int64]:
@@ -322,11 +343,12 @@ def _pack_placeholders(pack: Pack, layout: BatchLayout) -> NDArray[np.int64]:
         for image in pack.images
     ]
     expected = np.concatenate([np.empty(0, np.int64), *runs])
-    found = np.flatnonzero(pack.tokens == layout.image_pad)
+    pads = [layout.image_pad] if layout.video_pad is None else [layout.image_pad, layout.video_pad]
+    found = np.flatnonzero(np.isin(pack.tokens, pads))
     if not np.array_equal(expected, found):
         raise BatchError(
             f"pack {pack.index}: its {len(pack.images)} images cover {len(expected)} tokens, but its "
-            f"{len(found)} image placeholders (id {layout.image_pad}) are more, fewer or elsewhere; "
+            f"{len(found)} image placeholders (id {' or '.join(map(str, pads))}) are more, fewer or elsewhere; "
             "run `python -m mindvl_data verify` on the manifest"
         )
     return found

@@ -121,13 +121,12 @@ def assemble(loaded: LoadedConfig, where: str, folder: Path | None = None) -> As
     _check_globs(model, config)
     shapes = [StageShape(s.name, s.config.global_batch, s.config.micro_batch, s.manifest.seq_len) for s in stages]
     last = config.last_average
-    first = stages[0].manifest
     weights = {name: manifest.source_weights for name, manifest in manifests.items() if manifest.source_weights}
-    manifest_ids = first.tokenizer["special_ids"]
+    special_ids = _special_ids(manifests.values())
     facts = {
         "model": {"name": config.model.name, "config": settings, "weights_sha256": imported and imported.sha256},
         "weights": config.model.weights,
-        "special_ids": manifest_ids,
+        "special_ids": special_ids,
         "manifests": {name: manifest.id for name, manifest in manifests.items()},
         # The id knows content alone.
         **({"source_weights": weights} if weights else {}),
@@ -141,7 +140,7 @@ def assemble(loaded: LoadedConfig, where: str, folder: Path | None = None) -> As
         after_step=spec.after_step,
         flops=partial(spec.flops, model_config) if spec.flops else None,
         kernel_names=kernels.names,
-        layout=inputs.layout(manifest_ids, config.loss_weight),
+        layout=inputs.layout(special_ids, config.loss_weight),
         stages=stages,
         average=(last[0], last[1].average) if last else None,
         limits=limits_of(model, shapes, holdout.seq_len if holdout else 0),
@@ -175,6 +174,11 @@ def _known(model: ModelSettings, imported: Imported | None) -> ModelSettings:
             "tokenizer_sha256": model.tokenizer_sha256 or imported.tokenizer_sha256,
         }
     )
+
+
+def _special_ids(manifests: Iterable[Manifest]) -> dict[str, int]:
+    """Of all sets, which agree: one without videos does not say which token is theirs."""
+    return {name: token for manifest in manifests for name, token in manifest.tokenizer["special_ids"].items()}
 
 
 def _fresh(model: ModelSettings) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class ModelInputs:
             patch=self.patch,
             merge=self.merge,
             image_pad=special_ids["image_pad"],
+            video_pad=special_ids.get("video_pad"),
             normalisation=self.normalisation,
             window=self.window,
             position_axes=self.position_axes,

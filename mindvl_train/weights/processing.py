@@ -24,10 +24,12 @@ class ProcessingError(UserError):
 
 def of_manifest(manifest: Manifest) -> Json:
     """What a manifest says: `tokenizer`, `chat_template`, `resolution` and `seq_len`."""
+    rule = manifest.resolution
+    videos = {"video": rule.video.described()} if rule.video else {}
     return {
         "tokenizer": {"sha256": manifest.tokenizer["sha256"]},
         "chat_template": dict(manifest.data["chat_template"]),
-        "resolution": manifest.resolution.described(),
+        "resolution": rule.described() | videos,
         "seq_len": manifest.seq_len,
     }
 

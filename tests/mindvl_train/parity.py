@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, compress, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVi
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from mindvl_data.shards import Pack
+from mindvl_data.shards import Pack, PackImage
 from mindvl_train import plugins
 from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -48,7 +48,16 @@ from mindvl_train.models.spec import ModelSpec
 from mindvl_train.models.vlm import VLM
 from mindvl_train.weights.imported import read_imported
 from mindvl_train.weights.published.importing import import_model
-from tests.mindvl_train.synthetic import SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
+from tests.mindvl_train.synthetic import (
+    SPECIAL_IDS,
+    VIDEO_PAD,
+    Sample,
+    image_sample,
+    pack_of,
+    spans_sample,
+    text_sample,
+    video_sample,
+)
 
 VISION = {
     "depth": 3,
@@ -75,6 +84,62 @@ ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
 DEVIATION = 0.1
 
 
+@dataclass(frozen=True)
+class Media:
+    """Images and videos of a stream as transformers wants them.
+
+    Attributes:
+        starts: the first placeholder of each.
+        images: as packs have them, patches in merge-block order in theirs.
+        patches: of all of them, [N, values of a patch].
+    """
+
+    starts: tuple[int, ...]
+    images: tuple[PackImage, ...]
+    patches: Tensor
+
+    @property
+    def grids(self) -> Tensor:
+        """[images, 3] int64, in their order."""
+        return torch.tensor([image.grid for image in self.images], dtype=torch.int64).reshape(-1, 3)
+
+    def kinds(self, tokens: int) -> Tensor:
+        """[T] int64: 1 for an image's placeholders, 2 for a video's."""
+        kinds = torch.zeros(tokens, dtype=torch.int64)
+        for start, image in zip(self.starts, self.images, strict=True):
+            kinds[start : start + image.num_patches // 4] = 2 if image.is_video else 1
+        return kinds
+
+    def within(self, start: int, stop: int) -> "Media":
+        """Those of one sample."""
+        inside = [start <= each < stop for each in self.starts]
+        pieces = self.patches.split([image.num_patches for image in self.images]) if self.images else ()
+        return Media(
+            tuple(each - start for each in compress(self.starts, inside)),
+            tuple(compress(self.images, inside)),
+            torch.cat([self.patches[:0], *compress(pieces, inside)]),
+        )
+
+    def inputs(self) -> dict[str, Tensor]:
+        """The arguments of transformers' models; what is of one clip is one video, however a pack has it."""
+        pieces = self.patches.split([image.num_patches for image in self.images]) if self.images else ()
+        values = {
+            video: [piece for piece, i in zip(pieces, self.images, strict=True) if i.is_video == video]
+            for video in (False, True)
+        }
+        images = [image.grid for image in self.images if not image.is_video]
+        clips = [list(run) for _, run in groupby((i for i in self.images if i.is_video), lambda image: id(image.data))]
+        found = {}
+        if images:
+            found = {"pixel_values": torch.cat(values[False]), "image_grid_thw": torch.tensor(images)}
+        if clips:
+            grids = [(sum(image.grid[0] for image in clip), *clip[0].grid[1:]) for clip in clips]
+            found |= {"pixel_values_videos": torch.cat(values[True]), "video_grid_thw": torch.tensor(grids)}
+        if any(seconds := [clip[0].seconds_per_grid for clip in clips]):
+            found["second_per_grid_ts"] = torch.tensor(seconds)
+        return found
+
+
 class Composed(nn.Module):
     """The test-only whole of transformers' modules: its tower's features in its language model's embeddings."""
 
@@ -85,10 +150,10 @@ class Composed(nn.Module):
         self.router_logits: Any = None
         self.vision = Qwen2_5_VisionTransformerPretrainedModel(Qwen2_5_VLVisionConfig(**VISION))
 
-    def logits(self, batch: Batch, grids: Tensor) -> Tensor:
+    def logits(self, batch: Batch, media: Media) -> Tensor:
         embeddings = self.language.get_input_embeddings()(batch.ids)
-        if len(grids):
-            features = self.vision(batch.patches, grid_thw=grids).pooler_output
+        if media.images:
+            features = self.vision(media.patches, grid_thw=media.grids).pooler_output
             embeddings = embeddings.index_copy(0, batch.placeholders, features)
         # Without `use_cache=False` packed samples see each other.
         routers = {"output_router_logits": True} if self.sparse else {}
@@ -131,31 +196,31 @@ class Joint(nn.Module):
         self.sparse = isinstance(model, Qwen3VLMoeForConditionalGeneration)
         self.router_logits: Any = None
 
-    def logits(self, batch: Batch, grids: Tensor) -> Tensor:
-        images = {"pixel_values": batch.patches, "image_grid_thw": grids} if len(grids) else {}
-        positions = torch.cat([batch.positions[None], self._positions(batch, grids)])[:, None]
-        kinds = (batch.ids == SPECIAL_IDS["image_pad"]).int()[None]
+    def logits(self, batch: Batch, media: Media) -> Tensor:
+        positions = torch.cat([batch.positions[None], self._positions(batch, media)])[:, None]
         routers = {"output_router_logits": True} if self.sparse else {}
         out = self.model(
             input_ids=batch.ids[None],
             position_ids=positions,
-            mm_token_type_ids=kinds,
+            mm_token_type_ids=media.kinds(len(batch.ids))[None],
             use_cache=False,
-            **images,
+            **media.inputs(),
             **routers,
         )
         self.router_logits = out.router_logits if self.sparse else None
         return out.logits[0]
 
-    def _positions(self, batch: Batch, grids: Tensor) -> Tensor:
+    def _positions(self, batch: Batch, media: Media) -> Tensor:
         """[3, T], one sample after another."""
-        per_sample, left = [], grids
+        per_sample = []
         for start, stop in pairwise(batch.segments.cu_seqlens):
-            ids = batch.ids[None, start:stop]
-            kinds = (ids == SPECIAL_IDS["image_pad"]).int()
-            positions, _ = self.model.model.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=left)
+            own = media.within(start, stop)
+            grids = {name: value for name, value in own.inputs().items() if not name.startswith("pixel")}
+            kinds = own.kinds(stop - start)[None]
+            positions, _ = self.model.model.get_rope_index(
+                batch.ids[None, start:stop], mm_token_type_ids=kinds, **grids
+            )
             per_sample.append(positions[:, 0])
-            left = left[int((ids == SPECIAL_IDS["vision_start"]).sum()) :]
         return torch.cat(per_sample, dim=1)
 
     def auxiliary_loss(self, batch: Batch) -> Tensor:
@@ -187,7 +252,7 @@ QWEN3_VISION = {
     "deepstack_visual_indexes": [0, 2],
 }
 QWEN3_ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-IDS = {"image_token_id": 5, "video_token_id": 54, "vision_start_token_id": 3, "vision_end_token_id": 4}
+IDS = {"image_token_id": 5, "video_token_id": VIDEO_PAD, "vision_start_token_id": 3, "vision_end_token_id": 4}
 EXPERTS = {
     "num_experts": 8,
     "num_experts_per_tok": 3,
@@ -279,6 +344,23 @@ def samples() -> list[Sample]:
     return [text_sample(rng, 9), image_sample(rng, (4, 6), 5), image_sample(rng, (10, 18), 7), text_sample(rng, 9)]
 
 
+def clips(spans: bool) -> list[Sample]:
+    """A video of three groups of frames, of windows that are cut; an image; a video whose groups are less than a
+    position in time apart; text.
+
+    Args:
+        spans: whether every group is an image of its own behind a time, as Qwen3-VL has it.
+    """
+    rng = np.random.default_rng(6)
+    video = (lambda *args: spans_sample(*args[:3])) if spans else video_sample
+    return [
+        video(rng, (3, 6, 10), 5, 1.3),
+        image_sample(rng, (4, 6), 4),
+        video(rng, (2, 4, 4), 6, 0.2),
+        text_sample(rng, 9),
+    ]
+
+
 def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
     """Builds an oracle, imports its weights and compares."""
     with torch.random.fork_rng():
@@ -288,6 +370,9 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
     pack = pack_of(samples(), 88)
     comparisons = {"packed": [pack], "two packs": [pack, pack_of(samples()[:2])]}
     comparisons |= {"alone, text": [pack_of(samples()[:1])], "alone, image": [pack_of(samples()[2:3])]}
+    moving = clips(spans=built(folder / "weights").vision.pos_embed is not None)
+    videos = pack_of(moving, 150)
+    comparisons |= {"packed, video": [videos], "alone, video": [pack_of(moving[:1])]}
     differences, largest = {}, 0.0
     with torch.no_grad():
         for name, packs in comparisons.items():
@@ -300,7 +385,7 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
             other = built(folder / "weights")
         give_weights(other, 1, torch.device("cpu"))
         another = _apart(other.logits(collate([pack], layout)), oracle.logits(*_oracle_inputs([pack], layout)))
-    return Figures(differences, _gradients(oracle, ours, [pack], layout, folder), largest, another)
+    return Figures(differences, _gradients(oracle, ours, [pack, videos], layout, folder), largest, another)
 
 
 def _drawn(oracle: Composed | Joint) -> Composed | Joint:
@@ -333,14 +418,15 @@ def _imported(oracle: Composed | Joint, folder: Path) -> tuple[VLM, BatchLayout]
     with torch.device("meta"):
         model = built(folder)
     give_weights(model, 0, torch.device("cpu"), imported.tensors)
-    return model, inputs.layout(SPECIAL_IDS)
+    return model, inputs.layout(SPECIAL_IDS | {"video_pad": VIDEO_PAD})
 
 
-def _oracle_inputs(packs: Sequence[Pack], layout: BatchLayout) -> tuple[Batch, Tensor]:
+def _oracle_inputs(packs: Sequence[Pack], layout: BatchLayout) -> tuple[Batch, Media]:
     """Patches in merge-block order, positions along the text: what transformers takes."""
-    plain = replace(layout, window=None, position_axes=1)
-    grids = [image.grid for pack in packs for image in pack.images]
-    return collate(packs, plain), torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+    batch = collate(packs, replace(layout, window=None, position_axes=1))
+    begins = accumulate((len(pack.tokens) for pack in packs), initial=0)
+    starts = [image.start + begin for pack, begin in zip(packs, begins, strict=False) for image in pack.images]
+    return batch, Media(tuple(starts), tuple(image for pack in packs for image in pack.images), batch.patches)
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
@@ -369,7 +455,7 @@ def _gradients(
 
 def table() -> Iterator[str]:
     """The figures of every case as lines of Markdown."""
-    columns = ["packed", "two packs", "alone, text", "alone, image"]
+    columns = ["packed", "two packs", "alone, text", "alone, image", "packed, video", "alone, video"]
     yield f"| model | {' | '.join(f'logits, {column}' for column in columns)} | gradients, worst tensor |"
     yield "|---" * (len(columns) + 2) + "|"
     for name, build in CASES.items():

@@ -24,7 +24,7 @@ from mindvl_data.shards import (
     vision_cost,
     write_shard,
 )
-from mindvl_data.vision import Resolution
+from mindvl_data.vision import Frame, Resolution
 from mindvl_data.vision.resize import QWEN2_VL
 from mindvl_train.data.batch import BatchLayout
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -39,6 +39,8 @@ SPECIAL_IDS = {
     "vision_end": 4,
     "image_pad": 5,
 }
+# Of sets with videos: between the embedding's last token of text and its end.
+VIDEO_PAD = 54
 VOCAB_SIZE = 50
 LAYOUT = BatchLayout(patch=14, merge=2, image_pad=SPECIAL_IDS["image_pad"])
 TINY_MODEL: dict[str, Any] = {
@@ -122,8 +124,47 @@ def image_sample(rng: np.random.Generator, grid: tuple[int, int], text: int) -> 
     return _sample(np.array(tokens), (image,))
 
 
+def video_sample(rng: np.random.Generator, grid: tuple[int, int, int], text: int, seconds: float = 1.0) -> Sample:
+    """vision-start, one video of `grid` patches that is a row of pictures, vision-end, then `text` tokens of loss."""
+    tokens = [*_video_tokens(grid), *rng.integers(6, VOCAB_SIZE, text)]
+    return _sample(np.array(tokens), (_clip(rng, grid, seconds),))
+
+
+def spans_sample(rng: np.random.Generator, grid: tuple[int, int, int], text: int) -> Sample:
+    """A video as Qwen3-VL has it: every two frames are an image of their own behind a few tokens of text."""
+    clip, (pairs, height, width) = _clip(rng, grid, 0.0), grid
+    tokens: list[int] = []
+    images = []
+    for pair in range(pairs):
+        tokens += rng.integers(6, VOCAB_SIZE, 2).tolist()
+        images.append(
+            replace(clip, start=len(tokens) + 1, grid=(1, height, width), frames=clip.frames[2 * pair : 2 * pair + 2])
+        )
+        tokens += _video_tokens((1, height, width))
+    return _sample(np.array([*tokens, *rng.integers(6, VOCAB_SIZE, text)]), tuple(images))
+
+
+def _video_tokens(grid: tuple[int, int, int]) -> list[int]:
+    pads = [VIDEO_PAD] * (grid[0] * grid[1] * grid[2] // 4)
+    return [SPECIAL_IDS["vision_start"], *pads, SPECIAL_IDS["vision_end"]]
+
+
+def _clip(rng: np.random.Generator, grid: tuple[int, int, int], seconds: float) -> PackImage:
+    pairs, height, width = grid
+    pictures = [_png(rng, height * 14, width * 14) for _ in range(2 * pairs)]
+    begins = np.cumsum([0, *map(len, pictures)]).tolist()
+    frames = tuple(
+        Frame(number, number / 2, offset=begin, size=len(picture))
+        for number, (begin, picture) in enumerate(zip(begins, pictures, strict=False))
+    )
+    data = b"".join(pictures)
+    return PackImage(
+        1, grid, data, size=len(data), sha256=hashlib.sha256(data).digest(), frames=frames, seconds_per_grid=seconds
+    )
+
+
 def _sample(tokens: NDArray[Any], images: tuple[PackImage, ...]) -> Sample:
-    mask = tokens > SPECIAL_IDS["image_pad"]
+    mask = (tokens > SPECIAL_IDS["image_pad"]) & (tokens < VOCAB_SIZE)
     mask[0] = False
     return Sample(tokens.astype(np.int32), mask, images)
 

@@ -9,11 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl_train.data.batch import collate
-from tests.mindvl_train.synthetic import LAYOUT, QWEN3_VISION, Sample, image_sample, pack_of, text_sample, tiny_model
+from tests.mindvl_train.synthetic import (
+    LAYOUT,
+    QWEN3_VISION,
+    VIDEO_PAD,
+    Sample,
+    image_sample,
+    pack_of,
+    text_sample,
+    tiny_model,
+    video_sample,
+)
 
 MODEL = tiny_model()
 QWEN3 = tiny_model(vision=QWEN3_VISION, mrope_section=(2, 1, 1), mrope_interleaved=True)
-KINDS = {"qwen2.5": (MODEL, LAYOUT), "qwen3-vl": (QWEN3, replace(LAYOUT, position_axes=3))}
+LAYOUTS = [replace(LAYOUT, video_pad=VIDEO_PAD, position_axes=axes) for axes in (1, 3)]
+KINDS = {"qwen2.5": (MODEL, LAYOUTS[0]), "qwen3-vl": (QWEN3, LAYOUTS[1])}
 
 
 def _alone_and_packed(
@@ -30,17 +41,21 @@ def _alone_and_packed(
 SAMPLES = st.one_of(
     st.integers(1, 9),
     st.tuples(st.sampled_from([(2, 2), (2, 4), (4, 2), (4, 4)]), st.integers(1, 6)),
+    st.tuples(st.sampled_from([(2, 2, 2), (3, 2, 4), (5, 4, 2)]), st.integers(1, 6)),
 )
+MAKE = {2: image_sample, 3: video_sample}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(shapes=st.lists(SAMPLES, min_size=1, max_size=5), padding=st.integers(0, 3), seed=st.integers(0, 99))
 def test_logits_of_a_pack_are_those_of_its_samples_alone(
-    kind: str, shapes: list[int | tuple[tuple[int, int], int]], padding: int, seed: int
+    kind: str, shapes: list[int | tuple[tuple[int, ...], int]], padding: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    samples = [text_sample(rng, shape) if isinstance(shape, int) else image_sample(rng, *shape) for shape in shapes]
+    samples = [
+        text_sample(rng, shape) if isinstance(shape, int) else MAKE[len(shape[0])](rng, *shape) for shape in shapes
+    ]
     alone, packed = _alone_and_packed(samples, kind, padding)
     torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-5)
 

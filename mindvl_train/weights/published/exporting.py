@@ -32,6 +32,7 @@ NOT_OURS: dict[str, Any] = {QUANTISED: None, "auto_map": None, "num_nextn_predic
 # What `config.json` calls the tokens of a manifest.
 TOKEN_IDS = {
     "image_pad": "image_token_id",
+    "video_pad": "video_token_id",
     "vision_start": "vision_start_token_id",
     "vision_end": "vision_end_token_id",
     "im_end": "eos_token_id",
@@ -76,7 +77,7 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
             write_processor(tokenizer, trained.data, trained.config.vision, home)
         if "tokenizer" in trained.data:
             for folder in (unfinished,) if joint else (home, unfinished / VISION):
-                adapt(folder, trained.data, trained.special_ids)
+                adapt(folder, trained.data, trained.special_ids, trained.config.vision)
         write_processing(unfinished, trained.data)
         has_tokenizer = (home / TOKENIZER).exists()
     return ExportReport((".",) if joint else (LANGUAGE, VISION, PROJECTOR), has_tokenizer)

@@ -30,6 +30,7 @@ SPECIAL_TOKENS = {
     "<|vision_start|>": "vision_start",
     "<|vision_end|>": "vision_end",
     "<|image_pad|>": "image_pad",
+    "<|video_pad|>": "video_pad",
 }
 
 

@@ -14,10 +14,13 @@ from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mindvl_data.vision import VideoRule
+from mindvl_data.vision.video.rule import QWEN2_VIDEO
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.processing import write_bounds
 from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.folder import TOKENIZER, read_json, tokenizer_sha256
+from mindvl_train.weights.published.videos import default_rule, write_video_processor
 
 TEMPLATE_FILE = "chat_template.jinja"
 # What a tokenizer's configuration calls the end of an answer and padding.
@@ -35,6 +38,8 @@ TEMPLATE = """\
 {%- for part in message.content -%}
 {%- if part.type == "image" -%}
 {{ "<|vision_start|><|image_pad|><|vision_end|>" }}
+{%- elif part.type == "video" -%}
+{{ VIDEO }}
 {%- else -%}
 {{ part.text }}
 {%- endif -%}
@@ -49,7 +54,7 @@ TEMPLATE = """\
 
 
 def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig, out: Path) -> None:
-    """Writes `tokenizer.json`, its configuration, `chat_template.jinja` and `preprocessor_config.json`.
+    """Writes `tokenizer.json`, its configuration, `chat_template.jinja` and the processors of images and videos.
 
     Args:
         tokenizer: a `tokenizer.json`, or a folder with one.
@@ -69,12 +74,20 @@ def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig,
     if found != expected:
         raise PublishedError(f"--tokenizer {path}: is {found}, the run's data was built with {expected}")
     shutil.copyfile(path, out / TOKENIZER)
-    (out / TEMPLATE_FILE).write_text(_template(data["chat_template"]))
+    rule = video_rule(data) or default_rule(vision)
+    (out / TEMPLATE_FILE).write_text(_template(data["chat_template"], rule))
     _write(out / "tokenizer_config.json", _tokenizer_config())
     _write(out / "preprocessor_config.json", _image_processor(data["resolution"], vision))
+    write_video_processor(out, rule, vision)
 
 
-def adapt(folder: Path, data: dict[str, Any], special_ids: dict[str, int]) -> None:
+def video_rule(data: dict[str, Any]) -> VideoRule | None:
+    """What the data say of clips, if they have any."""
+    described = data.get("resolution", {}).get("video")
+    return VideoRule.of(described) if described else None
+
+
+def adapt(folder: Path, data: dict[str, Any], special_ids: dict[str, int], vision: VisionConfig) -> None:
     """Makes an exported folder ask as the model was last trained, and stop where it was taught to.
 
     Files that say so already keep their bytes: those of the model that a run began from may speak of another template,
@@ -84,9 +97,13 @@ def adapt(folder: Path, data: dict[str, Any], special_ids: dict[str, int]) -> No
         folder: with the small files of a published model.
         data: of the model, see `weights/processing.py`.
         special_ids: by our names.
+        vision: its tower.
     """
-    write_bounds(folder, data["resolution"]["min_pixels"], data["resolution"]["max_pixels"])
-    _adapt_template(folder, data["chat_template"])
+    written = write_bounds(folder, data["resolution"]["min_pixels"], data["resolution"]["max_pixels"])
+    rule = video_rule(data)
+    if written and rule:
+        write_video_processor(folder, rule, vision)
+    _adapt_template(folder, data["chat_template"], rule)
     if not {"im_end", "end_of_text"} <= special_ids.keys():
         return
     end, pad = special_ids["im_end"], special_ids["end_of_text"]
@@ -111,12 +128,12 @@ def _with_ends(config: dict[str, Any], end: int, pad: int, seq_len: int) -> dict
     return config | ends | ({"max_position_embeddings": longest} if longest else {})
 
 
-def _adapt_template(folder: Path, described: dict[str, Any]) -> None:
+def _adapt_template(folder: Path, described: dict[str, Any], rule: VideoRule | None) -> None:
     """The template of the data, unless the folder's makes the same of a conversation."""
     if not described or not any((folder / name).exists() for name in (TOKENIZER, "tokenizer_config.json")):
         return
-    ours, found = _template(described), published_template(folder)
-    if found is not None and _rendered(found) == _rendered(ours):
+    ours, found = _template(described, rule or QWEN2_VIDEO), published_template(folder)
+    if found is not None and _rendered(found, rule) == _rendered(ours, rule):
         return
     (folder / TEMPLATE_FILE).write_text(ours)
     (folder / "chat_template.json").unlink(missing_ok=True)
@@ -136,9 +153,11 @@ def published_template(folder: Path) -> str | None:
     return None
 
 
-def _rendered(template: str) -> list[str] | None:
-    """What a template makes of a few conversations; None: it cannot be rendered."""
-    image: list[dict[str, str]] = [{"type": "image"}, {"type": "text", "text": "What?"}]
+def _rendered(template: str, rule: VideoRule | None) -> list[str] | None:
+    """What a template makes of a few conversations, with a video if there is a rule for any; None: it cannot be
+    rendered."""
+    video = [{"type": "video"}] if rule else []
+    image: list[dict[str, str]] = [{"type": "image"}, *video, {"type": "text", "text": "What?"}]
     asked: list[dict[str, Any]] = [{"role": "user", "content": image}]
     chats = [asked, [{"role": "system", "content": "Be brief."}, *asked, {"role": "assistant", "content": "A cat."}]]
     try:
@@ -164,8 +183,11 @@ def _update(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
         _write(path, changed)
 
 
-def _template(described: dict[str, Any]) -> str:
+def _template(described: dict[str, Any], rule: VideoRule) -> str:
+    # Where every pair of frames stands between tokens of its own, the processor writes these.
+    video = "<|video_pad|>" if rule.spans else "<|vision_start|><|video_pad|><|vision_end|>"
     values = {"PREFIX": described["prefix"], "SUFFIX": described["suffix"], "DEFAULT": described["default_system"]}
+    values["VIDEO"] = video
     return (
         "".join(f"{{%- set {name} = {json.dumps(value)} -%}}\n" for name, value in values.items() if value) + TEMPLATE
     )

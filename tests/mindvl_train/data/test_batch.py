@@ -8,7 +8,17 @@ import torch
 
 from mindvl_data import vision
 from mindvl_train.data.batch import BatchError, collate
-from tests.mindvl_train.synthetic import LAYOUT, image_sample, mixed_packs, pack_of, text_sample
+from tests.mindvl_train.synthetic import (
+    LAYOUT,
+    VIDEO_PAD,
+    Sample,
+    image_sample,
+    mixed_packs,
+    pack_of,
+    spans_sample,
+    text_sample,
+    video_sample,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -58,6 +68,59 @@ def test_a_batch_without_images_has_one_masked_grid_of_the_smallest_size() -> No
     assert batch.patches.shape == (4, 1176)
     assert batch.image_segments.cu_seqlens == (0, 4)
     assert (len(batch.placeholders), batch.num_masked_features, batch.num_images) == (0, 1, 0)
+
+
+WITH_VIDEO = replace(LAYOUT, video_pad=VIDEO_PAD)
+
+
+def test_a_video_is_a_frame_segment_a_group_and_owns_its_placeholders() -> None:
+    batch = collate([pack_of([video_sample(RNG, (3, 2, 4), 2), image_sample(RNG, (4, 4), 1)])], WITH_VIDEO)
+    assert batch.image_segments.cu_seqlens == (0, 8, 16, 24, 40)
+    assert batch.placeholders.tolist() == [*range(1, 7), *range(11, 15)]
+    assert batch.ids[batch.placeholders].tolist() == [VIDEO_PAD] * 6 + [LAYOUT.image_pad] * 4
+    assert batch.patch_positions[:24].tolist() == batch.patch_positions[:8].tolist() * 3
+    assert (batch.num_images, batch.num_patches, batch.vision_cost) == (2, 40, 3 * 64 + 256)
+
+
+def test_the_patches_of_a_video_hold_two_frames_each() -> None:
+    sample = video_sample(RNG, (2, 2, 2), 2)
+    (clip,) = sample.images
+    batch = collate([pack_of([sample])], WITH_VIDEO)
+    groups = batch.patches.view(2, 4, 3, 2, 14 * 14)
+    for number, frame in enumerate(clip.frames):
+        picture = (clip.data or b"")[frame.offset :][: frame.size]
+        alone = torch.from_numpy(vision.decode(picture, 2, 2)).view(4, 3, 2, 14 * 14)
+        assert torch.equal(groups[number // 2, :, :, number % 2], alone[:, :, 0])
+
+
+def test_levels_and_black_of_images_among_videos_become_the_batch() -> None:
+    packs = [pack_of([image_sample(RNG, (4, 4), 3)]), pack_of([spans_sample(RNG, (2, 2, 4), 3), text_sample(RNG, 4)])]
+    whole, levels, black = (collate(packs, WITH_VIDEO, pixels) for pixels in ("patches", "levels", "black"))
+    assert levels.patches.nbytes * 4 == whole.patches.nbytes
+    assert black.patches.shape == levels.patches.shape
+    torch.testing.assert_close(levels.to(torch.device("cpu")).patches, whole.patches, atol=1e-6, rtol=0)
+
+
+def test_a_video_takes_its_seconds_in_time_and_an_image_none() -> None:
+    packs = [pack_of([image_sample(RNG, (2, 4), 1)]), pack_of([video_sample(RNG, (3, 2, 2), 2, seconds=0.75)])]
+    batch = collate(packs, replace(WITH_VIDEO, position_axes=3, tokens_per_second=2))
+    assert batch.positions[0].tolist() == [0, 1, 1, 3, 4, 0, 1, 2, 4, 2, 3, 4]
+    assert batch.positions[1].tolist() == [0, 1, 1, 3, 4, 0, 1, 1, 1, 2, 3, 4]
+
+
+def test_videos_in_a_set_that_knows_no_token_of_theirs_are_an_error() -> None:
+    pack = pack_of([video_sample(RNG, (2, 2, 2), 2)], index=4)
+    with pytest.raises(BatchError, match=r"pack 4: its 1 images cover 2 tokens, but its 0 image placeholders"):
+        collate([pack], LAYOUT)
+
+
+@pytest.mark.parametrize("sample", [video_sample(RNG, (2, 2, 2), 2), spans_sample(RNG, (2, 2, 2), 2)])
+def test_a_video_that_cannot_be_decoded_names_its_pack(sample: Sample) -> None:
+    good, bad = image_sample(RNG, (2, 2), 1), pack_of([sample]).images
+    broken = tuple(replace(image, data=b"no clip") for image in bad)
+    pack = pack_of([good, replace(sample, images=broken)], index=3)
+    with pytest.raises(BatchError, match=r"pack 3: the video at token \d+ cannot be decoded .*mindvl_data verify"):
+        collate([pack], WITH_VIDEO)
 
 
 def test_a_pack_that_fills_the_last_batch_has_no_targets() -> None:

@@ -41,7 +41,7 @@ def test_a_padded_embedding_fits(tmp_path: Path) -> None:
         ),
         (FITS, {"tokenizer_sha256": "f" * 64}, f"its tokenizer is {'0' * 64}, the model's is {'f' * 64}"),
         (FITS, {"special_ids": {"image_pad": 9}}, "its image_pad is token 5, the model's is 9"),
-        (FITS, {"special_ids": {"video_pad": 9}}, "its video_pad is token None, the model's is 9"),
+        (FITS, {"special_ids": {"audio_pad": 9}}, "its audio_pad is token None, the model's is 9"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, inputs: ModelInputs, stated: dict[str, Any], message: str) -> None:
@@ -49,6 +49,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path, inputs: ModelInputs, stated:
         check_fit([_manifest(tmp_path / "one")], inputs, *_known(**stated))
     assert message in str(caught.value)
     assert "build the data set again" in str(caught.value)
+
+
+def test_a_set_without_videos_need_not_know_their_token_and_one_with_them_must(tmp_path: Path) -> None:
+    known = _known(special_ids={"video_pad": 9})
+    check_fit([_manifest(tmp_path / "without")], FITS, *known)
+    check_fit([_manifest(tmp_path / "with", special_ids=SPECIAL_IDS | {"video_pad": 9})], FITS, *known)
+    other = _manifest(tmp_path / "other", special_ids=SPECIAL_IDS | {"video_pad": 8})
+    with pytest.raises(FitError, match="its video_pad is token 8, the model's is 9"):
+        check_fit([other], FITS, *known)
 
 
 def test_special_tokens_must_lie_in_the_embedding(tmp_path: Path) -> None:

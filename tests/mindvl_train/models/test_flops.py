@@ -1,5 +1,6 @@
 """The arithmetic that is counted by formula is the arithmetic that torch counts."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.data.batch import collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.flops import _of_pair, batch_flops, passes
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
-from tests.mindvl_train.synthetic import LAYOUT, QWEN3_VISION, TINY_MODEL, image_sample, pack_of, text_sample
+from tests.mindvl_train.synthetic import (
+    LAYOUT,
+    QWEN3_VISION,
+    TINY_MODEL,
+    VIDEO_PAD,
+    image_sample,
+    pack_of,
+    text_sample,
+    video_sample,
+)
 
 MOE = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_shared_experts": 1}
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 6}
@@ -31,12 +41,13 @@ VISIONS: list[dict[str, Any]] = [{}, {"window_size": 56, "fullatt_block_indexes"
 @pytest.mark.parametrize("vision", VISIONS, ids=["whole", "windows", "deepstack"])
 def test_a_forward_pass_is_counted_exactly(decoder: str, vision: dict[str, Any]) -> None:
     rng = np.random.default_rng(1)
-    packs = [pack_of([image_sample(rng, (8, 6), 9), text_sample(rng, 30)]), pack_of([text_sample(rng, 51)])]
+    samples = [image_sample(rng, (8, 6), 9), video_sample(rng, (3, 6, 4), 5), text_sample(rng, 30)]
+    packs = [pack_of(samples), pack_of([text_sample(rng, 51)])]
     config = VLMConfig(vision=TINY_MODEL["vision"] | vision, decoder=TINY_MODEL["decoder"] | DECODERS[decoder])
     with torch.device("meta"):
         model = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(model, 0, torch.device("cpu"))
-    batch = collate(packs, BatchLayout(**{**vars(LAYOUT), "window": config.vision.window}))
+    batch = collate(packs, replace(LAYOUT, window=config.vision.window, video_pad=VIDEO_PAD))
     # Written out as products, which torch counts; its fused kernel for CPUs it does not.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch)

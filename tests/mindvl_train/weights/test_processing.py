@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.processing import of_published, write_bounds, write_processing
 from mindvl_train.weights.published.processor import adapt, published_template, render
 
+TOWER = VisionConfig(depth=1, hidden_size=8, intermediate_size=8, num_heads=1)
 IDS = {"im_end": 4084, "end_of_text": 4082}
 DATA: dict[str, Any] = {
     "tokenizer": {"sha256": "0" * 64},
@@ -64,7 +66,7 @@ def test_an_export_stops_where_the_model_was_taught_to(tmp_path: Path) -> None:
                 "preprocessor_config.json": OLD,
             },
         )
-        adapt(folder, DATA, IDS)
+        adapt(folder, DATA, IDS, TOWER)
         changed = _json(folder / "config.json")
         inner = changed.get("text_config", changed)
         assert (changed["eos_token_id"], inner["eos_token_id"], inner["pad_token_id"]) == (4084, 4084, 4082)
@@ -81,8 +83,8 @@ def test_an_export_stops_where_the_model_was_taught_to(tmp_path: Path) -> None:
 
 def test_a_template_that_says_the_same_keeps_its_bytes(tmp_path: Path) -> None:
     folder = _folder(tmp_path, {"config.json": {"vocab_size": 4096}, "tokenizer_config.json": {}})
-    adapt(folder, DATA, IDS)
+    adapt(folder, DATA, IDS, TOWER)
     same = "{# theirs #}" + (published_template(folder) or "")
     (folder / "chat_template.jinja").write_text(same)
-    adapt(folder, DATA, IDS)
+    adapt(folder, DATA, IDS, TOWER)
     assert published_template(folder) == same
