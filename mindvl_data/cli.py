@@ -61,12 +61,15 @@ def build(
     workers: Workers = None,
     set_: Set = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the build folder.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every source again, even where its size and times are unchanged.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Build every stage of a recipe: scan, filter, count, mix, pack, write. Writes a report to look at, too."""
     with reported(debug):
-        made = _build(recipe, out, workers, set_ or [], dry_run=False)
+        made = _build(recipe, out, workers, set_ or [], dry_run=False, rehash=rehash)
         written = None if no_report else _write_report(made)
         _report(made, as_json, written)
 
@@ -375,7 +378,13 @@ def schema() -> None:
 
 
 def _build(
-    recipe: Path, out: str | None, workers: int | None, overrides: list[str], dry_run: bool, sample: int | None = None
+    recipe: Path,
+    out: str | None,
+    workers: int | None,
+    overrides: list[str],
+    dry_run: bool,
+    sample: int | None = None,
+    rehash: bool = False,
 ) -> BuildReport:
     from mindvl_data.engines.worker import leave_pandas_out
     from mindvl_data.pipeline import build as run
@@ -394,7 +403,8 @@ def _build(
         folder = Path(out).absolute() if out and "://" not in out else None
         store = out if out and "://" in out else None
         try:
-            return run(loaded, folder, workers or os.cpu_count() or 1, progress, dry_run, sample, store)
+            count = workers or os.cpu_count() or 1
+            return run(loaded, folder, count, progress, dry_run, sample, store, rehash=rehash)
         except UserError as error:
             _show_funnel(error)
             raise

@@ -1,6 +1,16 @@
-"""`python -m mindvl_train`."""
+"""`python -m mindvl_train`, and the command of the same name."""
+
+import sys
+
+
+def main() -> None:
+    """Ctrl-C while the program is still being loaded ends it without a word."""
+    try:
+        from mindvl_train.cli import main as start
+    except KeyboardInterrupt:
+        sys.exit(130)
+    start()
+
 
 if __name__ == "__main__":
-    from mindvl_train.cli import main
-
     main()

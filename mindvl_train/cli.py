@@ -20,9 +20,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mindvl_data.runtime.terminal import open_console
 from mindvl_train.answers import cli as answers
 from mindvl_train.loop.metrics import Record, StageSummary
-from mindvl_train.terminal import is_first, open_console, or_exit
+from mindvl_train.terminal import is_first, or_exit
 
 GIB = 2**30
 
@@ -138,7 +139,7 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
 
     loaded = load_config(train_yaml, overrides)
     folder = out or Path(loaded.config.out or Path("runs") / loaded.config.name)
-    console = open_console(stderr=as_json)
+    console = open_console(stderr=as_json, markup=True)
     console.quiet = not is_first()
     console.print(f"[bold]{escape(loaded.config.name)}[/bold] → {escape(str(folder))}")
     result = train(loaded, str(train_yaml), folder, [TerminalLogger(console)])
@@ -163,7 +164,7 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
         stages = [asdict(stage) | {"fits": stage.total <= memory * GIB} for stage in made.stages]
         print(json.dumps(asdict(made) | {"stages": stages}))
         return
-    console = open_console(stderr=False)
+    console = open_console(markup=True)
     console.print(f"{made.parameters:,} parameters, {made.active:,} of them active for a token", highlight=False)
     used = f"kept in float32, used in {loaded.config.precision}"
     title = f"GiB on each of {ranks} ranks of {memory:g} GiB, everything sharded, {used}"
@@ -194,7 +195,7 @@ def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool)
     if as_json:
         print(json.dumps({"out": str(out), "parents": parents}))
         return
-    console = open_console(stderr=False)
+    console = open_console(markup=True)
     for parent in parents:
         console.print(f"{parent['share']:.4g} · {escape(parent['folder'])}", soft_wrap=True, highlight=False)
     console.print(escape(str(out)), soft_wrap=True)
@@ -208,7 +209,7 @@ def _import(folder: Path, vision: Path | None, out: Path, seed: int, dtype: str 
         print(json.dumps({"out": str(out), **asdict(report)}))
         return
     parts = ", ".join(f"{part} {count:,}" for part, count in report.parameters.items())
-    console = open_console(stderr=False)
+    console = open_console(markup=True)
     console.print(f"{escape(str(out))}: {sum(report.parameters.values()):,} parameters ({parts})", soft_wrap=True)
     if report.drawn:
         console.print(f"{' and '.join(report.drawn)}: nothing published fits between these; drawn with seed {seed}")
@@ -222,7 +223,7 @@ def _export(folder: Path, out: Path, dtype: str | None, tokenizer: Path | None, 
     if as_json:
         print(json.dumps({"out": str(out), **asdict(report)}))
         return
-    console = open_console(stderr=False)
+    console = open_console(markup=True)
     if not report.tokenizer:
         console.print("no tokenizer is with it: --tokenizer adds that of the run's data, its template and a processor")
     for written in report.written:

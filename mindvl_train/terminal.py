@@ -1,4 +1,4 @@
-"""The terminal as every command meets it: colours that go away in a pipe, and errors that are one message."""
+"""What a run says when it cannot go on: one message, from one rank."""
 
 import os
 from collections.abc import Callable
@@ -8,14 +8,7 @@ from rich.markup import escape
 
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.shown import SafeConsole
-
-PIPE_WIDTH = 120
-
-
-def open_console(*, stderr: bool) -> SafeConsole:
-    """Colours and the terminal's width on a terminal; neither in a pipe, where lines stay whole."""
-    console = SafeConsole(stderr=stderr)
-    return console if console.is_terminal else SafeConsole(stderr=stderr, width=PIPE_WIDTH)
+from mindvl_data.runtime.terminal import exit_code, stoppable
 
 
 def is_first() -> bool:
@@ -26,7 +19,8 @@ def is_first() -> bool:
 def or_exit(action: Callable[[], None], debug: bool) -> None:
     """Does it; an error that a person can act on is one message and exit code 2."""
     try:
-        action()
+        with stoppable():
+            action()
     except (UserError, OSError) as error:
         if debug:
             raise
@@ -36,6 +30,6 @@ def or_exit(action: Callable[[], None], debug: bool) -> None:
             words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
             SafeConsole(stderr=True).print(words, soft_wrap=True, highlight=False)
         raise typer.Exit(2) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         SafeConsole(stderr=True).print("stopped; the same command goes on from the last checkpoint")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(error)) from None

@@ -18,7 +18,7 @@ from tests.conftest import QUICKSTART
 
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.
 OPTIONS = {
-    "build": ["--debug", "--help", "--json", "--no-report", "--out", "--set", "--workers", "RECIPE"],
+    "build": ["--debug", "--help", "--json", "--no-report", "--out", "--rehash", "--set", "--workers", "RECIPE"],
     "check": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "A", "B"],
     "init": ["--debug", "--help", "--out", "PATH…"],

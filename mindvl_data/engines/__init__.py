@@ -83,7 +83,7 @@ class EngineOptions:
 
 
 def engine_of(name: str, options: EngineOptions) -> Engine:
-    """The engine registered under a name. Raises UnknownPlugin, and EngineError for options that it has no use for."""
+    """The engine registered under a name. Raises PluginError, and EngineError for options that it has no use for."""
     opened: Any = plugins.load(GROUP, name)
     engine: Engine = opened(options)
     return engine

@@ -35,8 +35,12 @@ class LocalEngine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._pool:
+            if kind and issubclass(kind, KeyboardInterrupt):
+                # Of a signal to this process alone they have not heard; what they are at is done again.
+                for worker in multiprocessing.active_children():
+                    worker.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
@@ -51,10 +55,11 @@ class LocalEngine:
         weights = sizes or [1] * len(tasks)
         if self.workers == 1 or len(tasks) < 2:
             return list(_in_process(function, tasks, weights, done))
-        pool = self._started()
-        with _held_back():
-            futures = [pool.submit(function, task) for task in tasks]
+        futures: list[Future[R]] = []
         try:
+            pool = self._started()
+            with _held_back():
+                futures += [pool.submit(function, task) for task in tasks]
             self._watch(dict(zip(futures, weights, strict=True)), done)
             return [future.result() for future in futures]
         except MemoryError as error:

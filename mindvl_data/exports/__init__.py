@@ -40,7 +40,7 @@ def export(
 
     What an export that was killed left is removed, and all is written again. progress: packs done, of how many.
     media_root, allow: where else images may be read (see `media.access_to`).
-    Raises ExportError, UnknownPlugin, ManifestError, or MediaError where a referenced image changed.
+    Raises ExportError, PluginError, ManifestError, or MediaError where a referenced image changed.
     """
     writer: Writer = plugins.load(GROUP, format_name)
     if whole_packs and getattr(writer, "samples_only", False):

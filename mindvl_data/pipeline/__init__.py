@@ -67,12 +67,14 @@ def build(
     sample: int | None = None,
     store: str | None = None,
     engine: Engine | None = None,
+    rehash: bool = False,
 ) -> BuildReport:
     """Build every stage of a recipe into `out` (default: build/<its name>).
 
     dry_run: all but shards, manifests and ledger. store: a URL that the finished sets are copied to.
     sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
     engine: where tasks run; by default in `workers` processes of this machine.
+    rehash: read every source again, whatever its size and times say.
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
@@ -82,7 +84,7 @@ def build(
     with opened(out, engine.less_memory), engine:
         while True:
             try:
-                return _build(Run(loaded, out, engine, progress, dry_run, sample), store)
+                return _build(Run(loaded, out, engine, progress, dry_run, sample, rehash=rehash), store)
             except seals.DamagedFileError as error:
                 if error.path in made_anew:
                     raise BuildError(f"{error.path}: damaged again; is the disk sound? Choose another --out") from error

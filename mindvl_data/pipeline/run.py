@@ -45,6 +45,7 @@ class Run:
     used: set[Path] = field(default_factory=set)
     other_ids: dict[str, str] | None = None
     only_looks: bool = False
+    rehash: bool = False
     files: dict[str, list[SourceFile]] = field(default_factory=dict)
     _fingerprints: dict[str, FingerprintCache] = field(default_factory=dict)
 
@@ -107,7 +108,7 @@ class Run:
         """What files are known by again, kept in the build folder under this name."""
         if name not in self._fingerprints:
             path = self.out / f"{name}.json"
-            self._fingerprints[name] = Unread() if self.only_looks else FingerprintCache(path)
+            self._fingerprints[name] = Unread() if self.only_looks else FingerprintCache(path, self.rehash)
         return self._fingerprints[name]
 
     def folder(self, name: str) -> Path:

@@ -33,8 +33,8 @@ FINGERPRINTS = {"sources": "samples/fingerprints", "evaluations": "samples/evalu
 class Partition:
     """One file of one source, as it goes through the steps.
 
-    columns: the data's own columns that filters name. version: what the samples table depends on beside its
-    name: the image files that the records name by path. task: the scan that it is of.
+    columns: the data's own columns that filters name. version: what the samples table holds, and the image files
+    that the records name by path. task: the scan that it is of.
     """
 
     source: str
@@ -68,7 +68,7 @@ def _scanned(run: Run, section: str) -> list[Partition]:
     tasks = [task for name in getattr(run.recipe, section) for task in _scan_tasks(run, section, name)]
     run.folder("samples")
     run.fingerprints(FINGERPRINTS[section]).save()
-    due = [task for task in tasks if not seals.is_whole(task.samples) or image_files_changed(task)]
+    due = [task for task in tasks if run.rehash or not seals.is_whole(task.samples) or image_files_changed(task)]
     # The largest first, so that no process is left alone with one at the end.
     due.sort(key=lambda task: -_bytes(task))
     run.used.update(path for task in tasks for path in (task.samples, task.media))
@@ -96,7 +96,8 @@ def _cut(run: Run, named: tuple[str, str], reader: Any, files: Sequence[SourceFi
 def _partition(task: ScanTask) -> Partition:
     for path in (task.samples, task.drops):
         seals.checked(path)
-    version = fingerprints.of_file(seals.checked(task.image_files)) if task.image_files.exists() else ""
+    images = fingerprints.of_file(seals.checked(task.image_files)) if task.image_files.exists() else ""
+    version = fingerprints.key(seals.digest(task.samples), images)
     columns = task.columns if task.asked.keep else None
     return Partition(task.source, task.file, task.samples, task.drops, columns, version, task)
 
@@ -130,7 +131,7 @@ def reader_of(run: Run, section: str, name: str) -> Any:
     """The reader of its format. Raises SourceError where there is none."""
     try:
         return plugins.load(GROUP, getattr(run.recipe, section)[name].format)
-    except plugins.UnknownPlugin as error:
+    except plugins.PluginError as error:
         raise SourceError(f"{section}.{name}.format: {error}") from error
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mindvl_data.expanded import VARIABLE, expand
 from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.problems import problem
 from mindvl_data.recipe.whole import Recipe
+from mindvl_data.runtime import yaml_text
 
 
 @dataclass(frozen=True)
@@ -76,37 +75,12 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-BOOL = "tag:yaml.org,2002:bool"
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML's own loader takes in silence.
-
-    Truths are true and false, as in YAML 1.2: to YAML 1.1 `on: uid` has the key True, and `no` is no name.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            line = node.start_mark.line + 1
-            raise RecipeError(f"the key {twice[0]!r} is given twice in the mapping that begins on line {line}")
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        raw = yaml_text.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe") from error
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecipeError) as error:
+    except (yaml_text.YamlError, OSError, UnicodeDecodeError) as error:
         hint = "\n(a value with ${VAR} stands in quotes within {…})" if "${" in str(error) else ""
         raise RecipeError(f"{path}: not readable as YAML: {error}{hint}") from error
     if not isinstance(raw, dict):
@@ -125,8 +99,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
             if not isinstance(node, (dict, list)):
                 raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
-        node[int(last) if isinstance(node, list) else last] = yaml.load(text, _Loader)
-    except (IndexError, ValueError, yaml.YAMLError) as error:
+        node[int(last) if isinstance(node, list) else last] = yaml_text.parse(text)
+    except (IndexError, ValueError) as error:
         raise RecipeError(f"--set {override}: leads nowhere in the recipe, or is no YAML ({error})") from error
 
 

@@ -5,18 +5,34 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
-from importlib.metadata import EntryPoints, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from mindvl_data.errors import UserError
 
 
-class UnknownPlugin(UserError):  # noqa: N818 - reads as what it is
-    """No installed package offers a part of that name; the message lists those there are."""
+class PluginError(UserError):
+    """A plugin that is not installed, or is installed twice under one name."""
 
 
 def names(group: str) -> list[str]:
-    return sorted({point.name for point in _registered(group, tuple(sys.path))})
+    return sorted(available(group))
+
+
+def available(group: str) -> dict[str, EntryPoint]:
+    """The entry points of a group by name, sorted, not yet imported.
+
+    Raises:
+        PluginError: Two installed packages register one name for different objects.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(_registered(group, tuple(sys.path)), key=lambda point: point.name):
+        earlier = found.setdefault(point.name, point)
+        if earlier.value != point.value:
+            raise PluginError(
+                f"{group}: two packages register {point.name!r} ({earlier.value} and {point.value}); uninstall one"
+            )
+    return found
 
 
 @functools.cache
@@ -27,17 +43,14 @@ def _registered(group: str, path: tuple[str, ...]) -> EntryPoints:
 
 @functools.cache
 def load(group: str, name: str) -> Any:
-    """The object registered as `name` in the entry-point group, for example `mindvl_data.sources`.
+    """The object registered as `name` in a group, for example `mindvl_data.sources`; found once a process.
 
-    Found once a process.
+    Raises:
+        PluginError: No package registers that name, or two do; the message lists those there are.
     """
-    found = list(_registered(group, tuple(sys.path)).select(name=name))
-    if len({point.value for point in found}) > 1:
-        places = ", ".join(point.value for point in found)
-        raise UnknownPlugin(f"{name!r} in {group} is offered by several packages ({places}); remove one")
-    if found:
-        return found[0].load()
-    known = names(group)
+    known = available(group)
+    if name in known:
+        return known[name].load()
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UnknownPlugin(f"no {group} plugin is called {name!r}; {hint}there are: {', '.join(known) or 'none'}")
+    raise PluginError(f"no {group} plugin is called {name!r}; {hint}there are: {', '.join(known) or 'none'}")

@@ -89,6 +89,11 @@ def checked(path: Path, names: Sequence[str] | None = None) -> Path:
     return path
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 that a sealed file had when it was written, without reading it."""
+    return str(_read(path)["files"][""][1])
+
+
 def discard(path: Path) -> None:
     """Removes a sealed file or folder, so that it is made again."""
     atomic.remove(path)

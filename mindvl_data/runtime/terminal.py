@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -49,11 +48,14 @@ def shown(path: Path | None) -> str | None:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def open_console() -> Console:
-    """Standard output; in a pipe nothing is folded or cut to a terminal's width."""
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    # No markup: names of samples, filters and files may hold brackets.
-    return SafeConsole(width=width, markup=False, highlight=False)
+def open_console(*, stderr: bool = False, markup: bool = False) -> SafeConsole:
+    """Standard output or error; in a pipe nothing is folded or cut to a terminal's width.
+
+    markup: only for words of ours, since names of samples, filters and files may hold brackets.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return SafeConsole(stderr=stderr, width=width, markup=markup, highlight=markup)
 
 
 class _Done(ProgressColumn):
@@ -97,16 +99,16 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
             # Names and texts that are not UTF-8, or that the terminal's own encoding cannot write.
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _heard():
+        with stoppable(), _heard():
             yield
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:
         # The reader has left (head, grep -q): what is done is done.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         errors.print("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(error)) from None
     except Exception as error:
         if debug:
             raise
@@ -116,6 +118,32 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
         )
         errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(failure if expected else 2) from None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a scheduler sends before it kills."""
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM ends the body as Ctrl-C does; see `exit_code`."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def exit_code(stopped: KeyboardInterrupt) -> int:
+    """128 and the signal's number, as shells count."""
+    return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
 
 
 @contextmanager

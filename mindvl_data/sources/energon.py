@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-import yaml
-
 from mindvl_data.errors import reading
+from mindvl_data.runtime import yaml_text
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
 from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import Mapped
@@ -42,7 +41,7 @@ def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
     fs, place = store_of(file.place)
     index = next((path for path in _indexes(place) if fs.isfile(path)), META)
     with reading(index, "a sample type and a field map", SourceError):
-        data = yaml.safe_load(fs.cat_file(index))
+        data = yaml_text.parse(fs.cat_file(index).decode())
         kind = (data.get("sample_type") or data)["__class__"].removesuffix("Webdataset").removesuffix("Sample")
         fields = dict(data["field_map"]) if kind in TYPES else {}
     if kind not in TYPES or not all(isinstance(member, str) and FIELD.match(member) for member in fields.values()):

@@ -23,7 +23,16 @@ from mindvl_data.expanded import VARIABLE
 from mindvl_data.media import fixed_folder, leads_out
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
-from mindvl_data.sources.fingerprint import MISSING, FingerprintCache, ImageFile, Listings, Unread, stamp, stored_image
+from mindvl_data.sources.fingerprint import (
+    MISSING,
+    FingerprintCache,
+    ImageFile,
+    Listings,
+    Unread,
+    local_image,
+    stamp,
+    stored_image,
+)
 from mindvl_data.sources.folders import Listed, data_files
 from mindvl_data.sources.mapped import map_image
 
@@ -102,7 +111,7 @@ class SourceFile:
                 found = stored_image(fs.info(place))
                 return ImageBytes(fs.cat_file(place), uri), found
             data, status = map_image(place)
-            return ImageBytes(data, uri), ImageFile(status.st_size, status.st_mtime_ns)
+            return ImageBytes(data, uri), local_image(status)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NOT_THERE and not _is_absence(error):
                 raise SourceError(f"{uri}: cannot be read ({error}); run the same command again") from error
@@ -141,7 +150,7 @@ class SourceFile:
             raise SourceError(
                 f"{self.image_uri}/{path}: cannot be looked at ({error}); run the command again"
             ) from error
-        return ImageFile(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else MISSING
+        return local_image(found) if stat.S_ISREG(found.st_mode) else MISSING
 
 
 def _is_absence(error: OSError) -> bool:

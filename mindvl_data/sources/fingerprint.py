@@ -25,21 +25,30 @@ KEPT_FOLDERS = 16
 class ImageFile(NamedTuple):
     """What is known of an image that a record names by its path; size -1: it is not there.
 
-    mtime_ns: when it changed, in nanoseconds; in a store a number that stands for its etag, or for the time.
+    stamp: a number that stands for when it changed, and for its inode; in a store for its etag, or for the time.
     """
 
     size: int
-    mtime_ns: int
+    stamp: int
 
 
 MISSING = ImageFile(-1, 0)
 
 
+def local_image(status: os.stat_result) -> ImageFile:
+    """A file of a disk. A program can set the time of a file's content back, but not that of its inode's change."""
+    version = f"{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
+    return ImageFile(status.st_size, _number(version))
+
+
+def _number(version: str) -> int:
+    return int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "little")
+
+
 def stored_image(info: dict[str, Any]) -> ImageFile:
     """An object of a store as its `info` describes it."""
     version = next((str(info[name]).strip('"') for name in (*CONTENT, *CHANGED) if info.get(name)), "")
-    stamp = int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "little") if version else 0
-    return ImageFile(int(info.get("size") or 0), stamp)
+    return ImageFile(int(info.get("size") or 0), _number(version) if version else 0)
 
 
 class Listings:
@@ -82,12 +91,14 @@ def _listed(fs: Any, folder: str) -> dict[str, ImageFile]:
 class FingerprintCache:
     """Fingerprints by place, size and time of change, so that an unchanged file is not read again.
 
-    path: where they are kept; None for a look that keeps nothing. listings: of the stores, as long as it lives.
+    path: where they are kept; None for a look that keeps nothing. anew: every file is read again, and all of it.
+    listings: of the stores, as long as it lives.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, anew: bool = False) -> None:
         self._path = path
-        self._old: dict[str, str] = _known(path) if path else {}
+        self._whole = anew
+        self._old: dict[str, str] = _known(path) if path and not anew else {}
         self._new: dict[str, str] = {}
         self.listings = Listings()
 
@@ -95,7 +106,7 @@ class FingerprintCache:
         # Hashed, since the place may come from a variable.
         place = [path, info["size"], stamp(path, info)]
         known = hashlib.sha256(json.dumps(place).encode()).hexdigest()
-        self._new[known] = self._old.get(known) or fingerprint(fs, path, info)
+        self._new[known] = self._old.get(known) or fingerprint(fs, path, info, self._whole)
         return self._new[known]
 
     def save(self) -> None:
@@ -120,26 +131,29 @@ def _known(path: Path) -> dict[str, str]:
 
 
 def stamp(path: str, info: Mapping[str, Any] | None) -> str:
-    """What changes when a file is written: size, time and inode on a disk, etag or time in a store (`info`).
+    """What changes when a file is written: size, times and inode on a disk, etag or time in a store (`info`).
 
     It names no data set: a copy of the same file elsewhere has another.
     """
     if info is None or "ino" in info:
         # Not from `info`, which gives the time of a link and not of what it leads to.
         found = os.stat(path)
-        return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ino}"
+        return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
     return str(next((info[name] for name in (*CONTENT, *CHANGED) if info.get(name)), ""))
 
 
-def fingerprint(fs: Any, path: str, info: dict[str, Any]) -> str:
-    """`sha256:` of the whole file up to 16 MiB, else `sampled:` over its size and 16 windows; `etag:` in stores."""
+def fingerprint(fs: Any, path: str, info: dict[str, Any], whole: bool = False) -> str:
+    """`sha256:` of the whole file up to 16 MiB, else `sampled:` over its size and 16 windows; `etag:` in stores.
+
+    whole: of files of any size.
+    """
     for name in CONTENT:
         if info.get(name):
             return f"etag:{str(info[name]).strip(chr(34))}"
     size = int(info["size"])
     with fs.open(path, "rb") as file:
-        if size <= WHOLE_HASH_BYTES:
-            return f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
+        if whole or size <= WHOLE_HASH_BYTES:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         digest = hashlib.sha256(size.to_bytes(8, "little"))
         for number in range(WINDOWS):
             file.seek(number * (size - WINDOW_BYTES) // (WINDOWS - 1))

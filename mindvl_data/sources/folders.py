@@ -7,9 +7,8 @@ import posixpath
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from mindvl_data.errors import reading
+from mindvl_data.runtime import yaml_text
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.braces import braces
 
@@ -49,7 +48,7 @@ def _saved_splits(data: bytes) -> list[Listed]:
 
 def _energon(data: bytes) -> list[Listed]:
     """Energon's split.yaml: the tars of its training part, without what it excludes: whole tars, or TAR/KEY."""
-    split = yaml.safe_load(data)
+    split = yaml_text.parse(data.decode())
     excluded = {name for pattern in split.get("exclude") or () for name in braces(pattern)}
     paths = [path for pattern in split["split_parts"]["train"] for path in braces(pattern) if path not in excluded]
     keys: dict[str, list[str]] = {path: [] for path in paths}

@@ -67,7 +67,7 @@ BOXES = "<boxes>"
 
 # The image files that records of a partition name by path, as the scan found them (size -1: not there): when one
 # of them changes, the file that names it does not.
-IMAGE_FILES = pa.schema([("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64())])
+IMAGE_FILES = pa.schema([("path", pa.string()), ("size", pa.int64()), ("stamp", pa.int64())])
 
 LEDGER = pa.schema(
     [

@@ -47,11 +47,10 @@ class ImageHeader(NamedTuple):
     height: int
     format: str
     orientation: int
-    frames: int
 
 
 def read_header(data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXELS) -> ImageHeader:
-    """Size, format, orientation and frames of an encoded image; no pixel is decoded.
+    """Size, format and orientation of an encoded image; no pixel is decoded.
 
     Raises BadImage: `unreadable_image`, `image_too_large`, and of a WebP that ends early `truncated_image`.
     """
@@ -64,7 +63,7 @@ def read_header(data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXE
     # Pillow gives a TIFF's size as it is after orientation already.
     if orientation >= 5 and image.format != "TIFF":
         width, height = height, width
-    return ImageHeader(width, height, str(image.format).lower(), orientation, _frames(image))
+    return ImageHeader(width, height, str(image.format).lower(), orientation)
 
 
 def open_image(data: bytes | memoryview, max_image_pixels: int) -> ImageFile.ImageFile:
@@ -123,7 +122,7 @@ def plain_header(data: bytes | memoryview) -> ImageHeader | None:
     width, height, orientation = stored
     if orientation >= 5:
         width, height = height, width
-    return ImageHeader(width, height, name, orientation, 1)
+    return ImageHeader(width, height, name, orientation)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
@@ -134,13 +133,6 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     except Exception:  # noqa: BLE001 -- broken metadata does not spoil a picture
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _frames(image: ImageFile.ImageFile) -> int:
-    try:
-        return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001 -- a broken later frame does not spoil the first
-        return 1
 
 
 def _metadata_first(data: bytes | memoryview) -> bytes | memoryview:

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.shown import cleaned
+from mindvl_data.runtime.terminal import open_console
 from mindvl_data.stream import PackStream
-from mindvl_train.terminal import open_console, or_exit
+from mindvl_train.terminal import or_exit
 
 if TYPE_CHECKING:
     from mindvl_train.answers.evaluation import Score
@@ -116,7 +117,7 @@ def _evaluate(source: Path, stream: PackStream, accelerator: str, as_json: bool)
     _rows(table, "source", sources)
     _rows(table, "kind", kinds)
     _rows(table, "", {"everything": whole})
-    open_console(stderr=False).print(table)
+    open_console(markup=True).print(table)
 
 
 def _rows(table: Table, group: str, scores: "dict[str, Score]") -> None:
@@ -163,7 +164,7 @@ def _resolve(
     _print_points(points, chosen)
     for path in (plot, written):
         if path:
-            open_console(stderr=False).print(f"written: {escape(str(path))}", soft_wrap=True)
+            open_console(markup=True).print(f"written: {escape(str(path))}", soft_wrap=True)
 
 
 def _print_points(points: "list[Point]", chosen: "Point") -> None:
@@ -174,7 +175,7 @@ def _print_points(points: "list[Point]", chosen: "Point") -> None:
         similarity = "–" if point.similarity is None else f"{point.similarity:.3f}"
         scores = (f"{point.vision_tokens:,.1f}", f"{point.score.loss:.4f}", f"{point.score.accuracy:.1%}", similarity)
         table.add_row(f"{point.min_pixels:,}", f"{point.max_pixels:,}", *scores, "best" if point is chosen else "")
-    open_console(stderr=False).print(table)
+    open_console(markup=True).print(table)
 
 
 def _held_out(source: Path, stream: PackStream, accelerator: str) -> "Opened":

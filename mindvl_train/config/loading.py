@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mindvl_data.expanded import VARIABLE, expand
+from mindvl_data.runtime import yaml_text
 from mindvl_train.config.schema import STAGE_KINDS, ConfigError, TrainConfig
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -63,10 +63,10 @@ def validate(model: type[AnyModel], data: Any, where: str, prefix: str = "") -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml_text.parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a run's YAML") from error
-    except yaml.YAMLError as error:
+    except (yaml_text.YamlError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds no mapping; a run's YAML begins with `name:`, `model:` and `stages:`")
@@ -83,8 +83,8 @@ def _set(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise ConfigError(f"--set {override}: {key!r} is a value, not a mapping")
     try:
-        data[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data[last] = yaml_text.parse(text)
+    except yaml_text.YamlError as error:
         raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
 
 

@@ -4,9 +4,8 @@ import difflib
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from mindvl_data.errors import UserError
+from mindvl_data.runtime import yaml_text
 
 
 class PresetError(UserError):
@@ -29,5 +28,5 @@ def read_preset(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}? Known: " if near else "known: "
         raise PresetError(f"model.preset: there is no {name!r}; {hint}{', '.join(known)}")
-    config: dict[str, Any] = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    config: dict[str, Any] = yaml_text.parse((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
     return config

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_build_killed_at_random_moments_goes_on_to_the_same_bytes(
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(out) as process:
-        assert wait_for(lambda: any(out.glob("samples/*.parquet.partial")), process)
+        assert wait_for(lambda: any(out.glob("samples/*.parquet.*.partial")), process)
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert workers
         process.kill()
@@ -111,7 +112,10 @@ def running(pid: str) -> bool:
         return False
 
 
-def test_ctrl_c_stops_with_one_message_and_the_next_build_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_one_message_and_the_next_build_goes_on(
+    undisturbed: Path, tmp_path: Path, sent: signal.Signals
+) -> None:
     out = tmp_path / "out"
     process = subprocess.Popen(
         command(out),
@@ -121,12 +125,38 @@ def test_ctrl_c_stops_with_one_message_and_the_next_build_goes_on(undisturbed: P
         env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )
     wait_for((out / "samples").exists, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, message = process.communicate(timeout=60)
-    assert process.returncode in (0, 130)
+    assert process.returncode in (0, 128 + sent)
     assert "Traceback" not in message
+    assert "leaked" not in message
     if process.returncode:
         assert "Stopped" in message
     before = check_killed(out)
     finished(out, workers=1)
     check_finished(out, undisturbed, before)
+
+
+@pytest.mark.parametrize("package", ["mindvl_data", "mindvl_train"])
+def test_ctrl_c_while_a_command_is_still_being_loaded_is_no_traceback(package: str, tmp_path: Path) -> None:
+    seen = tmp_path / "typer"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, pathlib, time\n"
+        "before = builtins.__import__\n"
+        "def slow(name, *rest, **named):\n"
+        "    if name == 'typer':\n"
+        f"        pathlib.Path({str(seen)!r}).touch(); time.sleep(60)\n"
+        "    return before(name, *rest, **named)\n"
+        "builtins.__import__ = slow\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{Path.cwd()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", package, "--help"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert wait_for(seen.exists, process)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (130, "")

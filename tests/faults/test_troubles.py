@@ -190,7 +190,7 @@ def test_a_worker_that_dies_or_swells_is_said(task: Callable[[int], int], said: 
 def test_a_worker_killed_in_a_build_is_said_and_the_next_build_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(out) as process:
-        assert wait_for(lambda: any(out.glob("samples/*.parquet.partial")), process)
+        assert wait_for(lambda: any(out.glob("samples/*.parquet.*.partial")), process)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in children:
             if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():

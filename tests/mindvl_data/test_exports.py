@@ -14,7 +14,7 @@ from mindvl_data.errors import UserError
 from mindvl_data.exports import export
 from mindvl_data.manifest import Manifest, packs_of, read_manifest
 from mindvl_data.pipeline import BuildReport
-from mindvl_data.runtime.plugins import UnknownPlugin
+from mindvl_data.runtime.plugins import PluginError
 from mindvl_data.shards import Pack
 from mindvl_data.sources.subset import UidSubset
 
@@ -139,5 +139,5 @@ def test_a_folder_is_never_written_over_and_a_killed_export_starts_again(manifes
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["out"]
     with pytest.raises(UserError, match="exists already"):
         export(manifest, "uids", tmp_path / "out")
-    with pytest.raises(UnknownPlugin, match="did you mean 'webdataset'"):
+    with pytest.raises(PluginError, match="did you mean 'webdataset'"):
         export(manifest, "webdatasets", tmp_path / "other")

@@ -80,7 +80,10 @@ def test_json_is_all_that_is_printed(run_yaml: Path, tmp_path: Path) -> None:
         ("data=/nowhere", "stages.warmup.manifest: /nowhere/first/manifest.json does not exist; build it with"),
         ("model.name=vml", "did you mean 'vlm'?"),
         ("model.config.decoder.vocab_sise=1", "model.config.decoder.vocab_sise: unknown key"),
-        ("stages.warmup.schedule.name=linear", "no plugin named 'linear'; known: constant, cosine, wsd"),
+        (
+            "stages.warmup.schedule.name=linear",
+            "schedules plugin is called 'linear'; there are: constant, cosine, wsd",
+        ),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_2(run_yaml: Path, tmp_path: Path, override: str, message: str) -> None:

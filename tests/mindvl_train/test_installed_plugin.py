@@ -167,5 +167,5 @@ def test_a_package_adds_a_model_an_accelerator_and_more(installed: Path, tmp_pat
 def test_without_the_package_the_names_are_unknown(tmp_path: Path) -> None:
     result = _run(_their_run(tmp_path))
     assert result.returncode == 2
-    assert "no plugin named 'acme'" in result.stderr
+    assert "plugin is called 'acme'" in result.stderr
     assert not (tmp_path / "run").exists()

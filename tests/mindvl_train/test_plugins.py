@@ -1,14 +1,22 @@
 """Parts are found by entry point, ours included, and chosen loudly."""
 
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import pytest
 import torch
 
+from mindvl_data.runtime import plugins as registry
 from mindvl_train import accelerators, plugins
 from mindvl_train.accelerators import AcceleratorError
 from mindvl_train.kernels.registry import KernelConfig, KernelError, KernelSpec, resolve
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered() -> Iterator[None]:
+    yield
+    registry.load.cache_clear()
 
 
 def test_what_we_ship_is_registered() -> None:
@@ -27,13 +35,15 @@ def test_what_we_ship_is_registered() -> None:
 
 
 def test_an_unknown_plugin_names_the_nearest() -> None:
-    with pytest.raises(plugins.PluginError, match="no plugin named 'cosin'; did you mean 'cosine'"):
+    with pytest.raises(
+        plugins.PluginError, match=r"no mindvl_train\.schedules plugin is called 'cosin'; did you mean 'cosine'"
+    ):
         plugins.load(plugins.SCHEDULES, "cosin")
 
 
 def test_two_packages_that_register_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints([EntryPoint("x", value, plugins.MODELS) for value in ("a:A", "b:B")])
-    monkeypatch.setattr(plugins, "installed", lambda group: points)
+    monkeypatch.setattr(registry, "_registered", lambda group, path: points)
     with pytest.raises(plugins.PluginError, match=r"two packages register 'x' \(a:A and b:B\)"):
         plugins.load(plugins.MODELS, "x")
 
@@ -47,9 +57,9 @@ ANYWHERE = KernelSpec(devices=frozenset(), load=lambda: torch.nn.functional.silu
 
 
 def _with_kernel(monkeypatch: pytest.MonkeyPatch, name: str, attribute: str) -> None:
-    registered = plugins.available(plugins.KERNELS)
+    registered = [*plugins.available(plugins.KERNELS).values()]
     added = EntryPoint(name, f"{__name__}:{attribute}", plugins.KERNELS)
-    monkeypatch.setattr(plugins, "available", lambda group: {**registered, name: added})
+    monkeypatch.setattr(registry, "_registered", lambda group, path: EntryPoints([*registered, added]))
 
 
 def test_a_kernel_that_the_hardware_cannot_serve_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +78,7 @@ def test_auto_takes_the_kernel_named_like_the_device(monkeypatch: pytest.MonkeyP
 def test_accelerators() -> None:
     assert accelerators.choose("cpu").backend == "gloo"
     assert accelerators.choose("auto").device_type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(plugins.PluginError, match="no plugin named 'tpu'"):
+    with pytest.raises(plugins.PluginError, match=r"no mindvl_train\.accelerators plugin is called 'tpu'"):
         accelerators.choose("tpu")
 
 

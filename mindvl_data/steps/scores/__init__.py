@@ -75,7 +75,7 @@ def function_of(wanted: Wanted) -> Function:
     """The function itself. Raises ScoreError where there is none, or it has not such options or inputs."""
     try:
         function: Function = plugins.load(GROUP, wanted.function)
-    except plugins.UnknownPlugin as error:
+    except plugins.PluginError as error:
         raise ScoreError(f"the score {wanted.column}: {error}") from error
     parameters = inspect.signature(function).parameters.values()
     options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

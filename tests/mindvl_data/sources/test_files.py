@@ -37,6 +37,9 @@ def test_braces_name_files_apart_and_each_must_exist(folder: Path) -> None:
     assert [file.path for file in found(folder, "a/x-{0..1}.tar")] == ["x-0.tar", "x-1.tar"]
     with pytest.raises(SourceError, match=r"a/x-2\.tar: no such file"):
         found(folder, "a/x-{0..2}.tar")
+    for pattern in ("{0..99999999}.tar", "{0..9999}{0..9999}", "{0.." + "9" * 5000 + "}"):
+        with pytest.raises(SourceError, match="its braces make more than 10,000,000 names"):
+            next(braces(pattern))
     assert list(braces("{00..02}-{a,b}")) == ["00-a", "00-b", "01-a", "01-b", "02-a", "02-b"]
 
 
