@@ -167,13 +167,18 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file to write; by default report.html in the folder.")
     ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="OTHER", help="An earlier build or manifest: both side by side.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write one HTML file to look at: warnings, funnel, mixture, histograms, samples, packs. It needs no network."""
     with reported(debug):
         from mindvl_data.inspect import report as reports
+        from mindvl_data.inspect.report.comparison import write_comparison
 
-        open_console().print(shown(reports.write_report(place, out)), soft_wrap=True)
+        path = write_comparison(compare, place, out) if compare else reports.write_report(place, out)
+        open_console().print(shown(path), soft_wrap=True)
 
 
 @app.command()
@@ -258,21 +263,51 @@ def explain(
 
 @app.command()
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A manifest.")],
-    after: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    before: Annotated[Path, typer.Argument(metavar="A", help="A manifest; with --samples a build folder, too.")],
+    after: Annotated[Path, typer.Argument(metavar="B", help="Another; or both are recipes.")],
+    samples: Annotated[
+        bool, typer.Option("--samples", help="Which samples one draws and the other does not, and why.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show what changed between two manifests: recipe, sources, funnel, mixture, packing."""
+    """Show what changed between two manifests (recipe, sources, funnel, mixture, packing), or between two recipes."""
     with reported(debug):
         from mindvl_data.inspect import changes
         from mindvl_data.manifest import read_manifest
 
+        if samples:
+            _diff_samples(str(before), str(after), as_json)
+            return
+        if {before.suffix, after.suffix} <= {".yaml", ".yml"}:
+            _diff_recipes(before, after, as_json)
+            return
         a, b = read_manifest(before).data, read_manifest(after).data
         if as_json:
             print_json({"same_data": a["id"] == b["id"], "changes": changes.changes(a, b)})
         else:
             open_console().print(changes.view(a, b))
+
+
+def _diff_samples(before: str, after: str, as_json: bool) -> None:
+    from mindvl_data.inspect import compared
+
+    found = compared.compared(compared.side(before), compared.side(after))
+    if as_json:
+        print_json(found)
+    else:
+        open_console().print(compared.view(found))
+
+
+def _diff_recipes(before: Path, after: Path, as_json: bool) -> None:
+    from mindvl_data.inspect import changes
+    from mindvl_data.recipe import read_yaml
+
+    a, b = read_yaml(before), read_yaml(after)
+    if as_json:
+        print_json({"changes": changes.recipe_changes(a, b)})
+    else:
+        open_console().print(changes.view_recipes(a, b))
 
 
 @app.command()

@@ -20,7 +20,7 @@ from tests.conftest import QUICKSTART
 OPTIONS = {
     "build": ["--debug", "--help", "--json", "--no-report", "--out", "--rehash", "--set", "--workers", "RECIPE"],
     "check": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
-    "diff": ["--debug", "--help", "--json", "A", "B"],
+    "diff": ["--debug", "--help", "--json", "--samples", "A", "B"],
     "init": ["--debug", "--help", "--out", "PATH…"],
     "explain": ["--debug", "--help", "--json", "--pack", "--token", "MANIFEST", "[SAMPLE]"],
     "export": [
@@ -29,7 +29,7 @@ OPTIONS = {
     "gc": ["--debug", "--help", "--json", "--sets", "--yes", "BUILD"],
     "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
     "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
-    "report": ["--debug", "--help", "--out", "BUILD"],
+    "report": ["--compare", "--debug", "--help", "--out", "BUILD"],
     "schema": ["--help"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
     "verify": ["--allow", "--debug", "--help", "--json", "--media", "--media-root", "MANIFEST"],

@@ -27,6 +27,26 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[tuple[
     return found
 
 
+def recipe_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The keys in which two recipes differ: (path, in a, in b); filters and their like go by their names."""
+    left, right = ({path: value for path, value in _leaves(_by_name(one), "")} for one in (a, b))
+    paths = [*left, *(path for path in right if path not in left)]
+    return [(path.lstrip("."), left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def _by_name(value: Any) -> Any:
+    """Filters and their like under their names, so that one more does not shift the rest."""
+    if isinstance(value, list) and all(isinstance(one, Mapping) and one.get("name") for one in value):
+        return {one["name"]: _without(one, "name") for one in value}
+    return {key: _by_name(child) for key, child in value.items()} if isinstance(value, Mapping) else value
+
+
+def view_recipes(a: Mapping[str, Any], b: Mapping[str, Any]) -> RenderableType:
+    """The differences of two recipes for a person."""
+    found = recipe_changes(a, b)
+    return _table("recipe", found) if found else Text("The recipes say the same.", style="bold")
+
+
 def _keyed(value: Any) -> Any:
     """The funnel's lines by step and source and the files by path, so that one more does not shift the rest."""
     if isinstance(value, list) and value and isinstance(value[0], Mapping):

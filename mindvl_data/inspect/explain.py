@@ -107,6 +107,7 @@ def _story(build: Path, uid: bytes) -> dict[str, Any]:
     drops = _ledger(build).filter(pl.col("sample_id") == uid)
     beside = _beside(build, line) if len(line) else {}
     objects = beside.pop(BOXES, None)
+    draws = {folder.name: _draws(folder, uid) for folder in sets(build)}
     return {
         "sample_id": uid.hex(),
         "facts": line.select(FACTS).to_dicts()[0] if len(line) else {},
@@ -117,7 +118,8 @@ def _story(build: Path, uid: bytes) -> dict[str, Any]:
         "scores": beside,
         "rewritten": _rewritten(build, line) if len(line) else {},
         "dropped": drops.drop("sample_id").to_dicts(),
-        "draws": {folder.name: _draws(folder, uid) for folder in sets(build)},
+        "draws": draws,
+        "not_drawn": {} if len(drops) or not len(line) else _not_drawn(build, line["source"][0], draws),
         "texts": {folder.name: texts for folder in sets(build) if (texts := _texts(folder, line, objects))},
     }
 
@@ -172,6 +174,34 @@ def _draws(folder: Path, uid: bytes) -> list[dict[str, Any]]:
     return table.filter(pl.col("sample_id") == uid).drop("sample_id").collect().to_dicts()
 
 
+def _not_drawn(build: Path, source: str, draws: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """For every set that draws nothing of a kept sample, why."""
+    held = next((name for name, found in draws.items() if found and _mixture(build / name) is None), None)
+    return {name: _why(_mixture(build / name), source, held) for name, found in draws.items() if not found}
+
+
+def _mixture(folder: Path) -> Mapping[str, Any] | None:
+    """The sources of a set's mixture; None of the held-out set, which has none."""
+    data = read_manifest(folder).data
+    return None if data["stage"] == "holdout" else data["mixture"]["sources"]
+
+
+def _why(mixture: Mapping[str, Any] | None, source: str, held: str | None) -> str:
+    if mixture is None:
+        return "it is not held out"
+    if held is not None:
+        return f"it is held out, in {held}: no stage draws it"
+    if source not in mixture:
+        return f"the stage's mixture has no {source}"
+    passes = mixture[source]["achieved"]["repeats"]
+    if passes >= 1:
+        return f"every sample of {source} that fits this set is drawn {int(passes)} times or more"
+    return (
+        f"the stage's budget takes {passes:.1%} of {source}, and the seed's order puts this one behind them: a larger "
+        f"budget or share draws it"
+    )
+
+
 def view(story: Mapping[str, Any]) -> RenderableType:
     """A story for a person."""
     facts = Table.grid(padding=(0, 2))
@@ -194,7 +224,8 @@ def view(story: Mapping[str, Any]) -> RenderableType:
     for name, texts in story["texts"].items():
         facts.add_row(Text(f"text in {name}", style="bold"), Text("\n".join(texts)))
     for name, draws in story["draws"].items():
-        facts.add_row(Text(name, style="bold"), Text(_drawn(draws)))
+        why = story["not_drawn"].get(name)
+        facts.add_row(Text(name, style="bold"), Text(_drawn(draws) + (f": {why}" if why else "")))
     return Group(facts)
 
 

@@ -38,7 +38,7 @@ class LoadedRecipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError."""
-    raw = _read_yaml(path)
+    raw = read_yaml(path)
     for override in overrides:
         _apply(raw, override)
     problems: list[str] = []
@@ -75,7 +75,8 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe as it is written, `${VAR}` unresolved. Raises RecipeError where it is none."""
     try:
         raw = yaml_text.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -53,7 +53,7 @@ class _Mark(NamedTuple):
     """A box, quad, point or ref in a part's text: the whole of it, and what stands inside.
 
     numbers: (start, stop, value) of each coordinate, x and y alternating. size: of its picture, in pixels.
-    tagged: it stands between tags that control tokens can take the place of.
+    tagged: it stands between tags that control tokens can take the place of. picture: its number, where it is said.
     """
 
     part: int
@@ -64,6 +64,15 @@ class _Mark(NamedTuple):
     size: tuple[int, int] = (0, 0)
     scale: str = ""
     tagged: bool = False
+    picture: int | None = None
+
+
+class Shape(NamedTuple):
+    """A box, quad or point on a picture: x and y alternating, from 0 to 1."""
+
+    picture: int
+    kind: str
+    points: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,17 @@ class Grounded:
     def boxes(self) -> int:
         """How many boxes and points there are; names alone are none."""
         return sum(bool(mark.numbers) for mark in self.marks)
+
+    def shapes(self) -> list[Shape]:
+        """What would be drawn: each on the picture that is named, or else the last before its text."""
+        found = []
+        for mark in self.marks:
+            if mark.numbers:
+                before = sum(part.text is None for part in self.parts[: mark.part])
+                extent = _extent(mark.scale, mark.size)
+                points = tuple(value / extent[place % 2] for place, (_, _, value) in enumerate(mark.numbers))
+                found.append(Shape(max(0, before - 1) if mark.picture is None else mark.picture, mark.kind, points))
+        return found
 
     def at(self, resolution: Resolution) -> list[Part]:
         """The sample as it is trained on when its pictures are resized at these bounds."""
@@ -217,7 +237,7 @@ def _placed(
         if not -tolerance <= value <= extent[place % 2] + tolerance:
             what = f"a picture of {size[0]}x{size[1]}" if scale == "pixels" else f"0 to {extent[0]}"
             raise BadBox("box_outside_image", f"{shown} leaves {what}")
-    return mark._replace(size=size, scale=scale)
+    return mark._replace(size=size, scale=scale, picture=image)
 
 
 def _extent(scale: str, size: tuple[int, int]) -> tuple[int, int]:

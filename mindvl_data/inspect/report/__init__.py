@@ -22,6 +22,7 @@ from mindvl_data.runtime.page import page, templates
 from mindvl_data.tables.schema import EVALUATIONS_INDEX
 
 FILE_NAME = "report.html"
+COMPARED_NAME = "compared.html"
 # In bytes of data URLs: with texts and scripts a report stays under 10 MB.
 SAMPLE_PICTURES, PACK_PICTURES = 4_000_000, 2_500_000
 
@@ -48,15 +49,19 @@ def report(subject: sets.Subject) -> str:
     """The page as text."""
     data = collected(subject)
     body = templates(__name__).get_template("report.html").render(**data)
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
-    return page(f"{subject.name}: data report", body, data, script)
+    return page(f"{subject.name}: data report", body, data, scripts("cards.js", "report.js"))
+
+
+def scripts(*names: str) -> str:
+    """Files of JavaScript beside this one, as one."""
+    return "\n".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in names)
 
 
 def collected(subject: sets.Subject) -> dict[str, Any]:
     """All that the page shows, as what JSON can hold."""
     summaries = [sets.summary(name, manifest.data) for name, manifest in subject.manifests.items()]
     funnel = sets.funnel(subject)
-    with _media(subject) as media:
+    with media_of(subject) as media:
         thumbnails = Thumbnails(media, SAMPLE_PICTURES)
         looked = _samples(subject, thumbnails)
         shown = {}
@@ -99,7 +104,7 @@ def _samples(subject: sets.Subject, thumbnails: Thumbnails) -> Mapping[str, Any]
     }
 
 
-def _media(subject: sets.Subject) -> MediaReader:
+def media_of(subject: sets.Subject) -> MediaReader:
     """What this user's own build noted may be opened, and nothing else: a manifest may come from anybody."""
     folder = next(iter(subject.manifests.values())).build_folder
     return MediaReader(folder, access_to(folder))

@@ -11,6 +11,7 @@ import numpy as np
 from mindvl_data.errors import UserError
 from mindvl_data.inspect import packs as looking
 from mindvl_data.inspect.report.pictures import Thumbnails
+from mindvl_data.inspect.report.shapes import in_segment
 from mindvl_data.manifest import Manifest, pack_costs, packs_of
 from mindvl_data.media import access_to
 from mindvl_data.shards import Pack, PackImage
@@ -32,7 +33,14 @@ def shown(manifest: Manifest, thumbnails: Thumbnails) -> dict[str, Any]:
     except UserError as error:
         return {"packs": [], "note": str(error)}
     image_pad = manifest.tokenizer["special_ids"]["image_pad"]
-    made = [_pack(pack, looking.segments(pack, image_pad, decode), thumbnails) for pack in found]
+    rules = {name: one["boxes"] for name, one in manifest.data["recipe"]["sources"].items() if one.get("boxes")}
+    made = []
+    for pack in found:
+        segments = looking.segments(pack, image_pad, decode)
+        made.append(_pack(pack, segments, thumbnails))
+        for drawn, whole in zip(made[-1]["segments"], segments, strict=True):
+            if whole["source"] in rules:
+                in_segment(drawn["spans"], whole["spans"], rules[whole["source"]], manifest.data["resolution"])
     return {"packs": made, "note": note if made else "The shards are not beside the manifest."}
 
 

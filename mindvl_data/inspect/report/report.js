@@ -1,8 +1,4 @@
 "use strict";
-const SOURCES = DATA.sources;
-const PAGE = 24;
-const at = (id) => document.getElementById(id);
-
 // --------------------------------------------------------------------------------------------- funnel
 
 /** The flow from step to step: how many samples of each source are left after it, as bands. */
@@ -22,15 +18,22 @@ function drawFlow() {
   const names = ["sources", ...steps];
   const total = (x) => points.filter((p) => p.x === x).reduce((sum, p) => sum + p.left, 0);
   const labels = names.map((name, x) => ({x, name: name.length > 22 ? `${name.slice(0, 21)}…` : name, total: total(x), full: name}));
+  const bands = names.slice(1).flatMap((name, i) => [
+    {name, x: i, y1: total(i), y2: total(i)}, {name, x: i + 1, y1: total(i + 1), y2: total(i)},
+  ]);
+  const lost = labels.slice(1).map((one, i) => ({...one, lost: total(i) - one.total, y: (total(i) + one.total) / 2})).filter((one) => one.lost);
   const place = at("flow");
   place.replaceChildren(chart("Samples left after each step",
-    labels.map((one) => `${one.full}: ${whole(one.total)}`).join("; ") + ".", {
+    labels.map((one, i) => `${one.full}: ${whole(one.total)}${i && total(i - 1) > one.total ? ` (${whole(total(i - 1) - one.total)} dropped)` : ""}`).join("; ") + ". Red is what a step drops.", {
       width: widthOf(place, 1100), height: 320, marginTop: 40, marginBottom: 50, marginLeft: 10, marginRight: 60,
       x: {domain: [0, names.length - 1], axis: null}, y: {axis: null, insetTop: 8}, color: colours(SOURCES),
       marks: [
         Plot.areaY(points, {x: "x", y: "left", fill: "source", curve: "bump-x", fillOpacity: 0.85,
           title: (p) => `${p.source}: ${whole(p.left)} after ${names[p.x]}`}),
+        Plot.areaY(bands, {x: "x", y1: "y1", y2: "y2", z: "name", curve: "bump-x", fill: "#d92d20", fillOpacity: 0.28,
+          title: (b) => `${b.name} drops ${whole(total(names.indexOf(b.name) - 1) - total(names.indexOf(b.name)))}`}),
         Plot.ruleX(labels, {x: "x", stroke: "currentColor", strokeOpacity: 0.35}),
+        Plot.text(lost, {x: "x", y: "y", dx: -5, textAnchor: "end", text: (d) => `−${whole(d.lost)}`, fontSize: 11}),
         Plot.text(labels, {x: "x", frameAnchor: "top", dy: -22, dx: 3, text: (d) => whole(d.total), textAnchor: "start", fontWeight: "bold"}),
         Plot.text(labels, {x: "x", frameAnchor: "bottom", dy: 16, dx: 3, text: "name", textAnchor: "start", rotate: names.length > 6 ? 18 : 0}),
       ],
@@ -107,84 +110,6 @@ function drawHistograms() {
   place.firstChild.style.gridColumn = "1 / -1";
 }
 
-// -------------------------------------------------------------------------------------------- samples
-
-const ORDERS = {
-  "as picked": null, "most tokens": (s) => -(s.tokens ?? -1), "fewest tokens": (s) => s.tokens ?? Infinity,
-  "most pixels": (s) => -(s.pixels ?? -1), "fewest pixels": (s) => s.pixels ?? Infinity,
-  "longest text": (s) => -(s.text_chars ?? -1), "shortest text": (s) => s.text_chars ?? Infinity,
-};
-let pageNumber = 0;
-
-function setUpSamples() {
-  const scores = [...new Set(DATA.samples.flatMap((s) => Object.entries(s.scores ?? {})
-    .filter(([, value]) => typeof value === "number").map(([name]) => name)))].sort();
-  for (const name of scores) {
-    ORDERS[`highest ${name}`] = (s) => -(s.scores?.[name] ?? -Infinity);
-    ORDERS[`lowest ${name}`] = (s) => s.scores?.[name] ?? Infinity;
-  }
-  choices(at("sample-source"), SOURCES, "all");
-  choices(at("sample-kind"), [...new Set(DATA.samples.map((s) => s.kind))].sort(), "all");
-  choices(at("sample-state"), DATA.states, "all");
-  choices(at("sample-order"), Object.keys(ORDERS));
-  const again = () => { pageNumber = 0; drawSamples(); };
-  at("sample-controls").addEventListener("input", again);
-  at("sample-controls").addEventListener("submit", (event) => event.preventDefault());
-  at("sample-before").addEventListener("click", () => { pageNumber -= 1; drawSamples(); });
-  at("sample-after").addEventListener("click", () => { pageNumber += 1; drawSamples(); });
-  drawSamples();
-}
-
-function matching() {
-  const [source, kind, state] = ["source", "kind", "state"].map((name) => at(`sample-${name}`).value);
-  const words = at("sample-text").value.toLowerCase();
-  const found = DATA.samples.filter((s) => (!source || s.source === source) && (!kind || s.kind === kind) &&
-    (!state || s.state === state) && (!words || [s.id, s.place, s.why, ...(s.turns ?? []).map(([, text]) => text)].join("\n").toLowerCase().includes(words)));
-  const order = ORDERS[at("sample-order").value];
-  if (order) found.sort((a, b) => order(a) - order(b));
-  return found;
-}
-
-function drawSamples() {
-  const found = matching(), pages = Math.max(1, Math.ceil(found.length / PAGE));
-  pageNumber = Math.min(Math.max(0, pageNumber), pages - 1);
-  at("sample-count").textContent = `${whole(found.length)} of ${whole(DATA.samples.length)} samples, page ${pageNumber + 1} of ${pages}`;
-  at("sample-before").disabled = pageNumber === 0;
-  at("sample-after").disabled = pageNumber >= pages - 1;
-  at("sample-cards").replaceChildren(...found.slice(pageNumber * PAGE, (pageNumber + 1) * PAGE).map(card));
-}
-
-function pictures(list) {
-  return element("div", {class: "pictures"}, ...(list ?? []).map(({number, size}) => {
-    const one = DATA.pictures[number];
-    return one.src ? element("img", {src: one.src, width: one.width, height: one.height, alt: `Picture, ${size}`})
-      : element("p", {class: "quiet"}, `[picture: ${one.problem}]`);
-  }));
-}
-
-function textOf(turns) {
-  return element("div", {class: "text", tabindex: "0", role: "group", "aria-label": "Text"}, ...(turns ?? []).flatMap(([role, text], i) =>
-    [...(i ? ["\n"] : []), ...(role ? [element("b", {}, `${role}: `)] : []), text]));
-}
-
-function card(sample) {
-  const kept = sample.state === "kept";
-  const facts = [sample.tokens && `${whole(sample.tokens)} tokens`, sample.num_images && `${sample.num_images} picture${sample.num_images > 1 ? "s" : ""}`,
-    sample.num_turns > 2 && `${sample.num_turns} turns`].filter(Boolean).join(", ");
-  const scores = Object.entries(sample.scores ?? {});
-  return element("li", {class: "card"},
-    element("div", {}, element("span", {class: "chip", style: `background:${colourOf(SOURCES, sample.source)}`}),
-      element("b", {}, sample.source), " ", element("span", {class: `state ${kept ? "" : "dropped"}`}, sample.state)),
-    pictures(sample.pictures), textOf(sample.turns),
-    ...(facts ? [element("div", {class: "quiet"}, facts)] : []),
-    ...(sample.why ? [element("div", {class: "quiet"}, sample.why)] : []),
-    ...(scores.length ? [element("details", {}, element("summary", {}, "scores and fields"),
-      ...scores.map(([name, value]) => element("div", {class: "mono"}, `${name}: ${value}`)))] : []),
-    ...(sample.like ? [element("div", {}, element("b", {}, `like this one of ${sample.like.source}:`),
-      pictures(sample.like.pictures), textOf(sample.like.turns), element("div", {class: "mono quiet"}, sample.like.id))] : []),
-    element("div", {class: "mono quiet"}, sample.id), element("div", {class: "mono quiet"}, sample.place ?? ""));
-}
-
 // ---------------------------------------------------------------------------------------------- packs
 
 function drawPacks() {
@@ -239,8 +164,7 @@ function pictureOf(span) {
   const said = span.grid ? `${span.grid[1]} × ${span.grid[2]} patches${span.grid[0] > 1 ? `, ${span.grid[0]} times` : ""}` : "picture";
   const picture = DATA.pictures[span.picture];
   if (!picture?.src) return element("span", {class: "quiet"}, `[${said}${picture?.problem ? `: ${picture.problem}` : ""}]`);
-  const frame = element("span", {class: "picture"}, element("img", {src: picture.src, width: picture.width, height: picture.height, alt: `Picture, ${said}`}));
-  return element("figure", {class: "picture"}, frame, element("figcaption", {}, said));
+  return element("figure", {class: "picture"}, framed(picture, said, span.shapes), element("figcaption", {}, said));
 }
 
 function drawCosts(set) {

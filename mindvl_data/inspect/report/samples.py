@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from mindvl_data.inspect.report.columns import KEPT, Table
 from mindvl_data.inspect.report.pictures import Thumbnails
 from mindvl_data.inspect.report.sets import Subject
+from mindvl_data.inspect.report.shapes import rounded, shapes
+from mindvl_data.tables.schema import BOXES, Part
 
 SHOWN = 480
 MOST_OF_A_GROUP = 40
@@ -53,7 +55,7 @@ def described(
         sample = _sample(subject, line, reasons.get(uid), rows.get(uid), thumbnails)
         if uid in likes and likes[uid] in rows:
             other = rows[likes[uid]]
-            sample["like"] = {"id": likes[uid].hex(), "source": other["source"], **_content(other, thumbnails)}
+            sample["like"] = {"id": likes[uid].hex(), "source": other["source"], **_content(other, None, thumbnails)}
         made.append(sample)
     return made
 
@@ -82,17 +84,22 @@ def _sample(
     if row is not None:
         sample |= {"place": f"{row['file']}#{row['key']}", "scores": row["scores"]}
         sample |= {name: row[name] for name in ("num_turns", "text_chars", "num_images", "pixels")}
-        sample |= _content(row, thumbnails)
+        sample |= _content(row, subject.boxes(line["source"]), thumbnails)
     return sample
 
 
-def _content(row: Mapping[str, Any], thumbnails: Thumbnails) -> dict[str, Any]:
+def _content(row: Mapping[str, Any], boxes: Mapping[str, Any] | None, thumbnails: Thumbnails) -> dict[str, Any]:
     found = [thumbnails.of_range(image["uri"], image["offset"], image["size"]) for image in row["images"][:PICTURES]]
-    pictures = [
+    pictures: list[dict[str, Any]] = [
         {"number": number, "size": f"{image['width']} × {image['height']} {image['format']}"}
         for number, image in zip(found, row["images"], strict=False)
         if number is not None
     ]
+    if boxes:
+        sizes = [(image["width"], image["height"]) for image in row["images"]]
+        for shape in shapes([Part(**part) for part in row["parts"]], sizes, boxes, row["objects"]):
+            if shape.picture < len(pictures) == len(found):
+                pictures[shape.picture].setdefault("shapes", []).append([shape.kind, rounded(shape)])
     return {"pictures": pictures, "turns": turns(row["parts"])}
 
 
@@ -126,7 +133,9 @@ def _rows(tables: Sequence[Table], ids: Collection[bytes]) -> dict[bytes, dict[s
         rows = rows.filter(pl.col("index").is_in(numbers["index"].implode()))
         beside = _beside(table, numbers["index"])
         for line, scores in zip(rows.collect().iter_rows(named=True), beside, strict=True):
-            found[bytes(line["sample_id"])] = {**line, "file": table.file, "source": table.source, "scores": scores}
+            objects = scores.pop(BOXES, None)
+            facts = {"file": table.file, "source": table.source, "scores": scores, "objects": objects}
+            found[bytes(line["sample_id"])] = {**line, **facts}
     return found
 
 
@@ -138,7 +147,7 @@ def _beside(table: Table, rows: pl.Series) -> list[dict[str, Any]]:
         if flat:
             frame = pl.read_parquet(path, columns=flat)[rows.to_list()]
             for one, line in zip(made, frame.iter_rows(named=True), strict=True):
-                one |= {name: _plain(value) for name, value in line.items() if value is not None}
+                one |= {n: value if n == BOXES else _plain(value) for n, value in line.items() if value is not None}
     return made
 
 

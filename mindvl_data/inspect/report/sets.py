@@ -37,6 +37,11 @@ class Subject:
         written = [name for name in self.recipe.get("sources", {}) if name in used]
         return list(dict.fromkeys([*written, *used]))
 
+    def boxes(self, source: str) -> Mapping[str, Any] | None:
+        """What the recipe says of boxes in a source's texts."""
+        found: Mapping[str, Any] = self.recipe.get("sources", {}).get(source, {})
+        return found.get("boxes")
+
     def kind(self, source: str) -> str:
         found = (m.data["sources"].get(source) for m in self.manifests.values())
         return next((str(one["kind"]) for one in found if one), "")

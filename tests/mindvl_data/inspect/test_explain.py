@@ -74,3 +74,24 @@ def test_of_a_set_in_a_store_the_sample_is_found_and_the_place_of_its_story_said
     said = rf"memory://explained/holdout-4096/manifest.json: .*sample {uid.hex()}.*explain holdout-4096 there"
     with pytest.raises(ExplainError, match=said):
         stories(there, uid.hex())
+
+
+def test_a_kept_sample_that_a_set_does_not_draw_is_told_why(quickstart: BuildReport) -> None:
+    manifest = read_manifest(quickstart.out / "warmup-2048")
+    held = sample_at(read_manifest(quickstart.out / "holdout-4096"), 0, 0)
+    (story,) = stories(manifest, held.hex())
+    assert set(story["not_drawn"].values()) == {"it is held out, in holdout-4096: no stage draws it"}
+    drawn = {uid for n in range(manifest.num_packs) for uid in pack_at(manifest, n).sample_ids}
+    other = next(
+        uid
+        for n in range(20)
+        for pack in [pack_at(read_manifest(quickstart.out / "multitask-4096"), n)]
+        for uid, source in zip(pack.sample_ids, pack.sources, strict=True)
+        if uid not in drawn and source == "documents"
+    )
+    (story,) = stories(manifest, other.hex())
+    assert "budget takes" in story["not_drawn"]["warmup-2048"]
+    assert "multitask-4096" not in story["not_drawn"]
+    number = pack_at(manifest, 0).sources.index("captions")
+    (story,) = stories(manifest, pack_at(manifest, 0).sample_ids[number].hex())
+    assert story["not_drawn"]["sft-2048"] == "the stage's mixture has no captions"
