@@ -7,6 +7,7 @@ limit is repacked sample by sample (two_limits).
 """
 
 from mindvl_data.packing.apart import again
+from mindvl_data.packing.draw import words
 from mindvl_data.packing.limits import Limits, lower_bound
 from mindvl_data.packing.order import order_packs, step_balance
 from mindvl_data.packing.packs import PackError, Packs, index_type
@@ -24,4 +25,5 @@ __all__ = [
     "plan",
     "plan_windows",
     "step_balance",
+    "words",
 ]

@@ -11,6 +11,7 @@ from mindvl_data.shards.layout import ShardError, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
+from mindvl_data.shards.segments import SegmentTable, joined, joined_tables
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
 from mindvl_data.vision.video.frame import Frame
 
@@ -19,6 +20,7 @@ __all__ = [
     "Pack",
     "PackImage",
     "Patience",
+    "SegmentTable",
     "ShardCache",
     "ShardError",
     "ShardInfo",
@@ -28,6 +30,8 @@ __all__ = [
     "cache_folder",
     "content_id",
     "file_sha256",
+    "joined",
+    "joined_tables",
     "locked",
     "pack_bytes",
     "pack_digest",

@@ -45,7 +45,8 @@ class Pack:
 
     tokens: int32 [seq_len], image placeholders expanded. loss_mask: bool [seq_len], true where the token is
     itself a target (unshifted). cu_seqlens: int32 [segments + 1], 0 … seq_len; padding is one last segment.
-    num_tokens: where the padding begins. sample_ids, sources, repeats: one entry a real segment.
+    num_tokens: where the padding begins. sample_ids, sources, repeats: one entry a real segment. weights: likewise,
+    what a loss token of it weighs besides, where an epoch's selection says so; in no shard.
     """
 
     index: int
@@ -60,6 +61,7 @@ class Pack:
     num_patches: int
     attention_cost: int
     vision_cost: int
+    weights: tuple[float, ...] = ()
 
     @property
     def seq_len(self) -> int:

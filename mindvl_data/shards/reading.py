@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
 from mindvl_data.shards.layout import ShardError, schema
-from mindvl_data.shards.pack import Pack, PackImage
+from mindvl_data.shards.pack import Pack, PackImage, attention_cost, vision_cost
+from mindvl_data.shards.segments import SegmentTable, joined_tables, segments_in
 from mindvl_data.vision.video.frame import Frame
 
 COSTS = ("attention_cost", "num_patches")
@@ -109,6 +110,17 @@ class ShardReader:
         row = self._batch(number).slice(place - int(self._starts[number]), 1)
         return _read_pack(row, self._first + place)
 
+    def segment(self, place: int, number: int) -> Pack:
+        """A segment of the pack at `place` alone, without padding; of the others' images nothing is read."""
+        inside = int(np.searchsorted(self._starts, place, side="right")) - 1
+        row = self._batch(inside).slice(place - int(self._starts[inside]), 1)
+        return _read_segment(row, self._first + place, number)
+
+    def segments(self) -> SegmentTable:
+        """All real segments in order; tokens and image bytes stay unread."""
+        starts = zip(range(self._file.num_record_batches), self._starts.tolist(), strict=False)
+        return joined_tables(segments_in(self._batch(number), self._first + start) for number, start in starts)
+
     def __iter__(self) -> Iterator[Pack]:
         for number in range(self._file.num_record_batches):
             batch = self._batch(number)
@@ -135,6 +147,30 @@ def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
         num_patches=row.column("num_patches")[0].as_py(),
         attention_cost=row.column("attention_cost")[0].as_py(),
         vision_cost=row.column("vision_cost")[0].as_py(),
+    )
+
+
+def _read_segment(row: pa.RecordBatch, index: int, number: int) -> Pack:
+    begin, stop = _numbers(row.column("cu_seqlens").flatten())[number : number + 2].tolist()
+    flat = row.column("images").flatten()
+    starts = _numbers(flat.field("start"))
+    # An image stands where its first placeholder does, and images in the order of their places.
+    first, last = np.searchsorted(starts, [begin, stop]).tolist()
+    images = tuple(_read_image(image) for image in flat.slice(first, last - first).to_pylist())
+    cu_seqlens = np.array([0, stop - begin], np.int32)
+    return Pack(
+        index=index,
+        tokens=_numbers(row.column("tokens").flatten())[begin:stop],
+        loss_mask=_numbers(row.column("loss_mask").flatten())[begin:stop],
+        cu_seqlens=cu_seqlens,
+        num_tokens=stop - begin,
+        sample_ids=(row.column("sample_id").flatten()[number].as_py(),),
+        sources=(row.column("source").flatten()[number].as_py(),),
+        repeats=(row.column("repeat").flatten()[number].as_py(),),
+        images=tuple(replace(image, start=image.start - begin) for image in images),
+        num_patches=sum(image.num_patches for image in images),
+        attention_cost=attention_cost(cu_seqlens, stop - begin),
+        vision_cost=vision_cost(images),
     )
 
 

@@ -4,6 +4,7 @@
                    │         the global batch at n, and its last-batch rule     cursor.py
                    │         an epoch's order: whole steps permuted             epochs.py
                    │         a batch's packs dealt to ranks by cost             dealing.py
+                   │         what an epoch selects, packed anew                   selected.py
                    └─► PackStream: this rank's packs, each shard checked        pack_stream.py, reading.py
 
 The order was fixed at build time, so position n alone says what comes next, whatever the world size, the
@@ -15,6 +16,7 @@ from mindvl_data.stream.cursor import Last, Step, next_step
 from mindvl_data.stream.dealing import deal
 from mindvl_data.stream.epochs import epoch_order
 from mindvl_data.stream.pack_stream import Deal, PackStream
+from mindvl_data.stream.selected import SelectedEpoch, segments_of, select_epoch
 
 __all__ = [
     "Curriculum",
@@ -23,9 +25,12 @@ __all__ = [
     "Mixture",
     "PackStream",
     "Period",
+    "SelectedEpoch",
     "Slot",
     "Step",
     "deal",
     "epoch_order",
     "next_step",
+    "segments_of",
+    "select_epoch",
 ]

@@ -119,6 +119,11 @@ class Course:
         return next((each for each in self.stretches if each.stop is None or n < each.stop), self.stretches[-1])
 
 
+def alone(name: str, packs: int) -> Course:
+    """So many packs once, in their own order."""
+    return Course(name, (packs,), (Stretch((0,), arrange([1]), 0, packs, (0,)),))
+
+
 def lay_out(wanted: AnyManifest | Mixture | Curriculum, epochs: int | None) -> tuple[tuple[Manifest, ...], Course]:
     """The manifests of a course and the course itself.
 

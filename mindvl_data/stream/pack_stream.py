@@ -13,10 +13,11 @@ import numpy as np
 from mindvl_data.manifest import Manifest, ManifestError
 from mindvl_data.media import access_to
 from mindvl_data.shards import Pack, padding_pack
-from mindvl_data.stream.course import AnyManifest, Curriculum, Mixture, Slot, lay_out
+from mindvl_data.stream.course import AnyManifest, Curriculum, Mixture, Slot, alone, lay_out
 from mindvl_data.stream.cursor import Last, Step, next_step
 from mindvl_data.stream.dealing import deal
 from mindvl_data.stream.reading import PackReader
+from mindvl_data.stream.selected import SelectedEpoch, SelectedReader
 
 Deal = Literal["turn", "cost"]
 
@@ -24,8 +25,9 @@ Deal = Literal["turn", "cost"]
 class PackStream:
     """An iterable of the packs of one rank, that goes on exactly from `state_dict()` under any topology.
 
-    manifest: a manifest, its path or URL, a `Mixture` of several or a `Curriculum`. rank, world: of the
-    data-parallel dimension; tensor- and context-parallel peers pass the same rank and get the same packs.
+    manifest: a manifest, its path or URL, a `Mixture` of several, a `Curriculum`, or a `SelectedEpoch` (once).
+    rank, world: of the data-parallel dimension; tensor- and context-parallel peers pass the same rank and get the same
+    packs.
     global_batch: packs a step over all ranks (default: one a rank). epochs: None is endless. last: what becomes
     of the last batch of an epoch; with `pad` it is filled by packs of padding alone. deal:
     a rank takes every world-th pack of a batch (`turn`), or as many so that Σ l² and patches of the ranks even
@@ -37,7 +39,7 @@ class PackStream:
 
     def __init__(
         self,
-        manifest: AnyManifest | Mixture | Curriculum,
+        manifest: AnyManifest | Mixture | Curriculum | SelectedEpoch,
         rank: int = 0,
         world: int = 1,
         global_batch: int | None = None,
@@ -47,7 +49,13 @@ class PackStream:
         deal: Deal = "turn",
         allow: Sequence[str] = (),
     ) -> None:
-        self.manifests, self.course = lay_out(manifest, epochs)
+        self._selected = manifest if isinstance(manifest, SelectedEpoch) else None
+        self.manifests: tuple[Manifest, ...]
+        if isinstance(manifest, SelectedEpoch):
+            self.manifests = (manifest.manifest,)
+            self.course = alone(manifest.name, manifest.num_packs)
+        else:
+            self.manifests, self.course = lay_out(manifest, epochs)
         self.global_batch = world if global_batch is None else global_batch
         self.skipped = 0
         self._rank, self._world, self._last, self._deal = rank, world, last, deal
@@ -57,6 +65,8 @@ class PackStream:
         self._check()
 
     def _opened(self) -> tuple[PackReader, ...]:
+        if self._selected:
+            return (SelectedReader(self._selected, self._accesses[0]),)
         return tuple(PackReader(*each) for each in zip(self.manifests, self._accesses, strict=True))
 
     def _check(self) -> None:

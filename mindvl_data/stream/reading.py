@@ -20,8 +20,9 @@ OPEN_SHARDS = 4
 class PackReader:
     """The packs of a manifest in the order of any epoch; it travels to another process without what it has open."""
 
-    def __init__(self, manifest: Manifest, access: Access) -> None:
+    def __init__(self, manifest: Manifest, access: Access, open_shards: int = OPEN_SHARDS) -> None:
         self._manifest = manifest
+        self._open_shards = open_shards
         self._media = MediaReader(manifest.build_folder, access)
         counts = [shard.packs for shard in manifest.shards]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -39,10 +40,12 @@ class PackReader:
     def read(self, number: int) -> Pack:
         """A pack with the bytes of all its images. Raises ManifestError."""
         shard, place = self._shard(number)
-        pack = shard[place]
-        if all(image.data is not None for image in pack.images):
-            return pack
-        return replace(pack, images=tuple(self._with_data(image) for image in pack.images))
+        return self._with_images(shard[place])
+
+    def segment(self, number: int, inner: int) -> Pack:
+        """A segment of a pack as a pack of its own, without padding. Raises ManifestError."""
+        shard, place = self._shard(number)
+        return self._with_images(shard.segment(place, inner))
 
     def costs(self, number: int) -> NDArray[np.int64]:
         """What a pack costs, int64 [2]: Σ l² and patches; its tokens and images are not read.
@@ -63,10 +66,15 @@ class PackReader:
         if index not in self._open:
             first = int(self._starts[index])
             self._open[index] = open_shard(self._manifest, self._manifest.shards[index], first)
-            if len(self._open) > OPEN_SHARDS:
+            if len(self._open) > self._open_shards:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(index)
         return self._open[index], number - int(self._starts[index])
+
+    def _with_images(self, pack: Pack) -> Pack:
+        if all(image.data is not None for image in pack.images):
+            return pack
+        return replace(pack, images=tuple(self._with_data(image) for image in pack.images))
 
     def _with_data(self, image: PackImage) -> PackImage:
         if image.data is not None:

@@ -98,6 +98,21 @@ class Until(Frozen):
         return self.packs if self.packs is not None else -(-(self.tokens or 0) // seq_len)
 
 
+class SelectionConfig(Frozen):
+    """What each epoch of a stage trains on, by the losses of the epochs before: `infobatch`, `seta` or a plugin's.
+
+    prune: the share left out (infobatch: of the segments below the mean loss; seta: of all, before groups are made).
+    groups, window: of seta, the groups of losses, and the share of them that an epoch sees. full: the share of epochs
+    at the end without a selection by loss.
+    """
+
+    name: str
+    prune: Share = 0.0
+    groups: Positive = 10
+    window: Annotated[float, Field(gt=0, le=1)] = 0.5
+    full: Share = 0.125
+
+
 class StageConfig(Frozen):
     """One stage of a run: what it sees, what trains, how fast and how long.
 
@@ -112,6 +127,7 @@ class StageConfig(Frozen):
     lr: Annotated[dict[str, float], Field(min_length=1)]
     schedule: ScheduleConfig = ScheduleConfig()
     until: Until
+    selection: SelectionConfig | None = None
     global_batch: Positive = 1
     micro_batch: Positive = 1
 
@@ -119,6 +135,12 @@ class StageConfig(Frozen):
     def _micro_divides_global(self) -> "StageConfig":
         if self.global_batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _selects_by_epochs(self) -> "StageConfig":
+        if self.selection and self.until.epochs is None:
+            raise ValueError("selection: it chooses epoch by epoch, so give `until: {epochs: N}`")
         return self
 
 

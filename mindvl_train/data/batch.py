@@ -59,7 +59,8 @@ class Batch:
         targets: [L] int64, token ids.
         weights: [L] float32, each target's weight in the loss.
         target_samples: [L] int64, the number in `samples` of each target's sample.
-        total_weight: the sum of `weights`, on the host.
+        counted: [L] float32, likewise, but for what an epoch's selection has weighed up.
+        total_weight: the sum of `counted`, on the host: what the loss is divided by.
         num_tokens: tokens that are not padding.
         num_targets: targets of its packs.
         num_images: images and videos that belong to a token; where a family takes the groups of a video's frames as
@@ -88,6 +89,7 @@ class Batch:
     predictors: Tensor
     targets: Tensor
     weights: Tensor
+    counted: Tensor
     target_samples: Tensor
     total_weight: float
     num_tokens: int
@@ -166,7 +168,9 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
     segments = Segments.of(length for pack in packs for length in _lengths(pack))
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
-    weights = _weights(targets, segments, layout.loss_weight, _factors(packs, layout.source_weights))
+    counted = _weights(targets, segments, layout.loss_weight, _factors(packs, layout.source_weights))
+    samples = _target_samples(packs, targets, segments)
+    weights = counted * _selected(packs)[samples] if any(pack.weights for pack in packs) else counted
     images = _images(packs, layout, pixels)
     return Batch(
         ids=torch.from_numpy(ids),
@@ -182,8 +186,9 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
         predictors=torch.from_numpy(targets - 1),
         targets=torch.from_numpy(ids[targets]),
         weights=torch.from_numpy(weights.astype(np.float32)),
-        target_samples=torch.from_numpy(_target_samples(packs, targets, segments)),
-        total_weight=float(weights.sum()),
+        counted=torch.from_numpy(counted.astype(np.float32)),
+        target_samples=torch.from_numpy(samples),
+        total_weight=float(counted.sum()),
         num_tokens=sum(pack.num_tokens for pack in packs),
         num_targets=len(targets),
         num_images=sum(len(pack.images) for pack in packs),
@@ -235,6 +240,11 @@ def _factors(packs: Sequence[Pack], source_weights: Mapping[str, float]) -> NDAr
         of_pack = [source_weights.get(source, 1.0) for source in pack.sources]
         factors += of_pack + [1.0] * (len(_lengths(pack)) - len(of_pack))
     return np.array(factors)
+
+
+def _selected(packs: Sequence[Pack]) -> NDArray[np.float64]:
+    """[samples] float64: what an epoch's selection weighs each of them."""
+    return np.concatenate([np.array(pack.weights or (1.0,) * len(pack.sources)) for pack in packs])
 
 
 def _target_samples(packs: Sequence[Pack], targets: NDArray[np.int64], segments: Segments) -> NDArray[np.int64]:

@@ -77,6 +77,11 @@ class Assembly:
         return of_manifest(last.manifest)
 
     @property
+    def keeps_losses(self) -> bool:
+        """Whether every sample's loss is written down: it is asked for, or a stage selects by it."""
+        return self.config.losses or any(stage.selection for stage in self.stages)
+
+    @property
     def last_stage(self) -> int:
         """What a finished run's progress counts: all stages, the average among them."""
         return len(self.stages) + bool(self.average)

@@ -80,6 +80,7 @@ class LossLog:
     """One rank's visits, until they are written."""
 
     def __init__(self, folder: Path, rank: int) -> None:
+        self.run_folder = folder
         self._folder = folder / FOLDER
         self._rank = rank
         self._visits: list[tuple[int, SampleLosses]] = []

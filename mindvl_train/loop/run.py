@@ -142,7 +142,7 @@ class Run:
         self.latest = latest
         self.progress = restored or Progress()
         self.folder = folder
-        self.losses = LossLog(folder, mesh.rank) if parts.config.losses else None
+        self.losses = LossLog(folder, mesh.rank) if parts.keeps_losses else None
         if self.losses and is_first():
             forget_after(folder, self.progress.step)
         self.model = parallelise(parts.model, mesh, parts.config)

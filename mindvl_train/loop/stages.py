@@ -12,6 +12,7 @@ from mindvl_data.manifest import Manifest, read_manifest
 from mindvl_train import plugins
 from mindvl_train.config.schema import StageConfig, TrainConfig
 from mindvl_train.loop.schedules import Schedule
+from mindvl_train.loop.selections import Selection
 from mindvl_train.weights.fingerprints import fingerprints
 
 
@@ -33,7 +34,8 @@ class Stage:
         config: its part of the YAML.
         manifest: what it trains on.
         schedule: the learning rate's shape.
-        total_steps: optimizer steps from beginning to end.
+        total_steps: optimizer steps from beginning to end; with a selection the most that they can be.
+        selection: what each epoch trains on; None: all.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stage:
     manifest: Manifest
     schedule: Schedule
     total_steps: int
+    selection: Selection | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -96,6 +99,7 @@ def _open_stage(name: str, config: StageConfig, parent: str | None, data: Path) 
         manifest=manifest,
         schedule=plugins.load(plugins.SCHEDULES, config.schedule.name),
         total_steps=steps_for(packs, manifest.num_packs, config.global_batch),
+        selection=plugins.load(plugins.SELECTIONS, config.selection.name) if config.selection else None,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.stream import PackStream
+from mindvl_data.stream import PackStream, SelectedEpoch
 from mindvl_train.data.batch import Batch
 from mindvl_train.data.loader import Loader
 from mindvl_train.data.steps import StepBatches
@@ -24,6 +24,8 @@ from mindvl_train.loop.assembly import Assembly
 from mindvl_train.loop.losses import LossLog, of_step, summed
 from mindvl_train.loop.metrics import Record
 from mindvl_train.loop.optim import named, set_learning_rates
+from mindvl_train.loop.planner import Planner
+from mindvl_train.loop.selections import Selection
 from mindvl_train.loop.stages import Stage
 from mindvl_train.loop.step import (
     describe_non_finite,
@@ -79,22 +81,57 @@ class Trainer:
         self.log = log
         self.losses = losses
         self._sums: list[Tensor | None] = []
+        self._epoch_steps = 1
 
     def steps(self) -> Iterator[Progress]:
         """Takes those that are left; where the run stands after each."""
         config = self.stage.config
+        if self.stage.selection:
+            yield from self._selected_epochs(self.stage.selection)
+            return
         loader = loader_of(self.stage.manifest, self.parts, self.mesh, config.global_batch, config.micro_batch)
         if self.progress.stage_step:
             loader.stream.load_state_dict({"manifest": self.progress.manifest, "packs": self.progress.packs})
+        yield from self._steps_of(loader, self.stage.total_steps - self.progress.stage_step)
+
+    def _steps_of(self, loader: Loader, limit: int) -> Iterator[Progress]:
         waiting_since = time.perf_counter()
-        for batches in loader.steps(self.stage.total_steps - self.progress.stage_step):
+        for batches in loader.steps(limit):
             self._take_step(batches, waiting_since)
             yield self.progress
             waiting_since = time.perf_counter()
 
+    def _selected_epochs(self, selection: Selection) -> Iterator[Progress]:
+        """Epochs of what the losses select, each planned anew; one that was begun is planned from the losses that it
+        began with."""
+        assert self.losses
+        config, planner = self.stage.config, Planner(self.stage, selection, self.losses)
+        for epoch in range(self.progress.epoch, config.until.epochs or 0):
+            begun = bool(self.progress.manifest) and self.progress.epoch == epoch
+            if not begun:
+                self.losses.flush(self.progress.step)
+                self.progress = replace(self.progress, epoch=epoch, epoch_step=self.progress.step, manifest="", packs=0)
+            selected = planner.plan(epoch, self.progress.epoch_step)
+            self._epoch_steps = -(-selected.num_packs // config.global_batch)
+            loader = loader_of(selected, self.parts, self.mesh, config.global_batch, config.micro_batch)
+            if begun:
+                loader.stream.load_state_dict({"manifest": self.progress.manifest, "packs": self.progress.packs})
+            else:
+                # Of the step that comes: a run that goes on from here says it again.
+                where = {"event": "epoch", "step": self.progress.step + 1, "stage": self.stage.name, "epoch": epoch}
+                self.log({**where, **planner.described(selected)})
+            yield from self._steps_of(loader, self._epoch_steps)
+
+    def _schedule_step(self) -> int:
+        """The step that the schedule is asked for: with a selection the place in the epoch, as if it had all packs."""
+        if not self.stage.selection:
+            return self.progress.stage_step
+        done = (self.progress.step - self.progress.epoch_step) / self._epoch_steps
+        return int((self.progress.epoch + done) * self.stage.total_steps / (self.stage.config.until.epochs or 1))
+
     def _take_step(self, batches: StepBatches, waiting_since: float) -> None:
         waited = time.perf_counter() - waiting_since
-        rates = set_learning_rates(self.optimizer, self.stage.factor(self.progress.stage_step))
+        rates = set_learning_rates(self.optimizer, self.stage.factor(self._schedule_step()))
         shares = [share_of(batch, self.mesh) for batch in batches.batches]
         weight = total(sum(batch.total_weight for batch in shares))
         self._sums = []
@@ -182,7 +219,9 @@ class Trainer:
     @torch.no_grad()
     def _look(self, batch: Batch) -> None:
         """A forward pass without targets: what of the loss they are is not asked."""
-        none = {name: getattr(batch, name)[:0] for name in ("predictors", "targets", "weights", "target_samples")}
+        none = {
+            name: getattr(batch, name)[:0] for name in ("predictors", "targets", "weights", "counted", "target_samples")
+        }
         self.model(replace(batch, **none).to(self.mesh.device))
         end_forward(self.model)
 
@@ -213,16 +252,16 @@ def _largest(gradient: Tensor) -> Tensor:
     return gradient.detach().abs().amax() if gradient.numel() else gradient.new_zeros(())
 
 
-def loader_of(manifest: Manifest, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:
-    """This rank's batches of a manifest, from its beginning and without end."""
+def loader_of(of: Manifest | SelectedEpoch, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:
+    """This rank's batches of a manifest, from its beginning and without end, or of an epoch that was selected."""
     settings, ranks = parts.config.loader, mesh.sizes.data
     stream = PackStream(
-        *(manifest, mesh.data_rank, ranks, global_batch),
+        *(of, mesh.data_rank, ranks, global_batch),
         epochs=None,
         deal="cost",
         media_root=settings.media_root,
         allow=settings.allow,
     )
     packs = global_batch // ranks
-    layout = replace(parts.layout, source_weights=manifest.source_weights)
+    layout = replace(parts.layout, source_weights=stream.manifest.source_weights)
     return Loader(stream, packs, micro_batch, layout, settings.workers, settings.ahead, settings.kind)

@@ -93,7 +93,7 @@ def share_of(batch: Batch, mesh: Mesh) -> Batch:
     chunk = rank // sizes.tensor * sizes.tensor * run
     real = _within(batch.real, tokens)
     learnt = _within(batch.predictors, tokens)
-    weights = batch.weights[learnt]
+    counted = batch.counted[learnt]
     return replace(
         _with_frames(batch, sizes.share, rank, run),
         ids=batch.ids[tokens],
@@ -101,9 +101,10 @@ def share_of(batch: Batch, mesh: Mesh) -> Batch:
         real=batch.real[real] - tokens.start,
         predictors=batch.predictors[learnt] - tokens.start,
         targets=batch.targets[learnt],
-        weights=weights,
+        weights=batch.weights[learnt],
+        counted=counted,
         target_samples=batch.target_samples[learnt],
-        total_weight=float(weights.double().sum()),
+        total_weight=float(counted.double().sum()),
     )
 
 

@@ -53,6 +53,8 @@ class Progress:
         stage_step: optimizer steps taken in that stage.
         manifest: id of the manifest that `packs` counts in; empty at a stage's beginning.
         packs: packs of the stage delivered to the loop, over all ranks.
+        epoch: of a stage that selects, the one to go on with.
+        epoch_step: the value of `step` at which it began.
         skipped: of the steps, those without an update because the loss or gradient was no number.
         fingerprints: of every parameter at the stage's beginning.
     """
@@ -62,6 +64,8 @@ class Progress:
     stage_step: int = 0
     manifest: str = ""
     packs: int = 0
+    epoch: int = 0
+    epoch_step: int = 0
     skipped: int = 0
     fingerprints: Mapping[str, str] | None = None
 

@@ -19,6 +19,7 @@ MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, 
 BALANCED = MOE | {"scoring": "sigmoid", "balance_speed": 1e-3}
 MODEL = {"name": "vlm", "config": TINY_MODEL | {"decoder": TINY_MODEL["decoder"] | {"moe": BALANCED}}}
 STEPS = 20
+NAMES = ("alone", "moved")
 
 
 def job(_: Path, yaml: str, out: str, overrides: list[str], stop_at: int | None) -> None:
@@ -114,3 +115,18 @@ def test_on_the_same_mesh_it_goes_on_bit_for_bit(pool: Pool, run_yaml: str, tmp_
     pool.run(ranks, job, run_yaml, str(tmp_path / "cut"), arguments, 5)
     pool.run(ranks, job, run_yaml, str(tmp_path / "cut"), arguments, None)
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_stage_that_selects_goes_on_on_another_mesh(pool: Pool, run_yaml: str, tmp_path: Path) -> None:
+    """Epochs keep the same segments, and every rank plans the same packs."""
+    rule = "stages.everything.selection={name: infobatch, prune: 0.5}"
+    arguments = [*SHORT[:4], "stages.everything.until={epochs: 5}", "checkpoint.every_steps=1", rule]
+    pool.run(1, job, run_yaml, str(tmp_path / "alone"), arguments, None)
+    # One step and then the middle of an epoch of two steps.
+    for ranks, stop in ((2, 3), (4, 7), (2, None)):
+        pool.run(ranks, job, run_yaml, str(tmp_path / "moved"), arguments, stop)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
+    epochs = [[r for r in read_records(tmp_path / name / "metrics.jsonl") if r["event"] == "epoch"] for name in NAMES]
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) == 5
