@@ -156,7 +156,7 @@ def _read_segment(row: pa.RecordBatch, index: int, number: int) -> Pack:
     starts = _numbers(flat.field("start"))
     # An image stands where its first placeholder does, and images in the order of their places.
     first, last = np.searchsorted(starts, [begin, stop]).tolist()
-    images = tuple(_read_image(image) for image in flat.slice(first, last - first).to_pylist())
+    images = _with_shared_bytes([_read_image(image) for image in flat.slice(first, last - first).to_pylist()])
     cu_seqlens = np.array([0, stop - begin], np.int32)
     return Pack(
         index=index,
