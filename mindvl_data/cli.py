@@ -16,6 +16,7 @@ from mindvl_data.runtime.shown import cleaned
 from mindvl_data.runtime.terminal import errors, open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
+    from mindvl_data.engines import Engine
     from mindvl_data.manifest import Manifest
     from mindvl_data.media import Access
     from mindvl_data.pipeline import BuildReport, CheckReport
@@ -39,7 +40,14 @@ Out = Annotated[
     str | None,
     typer.Option(help="The build folder; by default build/<recipe name>. A URL: the finished sets are copied there."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Tasks at a time; by default as many as the machine, or cluster, has cores.")
+]
+EngineName = Annotated[str, typer.Option("--engine", help="Where tasks run: local, ray or another that is installed.")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of the cluster, with --engine ray: auto (the default), HOST:PORT or ray://HOST:PORT."),
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Override a key of the recipe.")
 ]
@@ -59,6 +67,8 @@ def build(
     recipe: RecipePath,
     out: Out = None,
     workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
     set_: Set = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html into the build folder.")] = False,
     rehash: Annotated[
@@ -69,7 +79,7 @@ def build(
 ) -> None:
     """Build every stage of a recipe: scan, filter, count, mix, pack, write. Writes a report to look at, too."""
     with reported(debug):
-        made = _build(recipe, out, workers, set_ or [], dry_run=False, rehash=rehash)
+        made = _build(recipe, out, _engine(engine, workers, address), set_ or [], dry_run=False, rehash=rehash)
         written = None if no_report else _write_report(made)
         _report(made, as_json, written)
 
@@ -119,6 +129,8 @@ def plan(
         bool, typer.Option("--forecast", help="From the sizes that sources declare; reads no data.")
     ] = False,
     workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -128,7 +140,8 @@ def plan(
         if forecast:
             _forecast(recipe, set_ or [], as_json)
             return
-        _report(_build(recipe, out, workers, set_ or [], dry_run=True, sample=sample), as_json)
+        chosen = _engine(engine, workers, address)
+        _report(_build(recipe, out, chosen, set_ or [], dry_run=True, sample=sample), as_json)
 
 
 @app.command()
@@ -412,10 +425,16 @@ def schema() -> None:
     print_json(json_schema())
 
 
+def _engine(name: str, workers: int | None, address: str | None) -> Engine:
+    from mindvl_data.engines import EngineOptions, engine_of
+
+    return engine_of(name, EngineOptions(workers, address))
+
+
 def _build(
     recipe: Path,
     out: str | None,
-    workers: int | None,
+    engine: Engine,
     overrides: list[str],
     dry_run: bool,
     sample: int | None = None,
@@ -438,8 +457,7 @@ def _build(
         folder = Path(out).absolute() if out and "://" not in out else None
         store = out if out and "://" in out else None
         try:
-            count = workers or os.cpu_count() or 1
-            return run(loaded, folder, count, progress, dry_run, sample, store, rehash=rehash)
+            return run(loaded, folder, 1, progress, dry_run, sample, store, rehash=rehash, engine=engine)
         except UserError as error:
             _show_funnel(error)
             raise

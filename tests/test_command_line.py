@@ -18,7 +18,10 @@ from tests.conftest import QUICKSTART
 
 # Adding an option is a decision: a recipe's key is the rule, an option the exception.
 OPTIONS = {
-    "build": ["--debug", "--help", "--json", "--no-report", "--out", "--rehash", "--set", "--workers", "RECIPE"],
+    "build": [
+        *["--address", "--debug", "--engine", "--help", "--json", "--no-report", "--out", "--rehash", "--set"],
+        *["--workers", "RECIPE"],
+    ],
     "check": ["--debug", "--help", "--json", "--out", "--set", "--workers", "RECIPE"],
     "diff": ["--debug", "--help", "--json", "--samples", "A", "B"],
     "init": ["--debug", "--help", "--out", "PATH…"],
@@ -28,7 +31,10 @@ OPTIONS = {
     ],
     "gc": ["--debug", "--help", "--json", "--sets", "--yes", "BUILD"],
     "peek": ["--debug", "--help", "--json", "--samples", "PATH"],
-    "plan": ["--debug", "--forecast", "--help", "--json", "--out", "--sample", "--set", "--workers", "RECIPE"],
+    "plan": [
+        *["--address", "--debug", "--engine", "--forecast", "--help", "--json", "--out", "--sample", "--set"],
+        *["--workers", "RECIPE"],
+    ],
     "report": ["--compare", "--debug", "--help", "--out", "BUILD"],
     "schema": ["--help"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],

@@ -1,6 +1,8 @@
 """Where tasks run: an engine runs a pure function over tasks. Each is a plugin of the group `mindvl_data.engines`.
 
 local.py    in this process, or in processes that it starts
+ray.py      on a Ray cluster
+nodes.py    what every machine of a cluster must have before a task runs there
 worker.py   what every worker process sets up before its first task
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -52,6 +55,10 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def share(self, folder: Path, files: Sequence[Path]) -> None:
+        """Say where tasks will write, and some files that they read: each machine that runs any must have both."""
+        ...
 
     def run(
         self,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 from mindvl_data.engines import Done, EngineError, EngineOptions, R, T, silent
@@ -43,6 +44,9 @@ class LocalEngine:
                     worker.terminate()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+    def share(self, folder: Path, files: Sequence[Path]) -> None:
+        """This machine has what it has."""
 
     def run(
         self,

@@ -82,6 +82,7 @@ def build(
     engine = engine or LocalEngine(workers)
     made_anew: set[Path] = set()
     with opened(out, engine.less_memory), engine:
+        engine.share(out, [loaded.path])
         while True:
             try:
                 return _build(Run(loaded, out, engine, progress, dry_run, sample, rehash=rehash), store)

@@ -195,7 +195,7 @@ def _worth_loading(run: Run, tasks: Sequence[CountTask]) -> bool:
 
     Both give the same ids: nothing of what is built depends on the answer.
     """
-    loads = min(run.engine.workers, len(tasks))
+    loads = min(run.engine.workers, len(tasks)) if tasks else 0
     return sum(map(text_bytes, tasks)) > loads * CHARACTERS_TO_LOAD * run.tokeniser.vocab_size
 
 

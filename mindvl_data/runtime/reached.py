@@ -142,6 +142,11 @@ def _imports(node: ast.AST) -> Iterator[str]:
             yield from _imports(child)
 
 
+def versions() -> dict[str, str]:
+    """Of every library whose results are stored, by distribution."""
+    return {distribution: _version(distribution) for distribution in sorted(set(LIBRARIES.values()))}
+
+
 @cache
 def _version(distribution: str) -> str:
     try:
