@@ -1,9 +1,8 @@
-"""A question as a prompt: a picture and a text in the chat template that the model was trained on."""
+"""A question as a prompt: a picture, a clip and a text in the chat template that the model was trained on."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,25 @@ from tokenizers import Tokenizer
 from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack, PackImage
-from mindvl_data.vision.resize import QWEN2_VL
 from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
+from mindvl_train.answers.shown import Piece, clip, picture
 from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
-from mindvl_train.weights.published.importing import LANGUAGE, VISION
 
 # Qwen's published template, for a model that was imported and not trained here; Qwen3-VL's has no system turn.
 TEMPLATE: Mapping[str, Any] = {"prefix": "<|im_start|>{role}\n", "suffix": "<|im_end|>\n"}
 SYSTEM = "You are a helpful assistant."
+VIDEO_PAD = "<|video_pad|>"
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-IMAGE_PROCESSOR = "preprocessor_config.json"
 
 
 class AskError(UserError):
     """A question that cannot be asked; says what is missing."""
 
 
-def answer(opened: Opened, tokenizer: Path | None, question: str, image: Path | None, limit: int) -> str:
+def answer(
+    opened: Opened, tokenizer: Path | None, question: str, image: Path | None, limit: int, video: Path | None = None
+) -> str:
     """What the model says, by greedy generation.
 
     Args:
@@ -39,24 +39,44 @@ def answer(opened: Opened, tokenizer: Path | None, question: str, image: Path | 
         question: the user's text.
         image: a picture that stands before it.
         limit: of new tokens.
+        video: a clip that stands before it, behind the picture.
 
     Raises:
         AskError: no tokenizer is known, or it is another than the data's; a special token is missing; the picture
-            cannot be read.
+            or the clip cannot be read.
+        NoVideoSupportError: there is a clip, and PyAV is not installed.
     """
     read = _tokenizer(opened, tokenizer)
-    try:
-        prompt = _prompt(opened, read, question, image.read_bytes() if image else None)
-    except vision.BadImage as error:
-        raise AskError(f"{image}: {error}") from error
+    opened = _knowing_videos(opened, read) if video else opened
+    media = [*_shown(opened, picture, image), *_shown(opened, clip, video)]
+    prompt = _prompt(opened, read, question, media)
     stop = {opened.special_ids[name] for name in ("im_end", "end_of_text") if name in opened.special_ids}
     said = generate(opened.model, prompt, opened.layout, opened.device, stop, limit)
     text: str = read.decode(said)
     return text
 
 
+def _shown(opened: Opened, look: Callable[[Opened, bytes], list[Piece]], path: Path | None) -> list[Piece]:
+    try:
+        return look(opened, path.read_bytes()) if path else []
+    except OSError as error:
+        raise AskError(f"{path}: cannot be read ({error.strerror})") from error
+    except vision.BadImage as error:
+        raise AskError(f"{path}: {error}") from error
+
+
+def _knowing_videos(opened: Opened, tokenizer: Tokenizer) -> Opened:
+    """A model that was trained without videos takes their token from its tokenizer."""
+    if opened.layout.video_pad is not None:
+        return opened
+    token = tokenizer.token_to_id(VIDEO_PAD)
+    if token is None or token >= opened.inputs.vocab_size:
+        raise AskError(f"--video: the model's tokenizer has no {VIDEO_PAD}; ask a model whose tokenizer has it")
+    return replace(opened, layout=replace(opened.layout, video_pad=token))
+
+
 def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
-    places = [given] if given else _homes(opened)
+    places = [given] if given else opened.homes
     for place in places:
         path = place / TOKENIZER if place.is_dir() else place
         if path.is_file():
@@ -67,38 +87,23 @@ def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
     raise AskError(f"{given or 'the model'}: there is no {TOKENIZER}; name it with --tokenizer")
 
 
-def _homes(opened: Opened) -> list[Path]:
-    """Where the small files of a published model lie, if it has any."""
-    return [opened.published, *(opened.published / part for part in (LANGUAGE, VISION))] if opened.published else []
-
-
 def _published_template(opened: Opened) -> dict[str, Any]:
     """Qwen's, with the system turn that the published one begins with; without a published one Qwen2-VL's."""
-    files = [home / name for home in _homes(opened) for name in TEMPLATE_FILES]
+    files = [home / name for home in opened.homes for name in TEMPLATE_FILES]
     texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
     own = not texts or any(SYSTEM in text for text in texts)
     return {**TEMPLATE, "default_system": SYSTEM if own else None}
 
 
-def _published_bounds(opened: Opened) -> dict[str, int]:
-    """On the pixels, by the published image processor; without one those of Qwen2-VL."""
-    path = next((home / IMAGE_PROCESSOR for home in _homes(opened) if (home / IMAGE_PROCESSOR).is_file()), None)
-    stated = json.loads(path.read_bytes()) if path else {}
-    size = stated.get("size") or {}
-    return {
-        "min_pixels": stated.get("min_pixels") or size.get("shortest_edge") or QWEN2_VL.min_pixels,
-        "max_pixels": stated.get("max_pixels") or size.get("longest_edge") or QWEN2_VL.max_pixels,
-    }
-
-
-def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, image: bytes | None) -> Pack:
+def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, media: Sequence[Piece] = ()) -> Pack:
     tokens: list[int] = []
-    images: tuple[PackImage, ...] = ()
-    for part in _parts(opened.data.get("chat_template") or _published_template(opened), question, image):
-        if isinstance(part, bytes):
-            grid = _grid(opened, part)
-            images = (PackImage(len(tokens) + 1, grid, part),)
-            run = [opened.layout.image_pad] * vision.num_vision_tokens(*grid, opened.layout.merge)
+    images: list[PackImage] = []
+    for part in _parts(opened.data.get("chat_template") or _published_template(opened), question, media):
+        if isinstance(part, PackImage):
+            images.append(replace(part, start=len(tokens) + 1))
+            video, layout = opened.layout.video_pad, opened.layout
+            pad = video if part.is_video and video is not None else layout.image_pad
+            run = [pad] * vision.num_vision_tokens(*part.grid, opened.layout.merge)
             tokens += [opened.special_ids["vision_start"], *run, opened.special_ids["vision_end"]]
         else:
             tokens += _ids(tokenizer, part)
@@ -111,7 +116,7 @@ def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, image: bytes | 
         sample_ids=(b"",),
         sources=("",),
         repeats=(0,),
-        images=images,
+        images=tuple(images),
         num_patches=sum(each.num_patches for each in images),
         attention_cost=0,
         vision_cost=0,
@@ -125,13 +130,13 @@ class _Special:
     content: str
 
 
-def _parts(template: Mapping[str, Any], question: str, image: bytes | None) -> Iterator[str | _Special | bytes]:
+def _parts(template: Mapping[str, Any], question: str, media: Sequence[Piece]) -> Iterator[Piece | _Special]:
     """The chat up to where the assistant begins; text between two special tokens is one piece, as in a build."""
     prefix, system = template["prefix"], template["default_system"]
     opening = prefix.format(role="system") + system + template["suffix"] if system else ""
     before, after = opening + prefix.format(role="user"), template["suffix"] + prefix.format(role="assistant")
     # What the user writes is text, even where it looks like a control token: only the template is split.
-    pieces: list[str | _Special | bytes] = [*_split(before), *([image] if image else []), question, *_split(after)]
+    pieces: list[Piece | _Special] = [*_split(before), *media, question, *_split(after)]
     text = ""
     for piece in pieces:
         if isinstance(piece, str):
@@ -148,13 +153,6 @@ def _parts(template: Mapping[str, Any], question: str, image: bytes | None) -> I
 def _split(template: str) -> Iterator[str | _Special]:
     for index, piece in enumerate(re.split(r"(<\|[^|]*\|>)", template)):
         yield _Special(piece) if index % 2 else piece
-
-
-def _grid(opened: Opened, image: bytes) -> tuple[int, int, int]:
-    bounds = opened.data.get("resolution") or _published_bounds(opened)
-    header = vision.read_header(image)
-    resolution = vision.Resolution(opened.layout.patch, opened.layout.merge, bounds["min_pixels"], bounds["max_pixels"])
-    return vision.patch_grid(header.width, header.height, resolution)
 
 
 def _ids(tokenizer: Tokenizer, part: str | _Special) -> list[int]:

@@ -50,6 +50,7 @@ def generate(
     source: Model,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What the user says.")],
     image: Annotated[Path | None, typer.Option("--image", help="A picture that stands before it.")] = None,
+    video: Annotated[Path | None, typer.Option("--video", help="A clip that stands before it.")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option("--tokenizer", help="The data's tokenizer.json. [default: the published one]")
     ] = None,
@@ -57,8 +58,8 @@ def generate(
     accelerator: Accelerator = "auto",
     debug: Debug = False,
 ) -> None:
-    """Answers one picture and prompt, greedily."""
-    or_exit(lambda: _generate(source, prompt, image, tokenizer, limit, accelerator), debug)
+    """Answers one prompt about a picture, a clip, both or none, greedily."""
+    or_exit(lambda: _generate(source, prompt, (image, video), tokenizer, limit, accelerator), debug)
 
 
 def resolve(
@@ -127,12 +128,18 @@ def _rows(table: Table, group: str, scores: "dict[str, Score]") -> None:
 
 
 def _generate(
-    source: Path, prompt: str, image: Path | None, tokenizer: Path | None, limit: int, accelerator: str
+    source: Path,
+    prompt: str,
+    shown: tuple[Path | None, Path | None],
+    tokenizer: Path | None,
+    limit: int,
+    accelerator: str,
 ) -> None:
     from mindvl_train.answers.asking import answer
     from mindvl_train.answers.opened import open_model
 
-    print(cleaned(answer(open_model(source, accelerator), tokenizer, prompt, image, limit)))
+    image, video = shown
+    print(cleaned(answer(open_model(source, accelerator), tokenizer, prompt, image, limit, video)))
 
 
 def _resolve(
@@ -181,9 +188,7 @@ def _print_points(points: "list[Point]", chosen: "Point") -> None:
 def _held_out(source: Path, stream: PackStream, accelerator: str) -> "Opened":
     from mindvl_train.answers.opened import open_model
 
-    opened = open_model(source, accelerator)
-    opened.check(stream.manifest)
-    return opened
+    return open_model(source, accelerator).for_set(stream.manifest)
 
 
 def _numbers(text: str) -> list[int]:

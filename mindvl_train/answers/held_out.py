@@ -42,7 +42,7 @@ def at_resolution(pack: Pack, resolution: vision.Resolution) -> Pack:
     """The same samples with as many placeholders for their images as this resolution makes of them.
 
     The pack grows or shrinks by their difference; its costs are left at 0. Text is left as it is: coordinates
-    written for another resolution stay those.
+    written for another resolution stay those. Videos keep their sizes, which follow a rule of their own.
 
     Raises:
         HeldOutError: the images' bytes are not there.
@@ -81,6 +81,8 @@ def _lengths(grids: Sequence[tuple[int, int, int]], resolution: vision.Resolutio
 
 
 def _grid(image: PackImage, resolution: vision.Resolution) -> tuple[int, int, int]:
+    if image.is_video:
+        return image.grid
     if image.data is None:
         raise HeldOutError("the held-out set's images were not read: open it with a stream that reads them")
     header = vision.read_header(bytes(image.data))

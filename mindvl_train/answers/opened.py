@@ -17,7 +17,7 @@ from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.spec import ModelInputs, ModelSpec
 from mindvl_train.weights.imported import DESCRIPTION
 from mindvl_train.weights.published.folder import CONFIG
-from mindvl_train.weights.published.importing import LANGUAGE, import_model
+from mindvl_train.weights.published.importing import LANGUAGE, VISION, import_model
 from mindvl_train.weights.trained import Trained, open_trained
 
 ADVICE = "build the set with the tokenizer and the resolution of the model"
@@ -47,9 +47,21 @@ class Opened:
     inputs: ModelInputs
     tokenizer_sha256: str | None = None
 
-    def check(self, manifest: Manifest) -> None:
-        """Raises FitError if the set was built for another model: what a run refuses to train on."""
+    @property
+    def homes(self) -> list[Path]:
+        """Where the small files of a published model lie, if it has any."""
+        published = self.published
+        return [published, *(published / part for part in (LANGUAGE, VISION))] if published else []
+
+    def for_set(self, manifest: Manifest) -> "Opened":
+        """The same for a set's packs: a model that was trained without videos learns from it which token is theirs.
+
+        Raises:
+            FitError: the set was built for another model: what a run refuses to train on.
+        """
         check_fit([manifest], self.inputs, self.tokenizer_sha256, self.special_ids, ADVICE)
+        special_ids = {**manifest.tokenizer["special_ids"], **self.special_ids}
+        return replace(self, layout=self.inputs.layout(special_ids), special_ids=special_ids)
 
 
 def open_model(source: Path, accelerator: str = "auto") -> Opened:

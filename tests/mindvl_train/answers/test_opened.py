@@ -16,16 +16,18 @@ from mindvl_data.manifest import read_manifest
 from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.stream import PackStream
-from mindvl_train.answers import asking
+from mindvl_train.answers import asking, shown
 from mindvl_train.answers.opened import Opened, open_model
 from mindvl_train.cli import app
 from mindvl_train.config.loading import load_config
+from mindvl_train.data.batch import collate
 from mindvl_train.loop.run import train
 from mindvl_train.loop.tokenizer_fit import FitError
 from mindvl_train.weights.average import average_folders
 from mindvl_train.weights.processing import of_manifest, read_processing
 from mindvl_train.weights.published.exporting import export_model
 from mindvl_train.weights.published.importing import import_model
+from tests import clips
 from tests.conftest import QUICKSTART
 from tests.mindvl_train.short_runs import Stop, StopAt
 from tests.mindvl_train.synthetic import mixed_packs, write_data_set
@@ -98,17 +100,46 @@ def test_a_prompt_has_the_ids_that_a_build_gives_it(folder: Path, run: Opened, n
         for start, stop in zip(pack.cu_seqlens[:2].tolist(), pack.cu_seqlens[1:3].tolist(), strict=True)
     ]
     built = next(ids for ids in segments if (run.layout.image_pad in ids) == (name == "image"))
-    image = (folder / "page.png").read_bytes() if name == "image" else None
-    prompt = asking._prompt(run, Tokenizer.from_file(str(TOKENIZER)), QUESTION, image).tokens.tolist()
+    media = shown.picture(run, (folder / "page.png").read_bytes()) if name == "image" else []
+    prompt = asking._prompt(run, Tokenizer.from_file(str(TOKENIZER)), QUESTION, media).tokens.tolist()
     assert built[: len(prompt)] == prompt
     assert built[len(prompt) :].count(run.special_ids["im_end"]) == 1
 
 
 def test_a_set_of_another_tokenizer_is_refused(folder: Path, run: Opened, tmp_path: Path) -> None:
-    run.check(read_manifest(folder / "data" / "sft-192"))
+    run.for_set(read_manifest(folder / "data" / "sft-192"))
     other = write_data_set(tmp_path / "other", mixed_packs(2, 24))
     with pytest.raises(FitError, match="is token"):
-        run.check(read_manifest(other))
+        run.for_set(read_manifest(other))
+
+
+def test_a_clip_is_asked_behind_a_picture(folder: Path, run: Opened, tmp_path: Path) -> None:
+    """Of a model that was trained without videos: their token is its tokenizer's."""
+    clip, page = tmp_path / "clip.mkv", folder / "page.png"
+    clip.write_bytes(clips.clip("h264.mkv", frames=8))
+    said = asking.answer(run, TOKENIZER, QUESTION, page, 8, clip)
+    assert said == asking.answer(open_model(folder / "out"), None, QUESTION, page, 8, clip)
+    read = asking._tokenizer(run, TOKENIZER)
+    knowing = asking._knowing_videos(run, read)
+    media = [*shown.picture(run, page.read_bytes()), *shown.clip(run, clip.read_bytes())]
+    prompt = asking._prompt(knowing, read, QUESTION, media)
+    assert [image.is_video for image in prompt.images] == [False, True]
+    assert len(collate([prompt], knowing.layout).placeholders) == sum(i.num_patches for i in prompt.images) // 4
+
+
+@pytest.mark.parametrize(("name", "content"), [("gone.mp4", None), ("text.mp4", b"no clip at all, but text")])
+def test_a_clip_that_cannot_be_read_is_named(run: Opened, tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(asking.AskError, match=name):
+        asking.answer(run, TOKENIZER, QUESTION, None, 1, tmp_path / name)
+
+
+def test_a_set_with_videos_tells_a_model_which_token_is_theirs(run: Opened, tmp_path: Path) -> None:
+    stated = {"sha256": run.tokenizer_sha256, "vocab_size": 4096, "special_ids": run.special_ids | {"video_pad": 4095}}
+    manifest = read_manifest(write_data_set(tmp_path / "moving", mixed_packs(2, 24), **stated))
+    assert run.layout.video_pad is None
+    assert run.for_set(manifest).layout.video_pad == 4095
 
 
 def test_a_model_without_its_tokenizer_says_so(run: Opened) -> None:

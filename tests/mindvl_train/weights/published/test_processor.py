@@ -35,6 +35,7 @@ from mindvl_data.shards import Pack
 from mindvl_data.stream import PackStream
 from mindvl_train.answers import asking
 from mindvl_train.answers.opened import open_model
+from mindvl_train.answers.shown import picture
 from mindvl_train.config.loading import load_config
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -302,7 +303,7 @@ def test_a_model_that_was_not_trained_here_is_asked_as_it_was_published(exported
     opened = open_model(exported.folder)
     file = io.BytesIO()
     exported.image.save(file, "PNG")
-    prompt = asking._prompt(opened, asking._tokenizer(opened, None), QUESTION, file.getvalue())
+    prompt = asking._prompt(opened, asking._tokenizer(opened, None), QUESTION, picture(opened, file.getvalue()))
     theirs = _inputs(processor, MESSAGES[:1], exported.image, ask=True)
     assert prompt.tokens.tolist() == theirs["input_ids"][0].tolist()
 
