@@ -6,7 +6,7 @@ import itertools
 import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,18 @@ from mindvl_data.errors import UserError
 from mindvl_data.inspect.fields import single_fields
 from mindvl_data.recipe import Boxes
 from mindvl_data.runtime import plugins
-from mindvl_data.sources import DEFAULT_RENDER, GROUP, Asked, Failed, ImageBytes, Record, Sample, SourceError, Unusable
+from mindvl_data.sources import (
+    DEFAULT_RENDER,
+    GROUP,
+    Asked,
+    Failed,
+    ImageBytes,
+    Record,
+    Sample,
+    Scattered,
+    SourceError,
+    Unusable,
+)
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
 from mindvl_data.tables.samples import SURROGATES, clean
 from mindvl_data.tables.schema import BOXES, Drop, shortened
@@ -100,7 +111,10 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
 
 def first_records(file: SourceFile, reader: Any, asked: Asked, looked_at: int = LOOKED_AT) -> list[Record]:
     """The first records of a file, the images that they name by path read. Raises what the reader raises."""
-    return [_opened(file, record) for record in itertools.islice(reader(file, asked), looked_at)]
+    try:
+        return [_opened(file, record) for record in itertools.islice(reader(file, asked), looked_at)]
+    except Scattered:
+        return first_records(replace(file, one_pass=False), reader, asked, looked_at)
 
 
 def _is_own(look: Peek) -> bool:

@@ -36,6 +36,10 @@ class SourceError(UserError):
     """A source that cannot be read at all; the message says which, where and what to do."""
 
 
+class Scattered(SourceError):  # noqa: N818 - no error where somebody reads again
+    """What a reader made of a stream in one pass does not hold: begin again with `one_pass` of the file off."""
+
+
 class Unusable(Exception):  # noqa: N818 - not an error of the program
     """Raised while one record is parsed: it is dropped for `reason`, its neighbours go on."""
 

@@ -14,13 +14,14 @@ from mindvl_data.errors import reading
 from mindvl_data.sources import Asked, Piece, Row, SourceError
 from mindvl_data.sources.arrow_values import python_values
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.mapped import Mapped, map_file
 
 # So much is decoded at a time, by what a row group says of its rows; no more rows than that, since a value that stands
 # in a dictionary once may come in each of them.
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 64
-READ_BYTES = 1 << 20
+# Of every column so much at a time from a store.
+READ_BYTES = 4 << 20
 MICROSECONDS: Final[dict[int, Callable[[Any], pa.DataType]]] = {
     pa.types.lib.Type_TIMESTAMP: lambda kind: pa.timestamp("us", kind.tz),
     pa.types.lib.Type_DURATION: lambda kind: pa.duration("us"),
@@ -30,7 +31,7 @@ MICROSECONDS: Final[dict[int, Callable[[Any], pa.DataType]]] = {
 
 def parquet_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row]]:
     """(row number, row) for every row, with those of `columns` and of what filters name that the file has."""
-    with reading(file.uri, "a Parquet file", SourceError), _opened(file) as (source, mapped):
+    with reading(file.uri, "a Parquet file", SourceError), _opened(file, whole=False) as (source, mapped):
         # By default a whole row group is read ahead, which may hold gigabytes of images.
         table = pq.ParquetFile(source, pre_buffer=False, buffer_size=0 if mapped else READ_BYTES)
         found = wanted(table.schema_arrow.names, columns, asked, file)
@@ -48,13 +49,13 @@ def arrow_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterat
 
 
 @contextmanager
-def _opened(file: SourceFile) -> Iterator[tuple[Any, Mapped | None]]:
-    """What pyarrow reads: a local file by a map, where only what is being decoded takes memory; a stream of others."""
+def _opened(file: SourceFile, whole: bool = True) -> Iterator[tuple[Any, Mapped | None]]:
+    """What pyarrow reads: a local file by a map, where only what is being decoded takes memory; ranges of others."""
     if "://" in file.place:
-        with file.open() as handle:
+        with file.open(whole) as handle:
             yield handle, None
     else:
-        mapped = Mapped(file.place)
+        mapped = map_file(file.place)
         yield pa.BufferReader(mapped.view), mapped
 
 

@@ -11,11 +11,12 @@ from typing import Any, Final
 from mindvl_data.errors import reading
 from mindvl_data.runtime import yaml_text
 from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
+from mindvl_data.sources.archive import Group, samples_of
 from mindvl_data.sources.files import SourceFile, store_of
-from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.mapped import FileBytes
 from mindvl_data.sources.members import FIRST_BYTES, kind_by_bytes, kind_of, member_text
-from mindvl_data.sources.webdataset import Archive, Group, shape_in
-from mindvl_data.tables.schema import Part
+from mindvl_data.sources.webdataset import shape_in
+from mindvl_data.tables.schema import Drop, Part
 
 META = ".nv-meta/dataset.yaml"
 FIELD = re.compile(r"^([\w.,]+)((?:\[\w+\])*)$")
@@ -25,15 +26,12 @@ LEVELS = 8
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a key, of one of the types in TYPES. Raises SourceError for others and for data read by code."""
     parse, fields = _described(file)
-    archive = Archive(file)
-    broken = dict(archive.broken)
-    for group in archive.groups():
-        if drop := broken.pop(group.key, None):
-            yield Failed(group.key, drop)
+    data, samples = samples_of(file)
+    for key, found in samples:
+        if isinstance(found, Drop):
+            yield Failed(key, found)
         else:
-            yield attempt(group.key, _sample, group, archive.mapped, file.uri, asked, parse, fields)
-    for key, drop in broken.items():
-        yield Failed(key, drop)
+            yield attempt(key, _sample, found, data, file.uri, asked, parse, fields)
 
 
 def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
@@ -60,18 +58,18 @@ def _indexes(place: str) -> Iterator[str]:
 
 
 def _sample(
-    key: str, group: Group, mapped: Mapped, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
+    key: str, group: Group, data: FileBytes, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
 ) -> Sample:
-    shape_in(group, mapped)
-    row = {name: _field(group, mapped, uri, member) for name, member in fields.items()}
+    shape_in(group, data)
+    row = {name: _field(group, data, uri, member) for name, member in fields.items()}
     sample = parse(key, row)
     if "json" not in group.members or not (asked.keep or sample.uid is None):
         return sample
-    meta = asked.renamed(_json(member_text(mapped, *group.members["json"])))
+    meta = asked.renamed(_json(member_text(data, *group.members["json"])))
     return sample._replace(uid=uid_of(meta, "uid"), data=asked.kept(meta))
 
 
-def _field(group: Group, mapped: Mapped, uri: str, member: str) -> Any:
+def _field(group: Group, data: FileBytes, uri: str, member: str) -> Any:
     """A member's value: an image where it lies, text, or what a path into its JSON leads to."""
     found = FIELD.match(member)
     assert found is not None
@@ -80,10 +78,10 @@ def _field(group: Group, mapped: Mapped, uri: str, member: str) -> Any:
     if not options:
         raise Unusable("malformed_record", f"no member {group.key}.{suffix}")
     place = group.members[options[0]]
-    first = mapped.data[place[0] : place[0] + min(place[1], FIRST_BYTES)]
+    first = data.data[place[0] : place[0] + min(place[1], FIRST_BYTES)]
     if (kind_of(options[0]) or kind_by_bytes(first)) == "image":
-        return ImageBytes(mapped.view[place[0] : place[0] + place[1]], uri, place[0])
-    text = member_text(mapped, *place)
+        return ImageBytes(data.view[place[0] : place[0] + place[1]], uri, place[0])
+    text = member_text(data, *place)
     if not options[0].endswith("json"):
         return text
     value: Any = _json(text)

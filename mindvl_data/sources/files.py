@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import unquote
 
 import fsspec
@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mindvl_data.expanded import VARIABLE
 from mindvl_data.media import fixed_folder, leads_out
+from mindvl_data.shards import Patience, StoreError, patiently
 from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import (
@@ -34,7 +35,8 @@ from mindvl_data.sources.fingerprint import (
     stored_image,
 )
 from mindvl_data.sources.folders import Listed, data_files
-from mindvl_data.sources.mapped import map_image
+from mindvl_data.sources.mapped import FileBytes, Mapped, map_file, map_image
+from mindvl_data.sources.ranged import Ranged, RangedFile, copied, gives_ranges
 
 __all__ = ["MISSING", "FingerprintCache", "ImageFile", "SourceFile", "Unread", "source_files"]
 
@@ -56,7 +58,8 @@ class SourceFile:
     place: where it is read (absolute path or URL). uri: how outputs name it: relative to the recipe's folder
     or a URL, `${VAR}` unresolved. path: relative to the source's root, the part that sample ids use.
     image_root: the folder that image paths inside it are relative to and must not leave. piece: the part of it that
-    is read, None for all. excluded: keys of samples in it that its data set excludes. stamp, listings: see there.
+    is read, None for all. excluded: keys of samples in it that its data set excludes. one_pass: whether a stream of it
+    may be taken to need no second look (see Scattered). stamp, listings: see there.
     """
 
     place: str
@@ -69,6 +72,7 @@ class SourceFile:
     stamp: str = ""
     piece: Piece | None = None
     excluded: tuple[str, ...] = ()
+    one_pass: bool = True
     listings: Listings = field(default_factory=Listings, compare=False, repr=False)
 
     @property
@@ -90,9 +94,27 @@ class SourceFile:
     def _images(self) -> Any:
         return store_of(self.image_root)
 
-    def open(self) -> IO[bytes]:
+    def open(self, whole: bool = True) -> IO[bytes]:
+        """The file to read and to seek in; of one in a store no more than a few chunks are held at a time.
+
+        whole: see Ranged.
+        """
         fs, path = store_of(self.place)
-        return fs.open(path, "rb")  # type: ignore[no-any-return]
+        if fs is LOCAL:
+            return open(path, "rb")
+        if not gives_ranges(fs, path, self.size):
+            return copied(fs, path)
+        return cast("IO[bytes]", RangedFile(Ranged(fs, path, self.size, self.uri, whole)))
+
+    def bytes(self) -> FileBytes:
+        """The file's bytes to slice: a map of a local file, ranges of one in a store."""
+        fs, path = store_of(self.place)
+        if fs is LOCAL:
+            return map_file(path)
+        if gives_ranges(fs, path, self.size):
+            return Ranged(fs, path, self.size, self.uri)
+        with copied(fs, path) as file:
+            return Mapped(file)
 
     def image(self, path: str) -> tuple[ImageBytes, ImageFile]:
         """The image that a record names by a path, and what to know it by again.
@@ -108,10 +130,14 @@ class SourceFile:
         try:
             if not local:
                 # Before it is read: what changes in between is then noticed by the next build.
-                found = stored_image(fs.info(place))
-                return ImageBytes(fs.cat_file(place), uri), found
+                found = stored_image(patiently(lambda: fs.info(place), uri, Patience()))
+                return ImageBytes(patiently(lambda: fs.cat_file(place), uri, Patience()), uri), found
             data, status = map_image(place)
             return ImageBytes(data, uri), local_image(status)
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise SourceError(str(error)) from error
+            raise Unusable("missing_image", f"{path!r} does not exist in {self.image_uri}") from error
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in NOT_THERE and not _is_absence(error):
                 raise SourceError(f"{uri}: cannot be read ({error}); run the same command again") from error

@@ -1,31 +1,21 @@
-"""A file's bytes without reading them: a memory map, which costs the pages that are looked at and no others."""
+"""A local file's bytes without reading them: a memory map, which costs the pages that are looked at and no others."""
 
 from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import stat
-import tempfile
-from typing import IO
+from typing import IO, TypeAlias
 
-import fsspec
-
-COPY_BYTES = 8 << 20
+from mindvl_data.sources.ranged import Ranged
 
 
 class Mapped:
-    """The bytes of one file: `data` gives copies when sliced, `view` gives none and keeps the map alive.
+    """The bytes of one file: `data` gives copies when sliced, `view` gives none and keeps the map alive."""
 
-    A file in a store is copied to a temporary file first: walking one by range requests would take longer than
-    reading it through.
-    """
-
-    def __init__(self, place: str) -> None:
-        local = "://" not in place
-        with open(place, "rb") if local else _copied(place) as file:
-            size = os.fstat(file.fileno()).st_size
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
+    def __init__(self, file: IO[bytes]) -> None:
+        size = os.fstat(file.fileno()).st_size
+        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else None
         self.data: bytes | mmap.mmap = self._map or b""
         self.view = memoryview(self.data)
 
@@ -36,12 +26,14 @@ class Mapped:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def _copied(place: str) -> IO[bytes]:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    with fsspec.open(place, "rb") as source:
-        shutil.copyfileobj(source, file, COPY_BYTES)
-    file.flush()
-    return file
+# A file's bytes, here or in a store.
+FileBytes: TypeAlias = Mapped | Ranged
+
+
+def map_file(place: str) -> Mapped:
+    """A local file's bytes."""
+    with open(place, "rb") as file:
+        return Mapped(file)
 
 
 def map_image(place: str) -> tuple[memoryview, os.stat_result]:

@@ -15,6 +15,7 @@ from mindvl_data.errors import reading
 from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
+from mindvl_data.sources.ranged import Ranged
 from mindvl_data.tables.schema import Drop
 
 MAPPED_ROWS = 1024
@@ -73,9 +74,9 @@ def _with_images(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "images": [images[end - size : end] for size, end in zip(sizes, ends, strict=True)]}
 
 
-def _header(view: memoryview) -> tuple[list[int], list[Column]]:
+def _header(view: memoryview | Ranged) -> tuple[list[int], list[Column]]:
     """Where each sample begins, and the end; and what the columns are. Raises whatever is found to be wrong."""
-    (count,) = struct.unpack_from("<I", view, 0)
+    (count,) = struct.unpack("<I", view[:4])
     table = 4 + 4 * (count + 1)
     offsets = np.frombuffer(view[4:table], "<u4")
     if len(offsets) != count + 1 or np.any(np.diff(offsets.astype(np.int64)) < 0) or offsets[-1] > len(view):
@@ -93,11 +94,11 @@ def _is_size(value: Any) -> bool:
 
 
 def _row(
-    view: memoryview, start: int, stop: int, table: list[Column], read: set[str], uri: str | None
+    view: memoryview | Ranged, start: int, stop: int, table: list[Column], read: set[str], uri: str | None
 ) -> dict[str, Any]:
     """One sample: the sizes of its columns that have no fixed one, then their bytes in order."""
     varying = sum(size is None for _, _, size in table)
-    sizes = iter(struct.unpack_from(f"<{varying}I", view, start))
+    sizes = iter(struct.unpack(f"<{varying}I", view[start : start + 4 * varying]))
     position = start + 4 * varying
     row: dict[str, Any] = {}
     for name, kind, fixed in table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from mindvl_data.errors import reading
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.mapped import FileBytes, map_file
 
 # The name's end that MosaicML's writer gives, and what pyarrow calls it.
 CODECS: Final = {".zstd": "zstd", ".gz": "gzip", ".bz2": "bz2", ".br": "brotli", ".snappy": "snappy"}
@@ -21,17 +21,17 @@ MOST_BYTES = 1 << 32
 SNAPPY_RATIO = 32
 
 
-def mapped(file: SourceFile) -> tuple[Mapped, str | None]:
+def mapped(file: SourceFile) -> tuple[FileBytes, str | None]:
     """A shard's bytes, and the uri under which they can be found again: None for what was unpacked here."""
     codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
     if codec is None:
-        return Mapped(file.place), file.uri
+        return file.bytes(), file.uri
     with tempfile.NamedTemporaryFile() as plain:
         with reading(file.uri, codec, SourceError), file.open() as packed:
             _unpack(packed, plain, codec)
         plain.flush()
         # The map outlives the file's name.
-        return Mapped(plain.name), None
+        return map_file(plain.name), None
 
 
 def _unpack(packed: IO[bytes], plain: IO[bytes], codec: str) -> None:

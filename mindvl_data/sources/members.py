@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mindvl_data.sources import RECORD_BYTES, Unusable
-from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.mapped import FileBytes
 
 # The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
 IMAGES = frozenset(
@@ -101,13 +101,13 @@ def _counting(suffix: str) -> tuple[tuple[str, int], ...]:
     return tuple(zip(pieces[::2], numbers, strict=True))
 
 
-def member_bytes(mapped: Mapped, offset: int, size: int) -> bytes:
+def member_bytes(data: FileBytes, offset: int, size: int) -> bytes:
     """A member that is text, without a byte order mark. Raises Unusable for one too long to be read."""
     if size > RECORD_BYTES:
         raise Unusable("text_too_long", f"a member of {size} bytes")
-    return mapped.data[offset : offset + size].removeprefix(codecs.BOM_UTF8)
+    return data.data[offset : offset + size].removeprefix(codecs.BOM_UTF8)
 
 
-def member_text(mapped: Mapped, offset: int, size: int) -> str:
+def member_text(data: FileBytes, offset: int, size: int) -> str:
     """A member as text; bytes that are not UTF-8 as surrogates, which the scan's rule finds."""
-    return member_bytes(mapped, offset, size).decode("utf-8", "surrogateescape")
+    return member_bytes(data, offset, size).decode("utf-8", "surrogateescape")

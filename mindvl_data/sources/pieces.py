@@ -31,8 +31,9 @@ def row_pieces(file: SourceFile) -> list[Piece]:
     """
     if file.size <= PIECE_BYTES:
         return []
-    with reading(file.uri, "a file of rows", SourceError), file.open() as handle:
-        if file.path.endswith(".parquet"):
+    parquet = file.path.endswith(".parquet")
+    with reading(file.uri, "a file of rows", SourceError), file.open(whole=not parquet) as handle:
+        if parquet:
             return list(_row_groups(handle, file))
         if not file.path.endswith(LINES) or is_array(handle.read(CHUNK_BYTES), file.path):
             return []
@@ -40,7 +41,10 @@ def row_pieces(file: SourceFile) -> list[Piece]:
 
 
 def tar_pieces(file: SourceFile) -> list[Piece]:
-    """Byte ranges of a local tar of gigabytes: a sample is in the piece in which its first member begins."""
+    """Byte ranges of a local tar of gigabytes: a sample is in the piece in which its first member begins.
+
+    One in a store comes as a stream, and every piece would bring all of it.
+    """
     count = min(TAR_PIECES, file.size // (TAR_FACTOR * PIECE_BYTES))
     if "://" in file.place or count < 2:
         return []

@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.sources.ranged import CHUNK_BYTES, Ranged
+
 BLOCK = 512
 ZEROS = bytes(BLOCK)
 REGULAR = b"0\0\x37"
@@ -26,7 +28,9 @@ PLAIN = b"0\0"
 ZERO, SPACE = np.uint8(ord("0")), np.uint8(ord(" "))
 LOW_BYTES = np.uint64(0x00FF00FF00FF00FF)
 # What gives `bytes` when it is sliced, without a memoryview between, which costs more than the bytes do.
-Buffer: TypeAlias = bytes | mmap.mmap
+Buffer: TypeAlias = bytes | mmap.mmap | Ranged
+# A run of members reaches so far: what it leads past is still at hand for whoever reads a store by ranges.
+RUN_BYTES = CHUNK_BYTES
 
 
 class Member(NamedTuple):
@@ -157,6 +161,8 @@ def _run(data: Buffer, position: int, limit: int) -> tuple[Run, int]:
 def _hops(data: Buffer, position: int, limit: int) -> list[int]:
     """Where headers of plain files begin if the size in each is right, and last where the next one would."""
     hops, last = [position], len(data) - BLOCK
+    if isinstance(data, Ranged):
+        last = min(last, position + RUN_BYTES)
     try:
         while position <= last and len(hops) <= limit and data[position + 156] in PLAIN:
             size = int(data[position + 124 : position + 135], 8)

@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mindvl_data.sources import Asked, Image, ImageBytes, Row, Unusable
+from mindvl_data.sources.archive import Group, samples_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_object import whole_object
-from mindvl_data.sources.mapped import Mapped
+from mindvl_data.sources.mapped import FileBytes
 from mindvl_data.sources.members import member_bytes
-from mindvl_data.sources.webdataset import Archive, Group, shape_in
+from mindvl_data.sources.webdataset import shape_in
 from mindvl_data.tables.schema import Drop
 
 
 def tar_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
     """(key, row) for every key, or (key, Drop)."""
-    archive = Archive(file)
-    for group in archive.groups():
-        yield group.key, archive.broken.get(group.key) or _row(group, archive.mapped, file.uri, asked)
-    yield from archive.without_members().items()
+    data, samples = samples_of(file)
+    for key, found in samples:
+        yield key, found if isinstance(found, Drop) else _row(found, data, file.uri, asked)
 
 
-def _row(group: Group, mapped: Mapped, uri: str, asked: Asked) -> Row | Drop:
+def _row(group: Group, data: FileBytes, uri: str, asked: Asked) -> Row | Drop:
     _, suffixes, offsets, sizes = group
     try:
-        shape = shape_in(group, mapped)
+        shape = shape_in(group, data)
         if shape.json is None:
             raise Unusable("malformed_record", f"no {group.key}.json beside {', '.join(suffixes)}")
-        row = asked.renamed(whole_object(member_bytes(mapped, offsets[shape.json], sizes[shape.json])))
+        row = asked.renamed(whole_object(member_bytes(data, offsets[shape.json], sizes[shape.json])))
     except Unusable as error:
         return error.drop
-    view = mapped.view
+    view = data.view
     images: list[Image] = [ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images]
     return {**row, "images": images, "image": None} if images else row

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from mindvl_data import atomic, vision
 from mindvl_data.errors import reading
 from mindvl_data.runtime import plugins, seals
+from mindvl_data.runtime.memory import free_large_blocks_at_once
 from mindvl_data.sources import (
     GROUP,
     Asked,
@@ -28,6 +29,7 @@ from mindvl_data.sources import (
     Piece,
     Record,
     Sample,
+    Scattered,
     SourceError,
     Unusable,
 )
@@ -119,6 +121,15 @@ def scan(task: ScanTask) -> None:
     """Write `task.samples`, `task.drops` and what goes with them, each sealed, the samples last: their seal names the
     others, and says that the scan of this file is whole.
     """
+    if "://" in task.file.place:
+        free_large_blocks_at_once()
+    try:
+        _scan(task)
+    except Scattered:
+        _scan(replace(task, file=replace(task.file, one_pass=False)))
+
+
+def _scan(task: ScanTask) -> None:
     beside: list[Path] = []
     with seals.sealed(task.samples, beside) as samples, seals.sealed(task.drops) as drops:
         scanner, columns = _scan_records(task, samples, drops, beside)

@@ -1,26 +1,31 @@
 """A real S3 server on this machine, for the tests of what reads and writes object stores."""
 
-import socket
+import itertools
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import boto3
 import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @contextmanager
-def s3_server(bucket: str) -> Iterator[Any]:
-    """A server with an empty bucket, which fsspec's `s3://` leads to; yields boto3's client."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = ThreadedMotoServer("127.0.0.1", port)
-    server.start()
-    url = f"http://127.0.0.1:{port}"
+def s3_server(bucket: str, fails_each: int = 0) -> Iterator[Any]:
+    """A server with an empty bucket, which fsspec's `s3://` leads to; yields boto3's client.
+
+    fails_each: of so many requests to the bucket the last gets no answer but 503.
+    """
+    app: App = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, _failing(app, fails_each) if fails_each else app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
     # Servers of one process share what they keep: an earlier test's objects are not this one's.
     urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
     client = boto3.client(
@@ -30,4 +35,18 @@ def s3_server(bucket: str) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url, "key": "test", "secret": "test"})
         yield client
-    server.stop()
+    server.shutdown()
+    server.server_close()
+
+
+def _failing(app: App, each: int) -> App:
+    counted = itertools.count(1)
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if next(counted) % each == 0:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start_response("503 Slow Down", [("Content-Length", "0")])
+            return [b""]
+        return app(environ, start_response)
+
+    return answer
