@@ -1,7 +1,7 @@
 """A decoder over a packed stream.
 
 By configuration Qwen2.5 (q, k, v biases), Qwen3 (q, k norms), Qwen3-MoE (`moe`), that of Qwen3-VL
-(`mrope_interleaved`) or DeepSeek-V3 (`moe`, `latent`).
+(`mrope_interleaved`), Qwen3.5 (`delta`, `output_gate`, `zero_centred_norm`) or DeepSeek-V3 (`moe`, `latent`).
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
 from mindvl_train.kernels.segments import Segments
+from mindvl_train.models.delta_net import DeltaConfig, GatedDeltaNet
 from mindvl_train.models.latent_attention import LatentAttention, LatentConfig
-from mindvl_train.models.layers import FeedForward, RMSNorm, inverse_frequencies, rotary_table
+from mindvl_train.models.layers import (
+    FeedForward,
+    RMSNorm,
+    ZeroCentredRMSNorm,
+    inverse_frequencies,
+    rotary_table,
+)
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig
 from mindvl_train.models.yarn import Yarn
 
@@ -37,12 +44,20 @@ class DecoderConfig(BaseModel):
     mrope_section: tuple[int, int, int] | None = None
     # Whether these frequencies take turns, and not one section follows the other (Qwen3-VL, arXiv 2511.21631).
     mrope_interleaved: bool = False
+    # The share of a head's dimensions, its first ones, that turn with the position.
+    partial_rotary_factor: float = 1.0
     qkv_bias: bool = False
     qk_norm: bool = False
+    # Whether what a head has attended to passes a gate of its token's own, out of `q_proj` with its query.
+    output_gate: bool = False
+    # Whether norms scale by 1 + weight.
+    zero_centred_norm: bool = False
     tie_word_embeddings: bool = False
     moe: MoEConfig | None = None
     latent: LatentConfig | None = None
     yarn: Yarn | None = None
+    # Of the layers that remember; None: all attend.
+    delta: DeltaConfig | None = None
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "DecoderConfig":
@@ -51,6 +66,17 @@ class DecoderConfig(BaseModel):
                 f"mrope_section {list(self.mrope_section)} does not add up to half of the {self.rotary_size} rotary "
                 "dimensions of a head"
             )
+        if self.rotary_size % 2:
+            raise ValueError(
+                f"partial_rotary_factor {self.partial_rotary_factor} of a head of {self.head_dim} is an odd number of "
+                "dimensions, which do not pair"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latent_alone(self) -> "DecoderConfig":
+        if self.latent and (self.output_gate or self.partial_rotary_factor != 1.0):
+            raise ValueError("latent attention has no output_gate and no partial_rotary_factor")
         return self
 
     @property
@@ -66,7 +92,16 @@ class DecoderConfig(BaseModel):
     @property
     def rotary_size(self) -> int:
         """Dimensions of a head that turn with the position."""
-        return self.latent.qk_rope_head_dim if self.latent else self.head_dim
+        return self.latent.qk_rope_head_dim if self.latent else int(self.head_dim * self.partial_rotary_factor)
+
+    def remembers(self, layer: int) -> bool:
+        """Whether a layer has a state in place of attention."""
+        return self.delta is not None and layer not in self.delta.full_attention_layers
+
+    def normalise(self, size: int, kernels: Kernels) -> RMSNorm:
+        """A norm over `size` features, of the decoder's kind."""
+        kind = ZeroCentredRMSNorm if self.zero_centred_norm else RMSNorm
+        return kind(size, self.rms_norm_eps, kernels)
 
     def is_sparse(self, layer: int) -> bool:
         """Whether a layer has experts."""
@@ -79,40 +114,55 @@ class DecoderAttention(nn.Module):
     def __init__(self, config: DecoderConfig, kernels: Kernels) -> None:
         super().__init__()
         size, head_dim = config.hidden_size, config.head_dim
-        kv_size = config.num_key_value_heads * head_dim
-        self.q_proj = nn.Linear(size, config.num_attention_heads * head_dim, bias=config.qkv_bias)
+        kv_size, width = config.num_key_value_heads * head_dim, 2 if config.output_gate else 1
+        self.q_proj = nn.Linear(size, width * config.num_attention_heads * head_dim, bias=config.qkv_bias)
         self.k_proj = nn.Linear(size, kv_size, bias=config.qkv_bias)
         self.v_proj = nn.Linear(size, kv_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.num_attention_heads * head_dim, size, bias=False)
-        self.q_norm = RMSNorm(head_dim, config.rms_norm_eps, kernels) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(head_dim, config.rms_norm_eps, kernels) if config.qk_norm else nn.Identity()
+        self.q_norm = config.normalise(head_dim, kernels) if config.qk_norm else nn.Identity()
+        self.k_norm = config.normalise(head_dim, kernels) if config.qk_norm else nn.Identity()
         self.head_dim = head_dim
+        self.gated = config.output_gate
         self.kernels = kernels
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]."""
         heads = (-1, self.head_dim)
-        query = self.kernels.rotary(self.q_norm(self.q_proj(hidden).unflatten(-1, heads)), *rotary)
-        key = self.kernels.rotary(self.k_norm(self.k_proj(hidden).unflatten(-1, heads)), *rotary)
+        # Of every head its query, and behind it its gate, if it has one.
+        asked = self.q_proj(hidden).unflatten(-1, (-1, 1 + self.gated, self.head_dim))
+        query = self._turned(self.q_norm(asked[..., 0, :]), rotary)
+        key = self._turned(self.k_norm(self.k_proj(hidden).unflatten(-1, heads)), rotary)
         value = self.v_proj(hidden).unflatten(-1, heads)
         attended = self.kernels.attention(query, key, value, segments, causal=True)
+        if self.gated:
+            attended = attended * asked[..., 1, :].sigmoid()
         projected: Tensor = self.o_proj(attended.flatten(1))
         return projected
 
+    def _turned(self, heads: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[T, heads, head_dim] with as many of the first dimensions turned as there are angles for."""
+        size = rotary[0].shape[-1]
+        turned = self.kernels.rotary(heads[..., :size], *rotary)
+        return turned if size == self.head_dim else torch.cat((turned, heads[..., size:]), dim=-1)
+
 
 class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm and around a residual."""
+    """Attention, or a state, and feed-forward, each behind a norm and around a residual."""
 
     def __init__(self, config: DecoderConfig, layer: int, kernels: Kernels) -> None:
         super().__init__()
         size = config.hidden_size
-        self.input_layernorm = RMSNorm(size, config.rms_norm_eps, kernels)
-        self.self_attn: nn.Module = (
-            LatentAttention(config.latent, size, config.num_attention_heads, config.yarn, kernels)
-            if config.latent
-            else DecoderAttention(config, kernels)
-        )
-        self.post_attention_layernorm = RMSNorm(size, config.rms_norm_eps, kernels)
+        self.input_layernorm = config.normalise(size, kernels)
+        self.remembers = config.remembers(layer)
+        if config.delta and self.remembers:
+            self.linear_attn = GatedDeltaNet(config.delta, size, config.rms_norm_eps, kernels)
+        elif config.latent:
+            self.self_attn: nn.Module = LatentAttention(
+                config.latent, size, config.num_attention_heads, config.yarn, kernels
+            )
+        else:
+            self.self_attn = DecoderAttention(config, kernels)
+        self.post_attention_layernorm = config.normalise(size, kernels)
         self.mlp: nn.Module = (
             MixtureOfExperts(config.moe, size, kernels)
             if config.moe and config.is_sparse(layer)
@@ -121,7 +171,11 @@ class DecoderLayer(nn.Module):
 
     def forward(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], segments: Segments, real: Tensor) -> Tensor:
         """[T, hidden_size] → [T, hidden_size]; `real` are the tokens that are not padding."""
-        attended: Tensor = hidden + self.self_attn(self.input_layernorm(hidden), rotary, segments)
+        normalised = self.input_layernorm(hidden)
+        if self.remembers:
+            attended: Tensor = hidden + self.linear_attn(normalised, segments)
+        else:
+            attended = hidden + self.self_attn(normalised, rotary, segments)
         normalised = self.post_attention_layernorm(attended)
         sparse = isinstance(self.mlp, MixtureOfExperts)
         fed: Tensor = attended + (self.mlp(normalised, real) if sparse else self.mlp(normalised))
@@ -144,7 +198,7 @@ class Decoder(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, layer, kernels) for layer in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.norm = config.normalise(config.hidden_size, kernels)
         self.lm_head = (
             None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         )

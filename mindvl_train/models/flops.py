@@ -63,18 +63,24 @@ def _of_token(config: DecoderConfig) -> float:
     dense = PRODUCT * 3 * size * config.intermediate_size
     sparse = 0
     if moe is not None:
-        met = moe.num_experts_per_tok + moe.num_shared_experts
-        sparse = PRODUCT * size * (3 * met * moe.moe_intermediate_size + moe.num_experts)
+        met = moe.num_experts_per_tok * moe.moe_intermediate_size + moe.shared_size
+        sparse = PRODUCT * size * (3 * met + moe.num_experts + moe.shared_expert_gate)
     layers = range(config.num_hidden_layers)
     fed = sum(sparse if config.is_sparse(layer) else dense for layer in layers)
-    return fed + len(layers) * PRODUCT * _projections(config)
+    attending = _attending(config)
+    return fed + PRODUCT * (attending * _projections(config) + (len(layers) - attending) * _state(config))
+
+
+def _attending(config: DecoderConfig) -> int:
+    """Layers that attend; the others remember."""
+    return sum(not config.remembers(layer) for layer in range(config.num_hidden_layers))
 
 
 def _projections(config: DecoderConfig) -> int:
     """Entries of the matrices around one layer's attention."""
     size, heads, latent = config.hidden_size, config.num_attention_heads, config.latent
     if latent is None:
-        return size * config.head_dim * 2 * (heads + config.num_key_value_heads)
+        return size * config.head_dim * (2 * (heads + config.num_key_value_heads) + heads * config.output_gate)
     head = latent.qk_nope_head_dim + latent.qk_rope_head_dim
     rank = latent.q_lora_rank
     query = size * heads * head if rank is None else rank * (size + heads * head)
@@ -83,13 +89,24 @@ def _projections(config: DecoderConfig) -> int:
     return query + key + expanded + heads * latent.v_head_dim * size
 
 
+def _state(config: DecoderConfig) -> int:
+    """Entries that a token meets in a layer that remembers: the matrices around its state, and the state three times,
+    read with the key, written and read with the query. Whole chunks take more; that is how, and not what, is computed.
+    """
+    delta, size = config.delta, config.hidden_size
+    if delta is None:
+        return 0
+    around = size * (2 * delta.key_size + 3 * delta.value_size + 2 * delta.num_value_heads)
+    return around + 3 * delta.value_size * delta.key_head_dim
+
+
 def _of_pair(config: DecoderConfig) -> float:
-    """All layers, for l² pairs of tokens in a segment, of which causal attention looks at half."""
+    """All layers that attend, for l² pairs of tokens in a segment, of which causal attention looks at half."""
     latent = config.latent
     key = value = config.head_dim
     if latent is not None:
         key, value = latent.qk_nope_head_dim + latent.qk_rope_head_dim, latent.v_head_dim
-    return config.num_hidden_layers * config.num_attention_heads * (key + value) * PRODUCT / 2
+    return _attending(config) * config.num_attention_heads * (key + value) * PRODUCT / 2
 
 
 def _of_target(config: DecoderConfig) -> int:

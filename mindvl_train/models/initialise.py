@@ -7,6 +7,7 @@ the process. Torch's global generator is neither used nor set.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,15 @@ from mindvl_train.dtensor import local, place_of
 
 DEVIATION = 0.02
 # What is added to the residual stream; their deviation shrinks with depth (GPT-2, Radford et al. 2019, 2.3).
-RESIDUAL_OUTPUTS = (".proj.weight", ".o_proj.weight", ".down_proj.weight", ".experts.down_proj")
+RESIDUAL_OUTPUTS = (".proj.weight", ".o_proj.weight", ".out_proj.weight", ".down_proj.weight", ".experts.down_proj")
+
+
+@runtime_checkable
+class DrawsItself(Protocol):
+    """A module whose own parameters begin otherwise than by their shapes."""
+
+    def draw(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """The parameter `name`, whole, on the CPU."""
 
 
 def give_weights(
@@ -46,11 +55,21 @@ class Draws(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module, seed: int) -> None:
         self._parameters = dict(model.named_parameters())
+        self._own = {
+            f"{path}.{name}": (module, name)
+            for path, module in model.named_modules()
+            for name, _ in module.named_parameters(recurse=False)
+            if isinstance(module, DrawsItself)
+        }
         self._seed = seed
         self._depth = sum(name.endswith(RESIDUAL_OUTPUTS) for name in self._parameters)
 
     def __getitem__(self, name: str) -> Tensor:
-        return _draw(name, self._parameters[name], self._seed, self._depth)
+        parameter = self._parameters[name]
+        if name in self._own:
+            module, own = self._own[name]
+            return module.draw(own, parameter.shape, _generator(self._seed, name))
+        return _draw(name, parameter, self._seed, self._depth)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)

@@ -20,6 +20,18 @@ class RMSNorm(nn.Module):
         return self.kernels.rms_norm(hidden, self.weight, self.eps)
 
 
+class ZeroCentredRMSNorm(RMSNorm):
+    """The same with a scale of 1 + weight, so that weights begin, and decay, towards a scale of one."""
+
+    def draw(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """Zeros."""
+        return torch.zeros(shape)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., size] → [..., size], in float32 throughout: 1 + weight in bfloat16 is 1 for the smallest weights."""
+        return self.kernels.rms_norm(hidden.float(), 1.0 + self.weight.float(), self.eps).to(hidden.dtype)
+
+
 class PlainFeedForward(nn.Module):
     """The feed-forward layer without a gate: linear, GELU by its tanh, linear."""
 

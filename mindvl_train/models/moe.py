@@ -1,4 +1,5 @@
-"""Mixture of experts: Qwen3-MoE's router and that of DeepSeek-V3 (arXiv 2412.19437, 2.1.2), dropless."""
+"""Mixture of experts: Qwen3-MoE's router, with Qwen3.5's shared expert, and that of DeepSeek-V3 (arXiv 2412.19437,
+2.1.2), dropless."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -21,6 +22,8 @@ class MoEConfig(BaseModel):
         num_experts: from which the router chooses; `num_shared_experts` more see every token.
         num_experts_per_tok: chosen for a token.
         moe_intermediate_size: of one expert.
+        shared_expert_intermediate_size: of all shared experts together; None: that of so many experts.
+        shared_expert_gate: whether a token's shared experts count by a gate of its own (Qwen3.5).
         dense_layers: the layers that have a plain feed-forward instead.
         scoring: softmax over the experts, or a sigmoid for each.
         norm_topk_prob: whether the weights of the chosen experts add up to 1 (before `routed_scaling_factor`).
@@ -36,6 +39,8 @@ class MoEConfig(BaseModel):
     num_experts_per_tok: int
     moe_intermediate_size: int
     num_shared_experts: int = 0
+    shared_expert_intermediate_size: int | None = None
+    shared_expert_gate: bool = False
     dense_layers: tuple[int, ...] = ()
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     norm_topk_prob: bool = True
@@ -50,6 +55,18 @@ class MoEConfig(BaseModel):
         if self.aux_loss_coef and self.scoring != "softmax":
             raise ValueError("aux_loss_coef is of a softmax router; a sigmoid one is balanced by balance_speed")
         return self
+
+    @model_validator(mode="after")
+    def _gate_of_something(self) -> "MoEConfig":
+        if self.shared_expert_gate and not self.shared_size:
+            raise ValueError("shared_expert_gate is of shared experts, and there are none")
+        return self
+
+    @property
+    def shared_size(self) -> int:
+        """The intermediate size of all shared experts together."""
+        stated = self.shared_expert_intermediate_size
+        return self.num_shared_experts * self.moe_intermediate_size if stated is None else stated
 
 
 class Router(nn.Module):
@@ -150,8 +167,9 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.gate = Router(config, size)
         self.experts = Experts(config, size, kernels)
-        shared_size = config.num_shared_experts * config.moe_intermediate_size
+        shared_size = config.shared_size
         self.shared_experts = FeedForward(size, shared_size, kernels, bias=False) if shared_size else None
+        self.shared_expert_gate = nn.Linear(size, 1, bias=False) if config.shared_expert_gate else None
         self.register_buffer("tokens_per_expert", torch.zeros(config.num_experts), persistent=False)
         self.kernels = kernels
 
@@ -170,7 +188,11 @@ class MixtureOfExperts(nn.Module):
         permuted, places = self.kernels.moe_permute(tokens, experts)
         routed = self.kernels.moe_unpermute(self.experts(permuted, counts), places, weights)
         output = torch.zeros_like(hidden).index_copy(0, real, routed)
-        return output if self.shared_experts is None else output + self.shared_experts(hidden)
+        return output if self.shared_experts is None else output + self._shared(self.shared_experts, hidden)
+
+    def _shared(self, experts: nn.Module, hidden: Tensor) -> Tensor:
+        shared: Tensor = experts(hidden)
+        return shared if self.shared_expert_gate is None else self.shared_expert_gate(hidden).sigmoid() * shared
 
 
 def take_load(model: nn.Module) -> tuple[Tensor, Tensor] | None:

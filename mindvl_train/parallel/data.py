@@ -15,12 +15,16 @@ from torch.distributed.tensor import DTensor, Shard
 
 from mindvl_train.config.schema import TrainConfig
 from mindvl_train.dtensor import copies_of, local
+from mindvl_train.models.delta_net import Decay
 from mindvl_train.models.moe import Router
 from mindvl_train.parallel import host
 from mindvl_train.parallel.mesh import Mesh
 
 # Whether weights of one module can be sharded over different meshes: not in torch 2.10.
 MESH_PER_WEIGHT = hasattr(_fsdp_common, "ShardPlacementResult")
+# Modules whose weights are used in float32 whatever the precision: a router's scores differ by less than a step of
+# bfloat16, and a head forgets by a power of a power of its rate.
+WIDE = (Router, Decay)
 # [experts, out, in].
 EXPERT_DIMENSIONS = 3
 
@@ -43,10 +47,9 @@ def shard(model: nn.Module, mesh: Mesh, config: TrainConfig) -> None:
     policy = narrow if config.precision == "bfloat16" else wide
     place = _placing(mesh)
     for module, own in [] if MESH_PER_WEIGHT else _divided_modules(model, mesh):
-        fully_shard(module, mesh=own, shard_placement_fn=place, mp_policy=policy)
-    # A router's scores differ by less than a step of bfloat16.
-    routers = [module for module in model.modules() if isinstance(module, Router)]
-    for module in routers if policy is narrow else []:
+        fully_shard(module, mesh=own, shard_placement_fn=place, mp_policy=wide if isinstance(module, WIDE) else policy)
+    kept_wide = [each for each in model.modules() if isinstance(each, WIDE) and not isinstance(each, FSDPModule)]
+    for module in kept_wide if policy is narrow else []:
         fully_shard(module, mesh=mesh.whole, shard_placement_fn=place, mp_policy=wide)
     for block in blocks_of(model):
         if config.activation_checkpointing:

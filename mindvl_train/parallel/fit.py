@@ -9,6 +9,7 @@ from torch import nn
 from mindvl_data.errors import UserError
 from mindvl_train.config.schema import MeshConfig
 from mindvl_train.models.decoder import DecoderAttention, DecoderLayer
+from mindvl_train.models.delta_net import GatedDeltaNet
 from mindvl_train.models.latent_attention import LatentAttention
 from mindvl_train.models.layers import FeedForward
 from mindvl_train.models.moe import MixtureOfExperts
@@ -41,6 +42,7 @@ class Limits:
         experts: a common divisor of their numbers; 0 without any.
         stages: of the run.
         holdout_seq_len: tokens of a pack of the held-out set, which is read a pack at a time; 0 without one.
+        state_heads: key heads of the layers that remember; 0 without any.
     """
 
     heads: int
@@ -49,22 +51,25 @@ class Limits:
     experts: int
     stages: Sequence[StageShape]
     holdout_seq_len: int = 0
+    state_heads: int = 0
 
 
 def limits_of(model: nn.Module, stages: Sequence[StageShape], holdout_seq_len: int = 0) -> Limits:
     """The limits of a model, which may be on the meta device."""
-    heads = kv_heads = width = experts = 0
+    heads = kv_heads = width = experts = state_heads = 0
     for module in model.modules():
         if isinstance(module, DecoderAttention):
-            heads = gcd(heads, module.q_proj.out_features // module.head_dim)
+            heads = gcd(heads, module.o_proj.in_features // module.head_dim)
             kv_heads = gcd(kv_heads, module.k_proj.out_features // module.head_dim)
         elif isinstance(module, LatentAttention):
             heads, kv_heads = gcd(heads, module.num_heads), gcd(kv_heads, module.num_heads)
+        elif isinstance(module, GatedDeltaNet):
+            state_heads = gcd(state_heads, module.config.num_key_heads)
         elif isinstance(module, DecoderLayer) and isinstance(module.mlp, FeedForward):
             width = gcd(width, module.mlp.gate_proj.out_features)
         elif isinstance(module, MixtureOfExperts):
             experts = gcd(experts, module.gate.config.num_experts)
-    return Limits(heads, kv_heads, width, experts, stages, holdout_seq_len)
+    return Limits(heads, kv_heads, width, experts, stages, holdout_seq_len, state_heads)
 
 
 def sizes_for(config: MeshConfig, ranks: int, limits: Limits) -> Sizes:
@@ -116,6 +121,13 @@ def _of_heads(sizes: Sizes, limits: Limits) -> Iterator[str]:
         yield f"tensor {sizes.tensor} does not divide the {limits.kv_heads} key-value heads"
     elif max(limits.kv_heads // sizes.tensor, sizes.context) % min(limits.kv_heads // sizes.tensor, sizes.context):
         yield f"context {sizes.context} and the {limits.kv_heads // sizes.tensor} key-value heads do not divide"
+    if limits.state_heads % sizes.tensor:
+        yield f"tensor {sizes.tensor} does not divide the {limits.state_heads} key heads of the layers that remember"
+    if limits.state_heads and sizes.context > 1:
+        yield (
+            f"context {sizes.context}: the state and the convolution of the layers that remember run along a pack, "
+            "which context ranks cut; tensor ranks may share it"
+        )
     if limits.width % sizes.tensor:
         yield f"tensor {sizes.tensor} does not divide a feed-forward width of {limits.width}"
 

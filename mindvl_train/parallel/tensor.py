@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from mindvl_train.dtensor import local
 from mindvl_train.models.decoder import DecoderAttention, DecoderLayer
+from mindvl_train.models.delta_net import Decay, GatedDeltaNet, ShortConvolution
 from mindvl_train.models.latent_attention import LatentAttention
 from mindvl_train.models.layers import FeedForward
 from mindvl_train.parallel.collectives import gather_rows, scatter_sum
@@ -20,6 +21,12 @@ from mindvl_train.parallel.mesh import Mesh
 COLUMNS, ROWS = Shard(0), Shard(1)
 ATTENTION = {"q_proj": COLUMNS, "k_proj": COLUMNS, "v_proj": COLUMNS, "o_proj": ROWS}
 LATENT = {"q_proj": COLUMNS, "q_b_proj": COLUMNS, "kv_b_proj": COLUMNS, "o_proj": ROWS}
+# Its filters and rates belong to channels and heads of the columns before them.
+DELTA = {
+    **{name: COLUMNS for name in ("q_proj", "k_proj", "v_proj", "gate_proj", "beta_proj", "decay_proj")},
+    **{name: COLUMNS for name in ("q_conv", "k_conv", "v_conv", "decay")},
+    "out_proj": ROWS,
+}
 FEED_FORWARD = {"gate_proj": COLUMNS, "up_proj": COLUMNS, "down_proj": ROWS}
 
 
@@ -33,6 +40,8 @@ def divide(model: nn.Module, mesh: Mesh) -> None:
         elif isinstance(module, LatentAttention):
             _divide(module, LATENT, mesh.tensor)
             module.num_heads //= mesh.sizes.tensor
+        elif isinstance(module, GatedDeltaNet):
+            _divide(module, DELTA, mesh.tensor)
         elif isinstance(module, DecoderLayer) and isinstance(module.mlp, FeedForward):
             _divide(module.mlp, FEED_FORWARD, mesh.tensor)
 
@@ -64,6 +73,9 @@ def _divide(module: nn.Module, plan: dict[str, Shard], mesh: DeviceMesh) -> None
         whole = getattr(module, name, None)
         if isinstance(whole, nn.Linear):
             setattr(module, name, DividedLinear(whole, mesh, placement))
+        elif isinstance(whole, ShortConvolution | Decay):
+            for own, weight in list(whole.named_parameters()):
+                setattr(whole, own, divided(weight, mesh, placement))
     group = mesh.get_group()
 
     def enter(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -22,8 +22,9 @@ from mindvl_train.kernels.registry import KernelConfig, KernelSpec, resolve
 from mindvl_train.loop.assembly import Assembly, assemble
 from mindvl_train.loop.optim import freeze_all_but
 from mindvl_train.loop.stages import Stage
-from mindvl_train.models.moe import MixtureOfExperts, Router
+from mindvl_train.models.moe import MixtureOfExperts
 from mindvl_train.models.spec import ModelSpec
+from mindvl_train.parallel.data import WIDE
 from mindvl_train.parallel.mesh import Sizes
 from mindvl_train.planning.measure import measure
 from mindvl_train.planning.propose import Load, Proposal, costliest, gathered, propose
@@ -141,11 +142,11 @@ def _plan_stage(model: nn.Module, parts: Assembly, stage: Stage, ranks: int) -> 
 
 
 def as_used(model: nn.Module, precision: str) -> nn.Module:
-    """With its weights as a forward pass sees them: in bfloat16, but for the routers (`parallel/data.py`)."""
+    """With its weights as a forward pass sees them: in bfloat16, but for those that stay wide (`parallel/data.py`)."""
     if precision == "bfloat16":
         model.to(torch.bfloat16)
         for module in model.modules():
-            if isinstance(module, Router):
+            if isinstance(module, WIDE):
                 module.float()
     return model
 

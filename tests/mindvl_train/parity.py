@@ -26,6 +26,10 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -193,22 +197,33 @@ class Joint(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.sparse = isinstance(model, Qwen3VLMoeForConditionalGeneration)
+        self.sparse = isinstance(model, Qwen3VLMoeForConditionalGeneration | Qwen3_5MoeForConditionalGeneration)
+        # Transformers' states and convolutions run on from one packed sample into the next: each goes through alone.
+        self.remembers = isinstance(model, Qwen3_5ForConditionalGeneration | Qwen3_5MoeForConditionalGeneration)
         self.router_logits: Any = None
 
     def logits(self, batch: Batch, media: Media) -> Tensor:
-        positions = torch.cat([batch.positions[None], self._positions(batch, media)])[:, None]
+        positions = torch.cat([batch.positions[None], self._positions(batch, media)])
+        if not self.remembers:
+            logits, self.router_logits = self._forward(batch.ids, positions, media)
+            return logits
+        bounds = list(pairwise(batch.segments.cu_seqlens))
+        found = [self._forward(batch.ids[a:b], positions[:, a:b], media.within(a, b)) for a, b in bounds]
+        parts, routers = zip(*found, strict=True)
+        self.router_logits = tuple(torch.cat(layer) for layer in zip(*routers, strict=True)) if self.sparse else None
+        return torch.cat(parts)
+
+    def _forward(self, ids: Tensor, positions: Tensor, media: Media) -> tuple[Tensor, Any]:
         routers = {"output_router_logits": True} if self.sparse else {}
         out = self.model(
-            input_ids=batch.ids[None],
-            position_ids=positions,
-            mm_token_type_ids=media.kinds(len(batch.ids))[None],
+            input_ids=ids[None],
+            position_ids=positions[:, None],
+            mm_token_type_ids=media.kinds(len(ids))[None],
             use_cache=False,
             **media.inputs(),
             **routers,
         )
-        self.router_logits = out.router_logits if self.sparse else None
-        return out.logits[0]
+        return out.logits[0], out.router_logits if self.sparse else None
 
     def _positions(self, batch: Batch, media: Media) -> Tensor:
         """[3, T], one sample after another."""
@@ -228,9 +243,16 @@ class Joint(nn.Module):
         return router_loss(self.router_logits, self.model.config.text_config, batch) if self.sparse else torch.zeros(())
 
     def save(self, folder: Path) -> None:
-        """As its publisher lays it down: experts transposed, which transformers saves as it holds them."""
+        """As its publisher lays it down: experts transposed, which transformers saves as it holds them, or, Qwen3.5's,
+        together, which it saves one by one."""
         self.model.save_pretrained(folder)
-        if self.sparse:
+        if self.sparse and self.remembers:
+            path = folder / "model.safetensors"
+            others = {name: each for name, each in load_file(path).items() if ".mlp.experts." not in name}
+            held = self.model.state_dict()
+            fused = {name: each.contiguous() for name, each in held.items() if ".mlp.experts." in name}
+            save_file(others | fused, path, metadata={"format": "pt"})
+        elif self.sparse:
             path = folder / "model.safetensors"
             tensors = load_file(path)
             turned = {name: each.mT.contiguous() for name, each in tensors.items() if ".mlp.experts." in name}
@@ -269,6 +291,39 @@ def _qwen3_vl(model: Any, config: Any, **settings: Any) -> Callable[[], Joint]:
     return lambda: Joint(model(config(text_config=text, vision_config=QWEN3_VISION, **IDS, **tied)))
 
 
+DELTA = {
+    "head_dim": 16,
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 8,
+    "rope_parameters": QWEN3_ROPE | {"mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5},
+}
+# As many keys as values, filters of three tokens, layers in no order, heads turned by three pairs of dimensions.
+ODD_DELTA = DELTA | {
+    "linear_num_key_heads": 3,
+    "linear_num_value_heads": 3,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 3,
+    "linear_conv_kernel_dim": 3,
+    "layer_types": ["full_attention", "linear_attention", "linear_attention", "full_attention"],
+    "head_dim": 12,
+    "num_key_value_heads": 1,
+    "rope_parameters": QWEN3_ROPE | {"mrope_section": [1, 1, 1], "partial_rotary_factor": 0.5},
+}
+SHARED_EXPERT = {key: value for key, value in EXPERTS.items() if key != "mlp_only_layers"} | {
+    "shared_expert_intermediate_size": 20
+}
+
+
+def _qwen3_5(model: Any, config: Any, **settings: Any) -> Callable[[], Joint]:
+    text = DECODER | {"tie_word_embeddings": False} | DELTA | settings
+    vision = {key: value for key, value in QWEN3_VISION.items() if key != "deepstack_visual_indexes"}
+    tied = {"tie_word_embeddings": text["tie_word_embeddings"]}
+    return lambda: Joint(model(config(text_config=text, vision_config=vision, **IDS, **tied)))
+
+
 def _composed(model: Any, config: Any, **settings: Any) -> Callable[[], Composed]:
     return lambda: Composed(model(config(**DECODER | {"rope_parameters": ROPE} | settings)))
 
@@ -278,6 +333,10 @@ CASES: dict[str, Callable[[], Composed | Joint]] = {
     "Qwen3-VL": _qwen3_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig),
     "Qwen3-VL, tied": _qwen3_vl(Qwen3VLForConditionalGeneration, Qwen3VLConfig, tie_word_embeddings=True),
     "Qwen3-VL-MoE": _qwen3_vl(Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeConfig, **EXPERTS),
+    "Qwen3.5": _qwen3_5(Qwen3_5ForConditionalGeneration, Qwen3_5Config),
+    "Qwen3.5, tied": _qwen3_5(Qwen3_5ForConditionalGeneration, Qwen3_5Config, tie_word_embeddings=True),
+    "Qwen3.5, odd": _qwen3_5(Qwen3_5ForConditionalGeneration, Qwen3_5Config, **ODD_DELTA),
+    "Qwen3.5-MoE": _qwen3_5(Qwen3_5MoeForConditionalGeneration, Qwen3_5MoeConfig, **SHARED_EXPERT),
     "Qwen2.5-ViT + Qwen2.5": _composed(Qwen2ForCausalLM, Qwen2Config),
     "Qwen2.5-ViT + Qwen3": _composed(Qwen3ForCausalLM, Qwen3Config, head_dim=8),
     "Qwen2.5-ViT + Qwen3-MoE": _composed(
@@ -391,9 +450,16 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
 def _drawn(oracle: Composed | Joint) -> Composed | Joint:
     """Weights larger than transformers draws them, norms and biases among them, so that everything counts."""
     generator = torch.Generator().manual_seed(3)
+    # The norm behind a delta rule divides by what little a first token hears of itself: with larger weights float32 alone
+    # makes 1e-5 of it, in transformers' model as in ours, against float64.
+    deviation = DEVIATION / 2 if isinstance(oracle, Joint) and oracle.remembers else DEVIATION
     with torch.no_grad():
-        for parameter in oracle.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * DEVIATION)
+        for name, parameter in oracle.named_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * deviation)
+            # Heads that forget at once: transformers' decays are differences of sums, and its gradients of these rates
+            # a thousandth off those in float64, where ours are not (`kernels/delta_rule.py`).
+            if name.endswith("A_log"):
+                parameter.clamp_(max=0.0)
         for name, buffer in oracle.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn(buffer.shape, generator=generator) * DEVIATION)

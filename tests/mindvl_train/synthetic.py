@@ -67,6 +67,31 @@ QWEN3_VISION: dict[str, Any] = {
     "deepstack_visual_indexes": (0, 1),
 }
 
+# What makes the tiny decoder one of Qwen3.5: its first layer remembers, its second attends.
+QWEN3_5: dict[str, Any] = {
+    "delta": {
+        "num_key_heads": 2,
+        "num_value_heads": 4,
+        "key_head_dim": 6,
+        "value_head_dim": 8,
+        "full_attention_layers": (1,),
+    },
+    "output_gate": True,
+    "zero_centred_norm": True,
+    "partial_rotary_factor": 0.75,
+    "mrope_section": (1, 1, 1),
+    "mrope_interleaved": True,
+    "qkv_bias": False,
+}
+SHARED_EXPERT: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 12,
+    "shared_expert_gate": True,
+    "aux_loss_coef": 0.1,
+}
+
 MOE: dict[str, Any] = {
     "num_experts": 6,
     "num_experts_per_tok": 2,
@@ -86,13 +111,13 @@ class Sample:
     images: tuple[PackImage, ...]
 
 
-def tiny_model(seed: int = 3, vision: dict[str, Any] | None = None, **decoder: Any) -> VLM:
+def tiny_model(seed: int = 3, vision: dict[str, Any] | None = None, factor: float = 8, **decoder: Any) -> VLM:
     """A VLM with drawn weights, scaled up so that positions and images matter in its logits."""
     settings = {"vision": TINY_MODEL["vision"] | (vision or {}), "decoder": TINY_MODEL["decoder"] | decoder}
     with torch.device("meta"):
         model = VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
     give_weights(model, seed, torch.device("cpu"))
-    return scale_up(model, 8)
+    return scale_up(model, factor)
 
 
 def scale_up(model: VLM, factor: float) -> VLM:

@@ -5,7 +5,7 @@ from mindvl_train.models.latent_attention import LatentConfig
 from mindvl_train.models.moe import MoEConfig
 from mindvl_train.models.yarn import Yarn
 from mindvl_train.weights.published.family import Json, Language, PublishedError, demand
-from mindvl_train.weights.published.qwen import NAME, SIZES
+from mindvl_train.weights.published.qwen import NAME, SIZES, attends
 from mindvl_train.weights.published.stacked import stacked
 
 LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
@@ -52,7 +52,9 @@ def _write(config: DecoderConfig) -> Json | None:
     moe, latent = config.moe, config.latent
     if moe is None or latent is None or moe.scoring != "sigmoid" or moe.balance_speed is None:
         return None
-    if moe.dense_layers != tuple(range(len(moe.dense_layers))) or config.mrope_section:
+    if moe.dense_layers != tuple(range(len(moe.dense_layers))) or config.mrope_section or not attends(config):
+        return None
+    if moe.shared_expert_gate or moe.shared_expert_intermediate_size is not None:
         return None
     return {
         "architectures": ["DeepseekV3ForCausalLM"],

@@ -28,7 +28,12 @@ from mindvl_train.weights.trained import Trained, open_trained
 
 # What a published `config.json` may say and what we write is not: quantised, with code of its own, with a layer that
 # predicts a second token. None: the key goes.
-NOT_OURS: dict[str, Any] = {QUANTISED: None, "auto_map": None, "num_nextn_predict_layers": 0}
+NOT_OURS: dict[str, Any] = {
+    QUANTISED: None,
+    "auto_map": None,
+    "num_nextn_predict_layers": 0,
+    "mtp_num_hidden_layers": 0,
+}
 # What `config.json` calls the tokens of a manifest.
 TOKEN_IDS = {
     "image_pad": "image_token_id",
@@ -121,7 +126,7 @@ def _write_joint(trained: Trained, family: Joint, written: Json, out: Path, dtyp
     one_source = trained.published is not None and not (trained.published / VISION).exists()
     config = _put(out, written | ids, trained.published, LANGUAGE, dtype, keep_config=one_source)
     names = {
-        "decoder": family.language.name,
+        "decoder": family.language.naming(trained.config.decoder),
         "vision": family.vision.name_vision,
         "projector": family.vision.name_projector,
     }
@@ -134,7 +139,7 @@ def _write_parts(trained: Trained, out: Path, asked: str | None) -> None:
     (out / VISION).mkdir()
     config = _put(out / LANGUAGE, written | _longest(trained), trained.published, LANGUAGE, asked, keep_config=True)
     dtype = stated_dtype(config, out)
-    write_folder(out / LANGUAGE, _tensors(trained.weights, {"decoder": language.name}, dtype))
+    write_folder(out / LANGUAGE, _tensors(trained.weights, {"decoder": language.naming(trained.config.decoder)}, dtype))
     vision, tower = _vision(trained)
     _put(out / VISION, tower, trained.published, VISION, _dtype_name(config), keep_config=False)
     names = {"vision": vision.name_vision, "projector": vision.name_projector}
@@ -167,7 +172,10 @@ def _put(out: Path, written: Json, published: Path | None, part: str, dtype: str
 
 
 def _kept(published: Json, dtype: str | None) -> Json:
-    """A published `config.json` without what does not hold for the weights beside it."""
+    """A published `config.json` without what does not hold for the weights beside it, also in its `text_config`."""
+    if text := published.get("text_config"):
+        states = "dtype" in text or "torch_dtype" in text
+        published = published | {"text_config": _kept(text, dtype if states else None)}
     changes = {key: value for key, value in NOT_OURS.items() if key in published}
     if dtype is not None:
         changes["torch_dtype" if "torch_dtype" in published else "dtype"] = dtype
@@ -193,7 +201,7 @@ def _tensors(
         pieces = tensor.unbind() if len(origin.names) > 1 else (tensor,)
         for published, piece in zip(origin.names, pieces, strict=True):
             chunks = unfinished.setdefault(published, {})
-            chunks[origin.chunk[0]] = piece.to(torch.float32 if wide else dtype)
-            if len(chunks) == origin.chunk[1]:
+            chunks[origin.part] = piece.to(torch.float32 if wide else dtype)
+            if len(chunks) == max(1, len(origin.parts)):
                 yield published, origin.theirs([chunks[part] for part in sorted(chunks)])
                 del unfinished[published]

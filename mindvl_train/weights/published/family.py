@@ -4,7 +4,7 @@ Its name is the `model_type` of the folder's `config.json`, its object a `Langua
 in both directions how a configuration is written and what a tensor is called; it never sees a model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,18 @@ class Origin:
     Attributes:
         names: of the published tensors; several are stacked along a new first dimension, in this order.
         shape: of each of them.
-        chunk: which of how many equal parts of a published tensor's rows is ours.
+        parts: rows of each of the tensors of ours that a published one holds, in order; empty: it is one.
+        part: which of them is ours.
+        along: the dimension that they follow each other in; rows are the last but one.
         transposed: whether its rows are the last dimension, or, as transformers 5 writes them, the last but one; its
             shape tells. Otherwise the values are in the same order as ours.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
-    chunk: tuple[int, int] = (0, 1)
+    parts: tuple[int, ...] = ()
+    part: int = 0
+    along: int = -2
     transposed: bool = False
 
     def fits(self, found: tuple[int, ...]) -> bool:
@@ -46,12 +50,11 @@ class Origin:
         """Our part of a published tensor."""
         turned = self.transposed and tuple(published.shape) == self.shape
         rows = published.transpose(-1, -2) if turned else published
-        part, parts = self.chunk
-        return rows.chunk(parts, dim=-2)[part] if parts > 1 else rows
+        return torch.split(rows, list(self.parts), dim=self.along)[self.part] if self.parts else rows
 
     def theirs(self, parts: Sequence[Tensor]) -> Tensor:
         """The published tensor of these, which are the parts of ours that it holds, in their order."""
-        rows = torch.cat(list(parts), dim=-2) if len(parts) > 1 else parts[0]
+        rows = torch.cat(list(parts), dim=self.along) if len(parts) > 1 else parts[0]
         return (rows.transpose(-1, -2).contiguous() if self.transposed else rows).reshape(self.shape)
 
 
@@ -73,6 +76,8 @@ class Language:
         read: `config.json` → our fields. A missing key may be a KeyError.
         write: our fields → `config.json`; None where the family has no such model.
         name: of a tensor of the decoder.
+        name_by: where names depend on more: (our fields, the tensors of the folder that is read; none: it is to be
+            written) → what stands for `name`.
         unused: globs of published tensors that the model has no place for.
     """
 
@@ -81,6 +86,11 @@ class Language:
     name: Naming
     unused: Callable[[Any], tuple[str, ...]] = tied_head
     model: str = "vlm"
+    name_by: Callable[[Any, Collection[str]], Naming] | None = None
+
+    def naming(self, config: Any, stored: Collection[str] = ()) -> Naming:
+        """Of a decoder's tensors, in a folder that holds the tensors `stored`; none: in one that is to be written."""
+        return self.name_by(config, stored) if self.name_by else self.name
 
 
 @dataclass(frozen=True)

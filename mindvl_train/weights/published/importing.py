@@ -26,8 +26,8 @@ SHOWN_PROBLEMS = 20
 # Those of a joint folder of which the other half is taken.
 VISION_TENSORS = ("visual.*", "model.visual.*")
 LANGUAGE_TENSORS = ("lm_head.*", *(f"model.{name}.*" for name in ("language_model", "layers", "embed_tokens", "norm")))
-# Added to scores in float32, where a step of bfloat16 would be larger than what it learns in one.
-KEPT_WIDE = ("e_score_correction_bias",)
+# Used in float32, where a step of bfloat16 would be larger than what is learnt in one.
+KEPT_WIDE = ("e_score_correction_bias", "A_log")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part
     except KeyError as error:
         raise PublishedError(f"{language.path} or {vision.path}: config.json has no {error}") from error
     parts = {
-        "decoder": Part(language.path, language.tensors, decoder.name),
+        "decoder": Part(language.path, language.tensors, decoder.naming(decoder_config, language.tensors)),
         "vision": Part(vision.path, vision.tensors, tower.name_vision),
     } | ({"projector": projector} if projector else {})
     unused = {language.path: decoder.unused(decoder_config)}

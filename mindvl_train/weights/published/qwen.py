@@ -49,6 +49,13 @@ def write_sizes(config: DecoderConfig) -> Json:
     }
 
 
+def attends(config: DecoderConfig) -> bool:
+    """Whether a decoder is of the kind before Qwen3.5: full attention in every layer, without a gate, its norms scaled
+    by their weights, its heads turned whole."""
+    plain_norms = not config.zero_centred_norm and config.partial_rotary_factor == 1.0
+    return plain_norms and not config.delta and not config.output_gate
+
+
 def _read_qwen2(config: Json) -> DecoderConfig:
     return DecoderConfig(**sizes(config), qkv_bias=True)
 
@@ -56,6 +63,8 @@ def _read_qwen2(config: Json) -> DecoderConfig:
 def _write_qwen2(config: DecoderConfig) -> Json | None:
     own_head_size = config.head_dim * config.num_attention_heads != config.hidden_size
     if not config.qkv_bias or config.qk_norm or config.mrope_section or own_head_size or config.moe:
+        return None
+    if not attends(config):
         return None
     return {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **write_sizes(config)}
 
@@ -66,7 +75,7 @@ def _read_qwen3(config: Json) -> DecoderConfig:
 
 
 def _write_qwen3(config: DecoderConfig) -> Json | None:
-    if config.qkv_bias or not config.qk_norm or config.mrope_section or config.moe:
+    if config.qkv_bias or not config.qk_norm or config.mrope_section or config.moe or not attends(config):
         return None
     kind: Json = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": config.head_dim}
     return {**kind, "attention_bias": False, **write_sizes(config)}

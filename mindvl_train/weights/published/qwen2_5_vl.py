@@ -4,7 +4,7 @@ from mindvl_data.vision import CLIP
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.published.family import Joint, Json, Language, Naming, Origin, Vision, demand, plain
-from mindvl_train.weights.published.qwen import NAME, sizes, write_sizes
+from mindvl_train.weights.published.qwen import NAME, attends, sizes, write_sizes
 
 # Published and ours under the same name, with what transformers takes where a folder does not say: version 4.49
 # left out every value that was its default. Its default of `hidden_size` is that of no published tower.
@@ -83,7 +83,7 @@ def _write_joint(vision: VisionConfig, decoder: DecoderConfig) -> Json | None:
     if not decoder.qkv_bias or decoder.qk_norm or not decoder.mrope_section or own_head_size or decoder.moe:
         return None
     tower = _write_vision(vision, decoder.hidden_size)
-    if tower is None or decoder.mrope_interleaved:
+    if tower is None or decoder.mrope_interleaved or not attends(decoder):
         return None
     scaling = {"type": "mrope", "mrope_section": list(decoder.mrope_section)}
     return {

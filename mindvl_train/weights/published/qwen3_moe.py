@@ -3,7 +3,7 @@
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.moe import MoEConfig
 from mindvl_train.weights.published.family import Json, Language, demand
-from mindvl_train.weights.published.qwen import NAME, sizes, write_sizes
+from mindvl_train.weights.published.qwen import NAME, attends, sizes, write_sizes
 from mindvl_train.weights.published.stacked import stacked
 
 
@@ -28,7 +28,7 @@ def write_experts(config: DecoderConfig) -> Json | None:
     moe = config.moe
     if moe is None:
         return None
-    if moe.scoring != "softmax" or moe.num_shared_experts or moe.balance_speed is not None or moe.n_group > 1:
+    if moe.scoring != "softmax" or moe.shared_size or moe.balance_speed is not None or moe.n_group > 1:
         return None
     return {
         "num_experts": moe.num_experts,
@@ -49,6 +49,8 @@ def _read(config: Json) -> DecoderConfig:
 def _write(config: DecoderConfig) -> Json | None:
     experts = write_experts(config)
     if experts is None or config.qkv_bias or not config.qk_norm or config.mrope_section or config.latent:
+        return None
+    if not attends(config):
         return None
     kind = {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe"}
     return {**kind, **write_sizes(config), "head_dim": config.head_dim, "attention_bias": False, **experts}

@@ -16,7 +16,7 @@ from mindvl_train.weights.published.family import (
     demand,
     plain,
 )
-from mindvl_train.weights.published.qwen import sizes, write_sizes
+from mindvl_train.weights.published.qwen import attends, sizes, write_sizes
 from mindvl_train.weights.published.qwen3_moe import read_experts, write_experts
 
 # Published and ours under the same name, with what transformers takes where a folder does not say.
@@ -40,14 +40,15 @@ BLOCK = {".up_proj.": ".linear_fc1.", ".down_proj.": ".linear_fc2."}
 EXPERTS = ".mlp.experts."
 
 
-def _read_vision(config: Json) -> VisionConfig:
+def read_vision(config: Json) -> VisionConfig:
     """From a folder of its own, or from the `vision_config` of a joint one."""
     config = config.get("vision_config", config)
     demand(config, hidden_act="gelu_pytorch_tanh")
     return VisionConfig(**{key: config.get(key, value) for key, value in DEFAULTS.items()}, **KIND)
 
 
-def _write_vision(config: VisionConfig, out_size: int, kind: str) -> Json | None:
+def write_vision(config: VisionConfig, out_size: int, kind: str) -> Json | None:
+    """The `vision_config` of a model of this kind; None where the family has no such tower."""
     if config.window_size or any(getattr(config, key) != value for key, value in KIND.items()):
         return None
     if config.num_position_embeddings is None:
@@ -59,11 +60,13 @@ def _write_vision(config: VisionConfig, out_size: int, kind: str) -> Json | None
 
 
 def _write_vision_alone(config: VisionConfig, out_size: int) -> Json | None:
-    written = _write_vision(config, out_size, "qwen3_vl")
+    written = write_vision(config, out_size, "qwen3_vl")
     return written and {"architectures": ["Qwen3VLVisionModel"], "dtype": "float32", **written}
 
 
-def _name_vision(prefix: str) -> Naming:
+def name_vision(prefix: str) -> Naming:
+    """Of the tower's tensors."""
+
     def name(ours: str, shape: tuple[int, ...]) -> Origin:
         if ours == "patch_embed.weight":
             # Published as a convolution whose stride is its kernel; the order of the values is the same.
@@ -78,7 +81,9 @@ def _name_vision(prefix: str) -> Naming:
     return name
 
 
-def _name_projector(prefix: str) -> Naming:
+def name_projector(prefix: str) -> Naming:
+    """Of the mergers' tensors."""
+
     def name(ours: str, shape: tuple[int, ...]) -> Origin:
         deeper = re.match(r"deepstack\.(\d+)\.", ours)
         home = f"{prefix}deepstack_merger_list.{deeper[1]}." if deeper else f"{prefix}merger."
@@ -112,8 +117,10 @@ def _decoder(config: Json) -> Json:
 
 def _write_joint(kind: str, architecture: str, experts: bool) -> Callable[[VisionConfig, DecoderConfig], Json | None]:
     def write(vision: VisionConfig, decoder: DecoderConfig) -> Json | None:
-        written = _write_vision(vision, decoder.hidden_size, kind)
+        written = write_vision(vision, decoder.hidden_size, kind)
         if written is None or not decoder.mrope_interleaved or not decoder.qk_norm or decoder.qkv_bias:
+            return None
+        if not attends(decoder):
             return None
         routed = write_experts(decoder) if experts else {}
         if routed is None or decoder.latent or bool(decoder.moe) != experts or not routed.get("norm_topk_prob", True):
@@ -152,15 +159,16 @@ def _fused(others: Naming) -> Naming:
         if projection == "down_proj":
             return Origin((f"{home}down_proj",), (experts, into, out), transposed=into != out)
         half = ("gate_proj", "up_proj").index(projection)
-        return Origin((f"{home}gate_up_proj",), (experts, into, 2 * out), (half, 2), transposed=into != 2 * out)
+        turned = into != 2 * out
+        return Origin((f"{home}gate_up_proj",), (experts, into, 2 * out), (out, out), half, transposed=turned)
 
     return name
 
 
 NAME = plain("model.language_model.", {"lm_head.": "lm_head."})
-ALONE = Vision(_read_vision, _write_vision_alone, _name_vision(""), _name_projector(""))
+ALONE = Vision(read_vision, _write_vision_alone, name_vision(""), name_projector(""))
 TOWER = Vision(
-    _read_vision, lambda config, out_size: None, _name_vision("model.visual."), _name_projector("model.visual.")
+    read_vision, lambda config, out_size: None, name_vision("model.visual."), name_projector("model.visual.")
 )
 QWEN3_VL = Joint(
     language=Language(read=_read_dense, write=lambda config: None, name=NAME),

@@ -10,13 +10,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mindvl_train.data.batch import collate
+from mindvl_train.kernels.delta_rule import CHUNK
 from mindvl_train.kernels.registry import KernelConfig, resolve
+from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.flops import _of_pair, batch_flops, passes
 from mindvl_train.models.initialise import give_weights
 from mindvl_train.models.vlm import VLM, VLMConfig
 from tests.mindvl_train.synthetic import (
     LAYOUT,
+    QWEN3_5,
     QWEN3_VISION,
+    SHARED_EXPERT,
     TINY_MODEL,
     VIDEO_PAD,
     image_sample,
@@ -30,6 +34,7 @@ LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_
 DECODERS: dict[str, dict[str, Any]] = {
     "dense": {},
     "experts": {"moe": MOE | {"dense_layers": (0,)}},
+    "remembering": QWEN3_5 | {"moe": SHARED_EXPERT},
     "latent": {"latent": LATENT, "qkv_bias": False, "qk_norm": False},
 }
 
@@ -47,14 +52,29 @@ def test_a_forward_pass_is_counted_exactly(decoder: str, vision: dict[str, Any])
     with torch.device("meta"):
         model = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(model, 0, torch.device("cpu"))
-    batch = collate(packs, replace(LAYOUT, window=config.vision.window, video_pad=VIDEO_PAD))
+    axes = 3 if config.decoder.mrope_section else 1
+    layout = replace(LAYOUT, window=config.vision.window, video_pad=VIDEO_PAD, position_axes=axes)
+    batch = collate(packs, layout)
     # Written out as products, which torch counts; its fused kernel for CPUs it does not.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch)
     once = {"vision": 1, "projector": 1, "decoder": 1}
     # Torch counts every pair of tokens, though a causal kernel looks at half of them.
     masked = batch.attention_cost * _of_pair(config.decoder)
-    assert batch_flops(config, batch, once, share=1) + masked == counter.get_total_flops()
+    chunked = _of_chunks(config.decoder, len(batch.ids))
+    assert batch_flops(config, batch, once, share=1) + masked + chunked == counter.get_total_flops()
+
+
+def _of_chunks(config: DecoderConfig, tokens: int) -> int:
+    """What whole chunks of the delta rule take beyond a token after the other, in the layers that remember."""
+    delta = config.delta
+    if delta is None:
+        return 0
+    key, value, chunks = delta.key_head_dim, delta.value_head_dim, -(-tokens // CHUNK)
+    inside = chunks * CHUNK**2 * (2 * key + value)
+    states = (chunks * CHUNK - tokens) * 3 * key * value
+    layers = sum(config.remembers(layer) for layer in range(config.num_hidden_layers))
+    return layers * 2 * delta.num_value_heads * (inside + states)
 
 
 def test_what_does_not_train_costs_less() -> None:

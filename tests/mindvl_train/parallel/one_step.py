@@ -39,6 +39,7 @@ class Case:
         settings: of the run's YAML.
         train: globs of what trains.
         micro_batch: packs a forward pass.
+        factor: by which drawn matrices are made larger.
     """
 
     packs: Sequence[Pack]
@@ -48,6 +49,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     train: tuple[str, ...] = ("*",)
     micro_batch: int = 1
+    factor: float = 8
 
 
 Step = tuple[float, dict[str, Tensor]]
@@ -55,7 +57,7 @@ Step = tuple[float, dict[str, Tensor]]
 
 def in_one_process(case: Case) -> Step:
     """The loss and all gradients, by one plain forward and backward pass over the whole batch."""
-    model = scale_up(give_weights(_on_meta(case), 3, CPU), 8)
+    model = scale_up(give_weights(_on_meta(case), 3, CPU), case.factor)
     freeze_all_but(model, case.train)
     batch = collate(case.packs, _layout(case))
     loss = model(batch) / batch.total_weight
@@ -67,7 +69,7 @@ def on_a_mesh(folder: Path, case: Case, sizes: Sizes) -> Step:
     """The same on this mesh: the job of every rank."""
     mesh = build_mesh(sizes, CPU)
     config = TrainConfig(**RUN, **case.settings)
-    model = scale_up(give_weights(parallelise(_on_meta(case), mesh, config), 3, CPU), 8)
+    model = scale_up(give_weights(parallelise(_on_meta(case), mesh, config), 3, CPU), case.factor)
     freeze_all_but(model, case.train)
     packs = case.packs[mesh.data_rank :: sizes.data]
     groups = [packs[start : start + case.micro_batch] for start in range(0, len(packs), case.micro_batch)]

@@ -11,7 +11,15 @@ from mindvl_train.parallel.data import EXPERT_DIMENSIONS
 from mindvl_train.parallel.mesh import Sizes
 from tests.mindvl_train.parallel.one_step import Case, in_one_process, on_a_mesh
 from tests.mindvl_train.parallel.pool import Pool
-from tests.mindvl_train.synthetic import QWEN3_VISION, image_sample, mixed_packs, pack_of, text_sample
+from tests.mindvl_train.synthetic import (
+    QWEN3_5,
+    QWEN3_VISION,
+    SHARED_EXPERT,
+    image_sample,
+    mixed_packs,
+    pack_of,
+    text_sample,
+)
 
 LIMIT = 1e-5
 
@@ -43,14 +51,22 @@ def equal_lengths() -> list[Pack]:
     return [*packs, pack_of([text_sample(rng, 24)], 24, 3)]
 
 
+def short_segments() -> list[Pack]:
+    """Segments of fewer tokens than a short convolution sees, and one that is longer than a chunk of the delta rule."""
+    rng = np.random.default_rng(8)
+    short = [pack_of([text_sample(rng, length) for length in (1, 2, 3, 1, 9)], 80, index) for index in range(3)]
+    return [*short, pack_of([text_sample(rng, 72), image_sample(rng, (2, 4), 3)], 80, 3)]
+
+
 PACKS = {
     "mixed": mixed_packs(4, 24),
     "text-only ranks": text_only_on_some_ranks(),
     "equal lengths": equal_lengths(),
+    "short segments": short_segments(),
 }
 
 
-@pytest.mark.parametrize("packs", PACKS)
+@pytest.mark.parametrize("packs", ["mixed", "text-only ranks", "equal lengths"])
 @pytest.mark.parametrize("sizes", [Sizes(shard=2), Sizes(shard=4), Sizes(replicate=2, shard=2)], ids=str)
 def test_sharded_data_parallel(pool: Pool, packs: str, sizes: Sizes) -> None:
     assert_same_step(pool, Case(PACKS[packs]), sizes)
@@ -145,6 +161,23 @@ def test_features_of_inner_layers_travel_to_their_tokens_too(
         micro_batch=4 if decoder == "auxiliary loss" else 1,
     )
     assert_same_step(pool, case, sizes)
+
+
+@pytest.mark.parametrize(
+    ("experts", "packs", "sizes"),
+    [
+        (False, "short segments", Sizes(shard=2)),
+        (False, "short segments", Sizes(tensor=2)),
+        (False, "mixed", Sizes(shard=2, tensor=2)),
+        (True, "mixed", Sizes(shard=2, expert=2)),
+        (True, "short segments", Sizes(tensor=2, expert=2)),
+    ],
+    ids=str,
+)
+def test_layers_that_remember(pool: Pool, experts: bool, packs: str, sizes: Sizes) -> None:
+    """Qwen3.5, dense and with a shared expert; less sharp, for what `test_no_leak` says of it."""
+    decoder = QWEN3_5 | ({"moe": SHARED_EXPERT} if experts else {})
+    assert_same_step(pool, Case(PACKS[packs], decoder=decoder, layout={"position_axes": 3}, factor=3), sizes)
 
 
 @pytest.mark.parametrize("sizes", [Sizes(shard=2, expert=2), Sizes(tensor=2, expert=2)], ids=str)
