@@ -450,8 +450,8 @@ def measure(build: Callable[[], Composed | Joint], folder: Path) -> Figures:
 def _drawn(oracle: Composed | Joint) -> Composed | Joint:
     """Weights larger than transformers draws them, norms and biases among them, so that everything counts."""
     generator = torch.Generator().manual_seed(3)
-    # The norm behind a delta rule divides by what little a first token hears of itself: with larger weights float32 alone
-    # makes 1e-5 of it, in transformers' model as in ours, against float64.
+    # The norm behind a delta rule divides by what little a first token hears of itself: with larger weights float32
+    # alone makes 1e-5 of it, in transformers' model as in ours, against float64.
     deviation = DEVIATION / 2 if isinstance(oracle, Joint) and oracle.remembers else DEVIATION
     with torch.no_grad():
         for name, parameter in oracle.named_parameters():
