@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,18 +26,20 @@ if __name__ == "__main__":
 SHARD_BYTES = "shard_bytes=2000000"
 
 
-def command(out: Path, workers: int = 2, recipe: Path = RECIPE) -> list[str]:
+def command(out: Path, workers: int = 2, recipe: Path = RECIPE, more: Sequence[str] = ()) -> list[str]:
     script = out.parent / "dealing_build.py"
     script.write_text(DEALING)
     arguments = ["build", str(recipe), "--workers", str(workers), "--out", str(out), "--set", SHARD_BYTES]
-    return [sys.executable, str(script), *arguments]
+    return [sys.executable, str(script), *arguments, *more]
 
 
 @contextmanager
-def started(out: Path, workers: int = 2, recipe: Path = RECIPE) -> Iterator[subprocess.Popen[str]]:
+def started(
+    out: Path, workers: int = 2, recipe: Path = RECIPE, more: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """A build in a session of its own; what is left of it afterwards is killed."""
     process = subprocess.Popen(
-        command(out, workers, recipe),
+        command(out, workers, recipe, more),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -36,8 +36,10 @@ def place(task: NearestTask) -> None:
     centres = _matrix(task.centres)
     column = pl.read_parquet(task.embeddings, columns=[task.of])[task.of]
     known = column.drop_nulls()
-    vectors = known.explode(empty_as_null=False).to_numpy().reshape(len(known), -1).astype(np.float32)
-    if len(known) and vectors.shape[1] != centres.shape[1]:
+    # Of none there is no telling how wide they are.
+    width = -1 if len(known) else centres.shape[1]
+    vectors = known.explode(empty_as_null=False).to_numpy().reshape(len(known), width).astype(np.float32)
+    if vectors.shape[1] != centres.shape[1]:
         raise ScoreError(f"{task.centres}: centres of width {centres.shape[1]}, {task.of} has {vectors.shape[1]}")
     found = pl.Series(nearest(vectors, centres))
     if task.targets is not None:
