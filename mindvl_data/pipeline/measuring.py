@@ -24,7 +24,7 @@ from mindvl_data.runtime.memory import available
 from mindvl_data.sources import Failed, ImageBytes, Record, Sample, SourceError
 from mindvl_data.steps.filters import KNOWN, named_by
 from mindvl_data.tables.schema import BOXES, Part
-from mindvl_data.tokenise import RENDERS, counts, encode
+from mindvl_data.tokenise import Refused, counts, encode, stretches
 from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import BadImage, patch_grid, read_header
 
@@ -96,14 +96,13 @@ def look(run: Run, name: str) -> Looked:
     samples = [record for record in records if isinstance(record, Sample)]
     parts = [_as_trained(run, source, sample) for sample in samples]
     weights = _weights(run, source, samples, parts)
-    stretches = RENDERS[render_of(source)](parts[0], run.template, source.loss) if parts else ()
     return Looked(
         samples=len(samples),
         records=len(records),
         problems=_problems(records),
         unknown=tuple(_unknown(run, name, samples)),
         described=described(samples[0], run.recipe.image_rule()) if samples else None,
-        rendered=[(stretch.text, stretch.loss) for stretch in stretches],
+        rendered=_rendered(run, source, parts[0]) if parts else [],
         tokens=weights[0].text_tokens + weights[0].vision_tokens if weights else 0,
         size=_size(files_of(run, "sources", name), len(records), weights) if weights else None,
         copied=sum(weight.copied for weight in weights) / max(1, len(weights)),
@@ -162,6 +161,13 @@ def _as_trained(run: Run, source: Source, sample: Sample) -> Sequence[Part]:
     except (BadImage, BadBox):
         return sample.parts
     return boxes.at(run.recipe.image_rule()) if boxes else sample.parts
+
+
+def _rendered(run: Run, source: Source, parts: Sequence[Part]) -> list[tuple[str, bool]]:
+    try:
+        return stretches(parts, render_of(source), run.template, source.loss)
+    except Refused as error:
+        return [(f"({error})", False)]
 
 
 def _weights(run: Run, source: Source, samples: Sequence[Sample], parts: Sequence[Sequence[Part]]) -> list[_Weight]:

@@ -22,7 +22,7 @@ from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
 from mindvl_data.pipeline.thinning import Thinned, thin
 from mindvl_data.recipe import RecipeError, Source
-from mindvl_data.runtime import fingerprints, plugins, reached, seals
+from mindvl_data.runtime import fingerprints, plugins, reached, sandbox, seals
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.steps import estimate as estimating
@@ -222,8 +222,8 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
     source = run.recipe.sources[partition.source]
     render = render_of(source)
     mask = np.packbits(kept).tobytes()
-    template, tokeniser = run.recipe.chat_template, run.tokeniser
-    code = reached.code(count.__module__)
+    template, tokeniser = run.template.describe("")["sha256"], run.tokeniser
+    code = reached.code(count.__module__, alone=(sandbox.__name__,))
     samples = f"{partition.samples.name}{partition.version}"
     rule = source.boxes and source.boxes.model_dump()
     key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code, *library)
@@ -237,7 +237,7 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
         kept=mask,
         render=render,
         loss=source.loss,
-        chat_template=template,
+        chat_template=run.template,
         tokenizer=run.recipe.tokenizer,
         recipe_folder=run.loaded.folder,
         boxes=source.boxes,

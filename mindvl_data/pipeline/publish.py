@@ -93,7 +93,9 @@ def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[s
             "name": run.loaded.raw["tokenizer"],
             "sha256": tokeniser.hash,
             "vocab_size": tokeniser.vocab_size,
-            "special_ids": tokeniser.special_ids,
+            # Under the name of Qwen's the token that ends an answer, whatever the template calls it.
+            "special_ids": tokeniser.special_ids
+            | ({"im_end": tokeniser.added[run.template.end]} if run.template.end in tokeniser.added else {}),
             "pad_id": tokeniser.pad_id,
             **({"other_ids": run.other_ids} if run.other_ids else {}),
         },

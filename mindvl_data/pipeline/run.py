@@ -14,7 +14,7 @@ from mindvl_data.runtime import seals
 from mindvl_data.sources.files import FingerprintCache, SourceFile, Unread
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
-from mindvl_data.tokenise import TEMPLATES, ChatTemplate, Tokeniser, load_tokeniser
+from mindvl_data.tokenise import ChatTemplate, JinjaTemplate, Tokeniser, load_template, load_tokeniser
 
 if TYPE_CHECKING:
     from mindvl_data.engines import Engine
@@ -100,9 +100,9 @@ class Run:
         scores = self.recipe.scores
         return frozenset({*names(), *(column for name in scores for column in scores[name].columns_of(name))})
 
-    @property
-    def template(self) -> ChatTemplate:
-        return TEMPLATES[self.recipe.chat_template]
+    @cached_property
+    def template(self) -> ChatTemplate | JinjaTemplate:
+        return load_template(self.recipe.chat_template, self.recipe.tokenizer, self.loaded.folder, self.tokeniser)
 
     def fingerprints(self, name: str) -> FingerprintCache:
         """What files are known by again, kept in the build folder under this name."""

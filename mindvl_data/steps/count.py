@@ -21,8 +21,9 @@ from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
 from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
 from mindvl_data.tokenise import (
-    TEMPLATES,
+    ChatTemplate,
     Encoded,
+    JinjaTemplate,
     OtherIdsError,
     PartColumns,
     encode,
@@ -59,7 +60,7 @@ class CountTask:
     kept: bytes
     render: str
     loss: str
-    chat_template: str
+    chat_template: ChatTemplate | JinjaTemplate
     tokenizer: str
     recipe_folder: Path
     boxes: Boxes | None
@@ -123,14 +124,15 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
     texts, rows, lost = _texts(batch, task)
-    encoded = encode(texts, task.render, TEMPLATES[task.chat_template], tokeniser, task.loss, task.fast)
+    encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     # An end of text (or of a turn) alone teaches to say nothing.
-    ends = [tokeniser.special_ids[name] for name in ("end_of_text", "im_end")]
+    ends = [tokeniser.pad_id, tokeniser.added.get(task.chat_template.end, -1)]
     learnt = _sums(encoded.loss & ~np.isin(encoded.ids, ends), encoded.offsets)
     worded = np.fromiter((text is not None and not is_blank(text) for text in texts.texts), bool, len(texts.texts))
     sound: NDArray[np.bool_] = np.all(((learnt > 0) & (_sums(worded, texts.starts) > 0))[rows], axis=0)
     lost = {int(row): Drop("empty", "no text of it is trained on") for row in np.flatnonzero(~sound)} | lost
+    lost |= {int(line): drop for row, drop in encoded.refused.items() for line in np.flatnonzero((rows == row).any(0))}
     sound[list(lost)] = False
     stores = []
     for of in rows[:, sound]:

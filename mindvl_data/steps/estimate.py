@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mindvl_data.recipe import Boxes
 from mindvl_data.tables.schema import BOXES, Part
 from mindvl_data.tables.store import Store, from_samples, starts_of
-from mindvl_data.tokenise import ChatTemplate, Tokeniser, counts, encode
+from mindvl_data.tokenise import ChatTemplate, JinjaTemplate, Tokeniser, counts, encode
 from mindvl_data.tokenise.grounding import Grounded, grounded_lines
 from mindvl_data.vision import Resolution
 
@@ -49,7 +49,7 @@ class Rendering:
 
     render: str
     loss: str
-    template: ChatTemplate
+    template: ChatTemplate | JinjaTemplate
     tokeniser: Tokeniser
     boxes: Boxes | None
     bounds: Resolution

@@ -13,8 +13,23 @@ import pyarrow as pa
 BOM = "\ufeff"
 SAMPLE_ID = pa.binary(16)
 
-# A part is a stretch of text in a turn, or, where its text is null, the place of the sample's next image.
-PARTS = pa.list_(pa.struct([("turn", pa.int16()), ("role", pa.string()), ("loss", pa.bool_()), ("text", pa.string())]))
+# A part is a stretch of text in a turn, or, where its text is null, the place of the sample's next image. A turn's text
+# is what its parts without a field say; see FIELDS for the others.
+PARTS = pa.list_(
+    pa.struct(
+        [
+            ("turn", pa.int16()),
+            ("role", pa.string()),
+            ("loss", pa.bool_()),
+            ("text", pa.string()),
+            ("field", pa.string()),
+            ("weight", pa.float32()),
+        ]
+    )
+)
+# What a message says beside its content, under OpenAI's names: what was thought, calls of tools (JSON), and which call
+# a tool answers; and, of the whole conversation, the tools (JSON).
+FIELDS = ("reasoning_content", "tool_calls", "tool_call_id", "name", "tools")
 # Pointers and sizes, never pixels. `uri` is relative to the recipe's folder with `${VAR}` unresolved, or
 # `build:media/…` for bytes that no file holds as one range. Width and height are after EXIF orientation.
 IMAGES = pa.list_(
@@ -95,6 +110,7 @@ REASONS = {
     "unsupported_role": "a turn of a tool or of a role that no chat template knows",
     "text_too_long": "more text than limits.text_chars, or a record too long to be read at all",
     "invalid_utf8": "the text is not UTF-8",
+    "chat_template": "the chat template does not take the conversation, or it cannot be told what of it is learnt",
     "box_outside_image": "a box or point leaves its picture: is `boxes.from` right?",
     "box_without_image": "a box whose picture is not there, or could be any of several of different sizes",
     "box_count_mismatch": "the places for boxes or their names in the text are not as many as those in `objects`",
@@ -120,12 +136,17 @@ DETAIL_CHARS = 200
 
 
 class Part(NamedTuple):
-    """A stretch of text in a turn; `text` None is the place of the sample's next image."""
+    """A stretch of text in a turn; `text` None is the place of the sample's next image.
+
+    field: which of FIELDS it is, None for the turn's content. weight: of its turn in the loss, None for 1.
+    """
 
     turn: int
     role: str
     loss: bool | None
     text: str | None
+    field: str | None = None
+    weight: float | None = None
 
 
 class Control(Part):

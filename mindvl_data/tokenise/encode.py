@@ -6,18 +6,20 @@ columns ── forms ──► pieces of each form, found once ── each disti
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, repeat
 from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.schema import Part
+from mindvl_data.tables.schema import Drop, Part
+from mindvl_data.tokenise import learnt
 from mindvl_data.tokenise.forms import Piece, Segment, pieces_of
+from mindvl_data.tokenise.jinja import JinjaTemplate
 from mindvl_data.tokenise.parts import PartColumns, of_samples
-from mindvl_data.tokenise.render import RENDERS, ChatTemplate
+from mindvl_data.tokenise.render import NO_TEMPLATE, RENDERS, ChatTemplate, Refused
 from mindvl_data.tokenise.tokeniser import Tokeniser
 
 
@@ -25,12 +27,14 @@ from mindvl_data.tokenise.tokeniser import Tokeniser
 class Encoded:
     """Ids int32 [tokens] and loss bool [tokens] of samples one after another; offsets int64 [samples + 1].
 
-    Each image is one image-pad id between vision-start and vision-end.
+    Each image is one image-pad id between vision-start and vision-end. refused: why samples, by number, have no tokens:
+    their chat template does not take them.
     """
 
     ids: NDArray[np.int32]
     loss: NDArray[np.bool_]
     offsets: NDArray[np.int64]
+    refused: Mapping[int, Drop] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Counts:
 def encode(
     samples: PartColumns | Sequence[Sequence[Part]],
     render: Sequence[str] | str,
-    template: ChatTemplate,
+    template: ChatTemplate | JinjaTemplate,
     tokeniser: Tokeniser,
     loss_rule: str = "answers",
     fast: bool = False,
@@ -58,11 +62,56 @@ def encode(
     """
     columns = samples if isinstance(samples, PartColumns) else of_samples(samples)
     table = _Table()
-    groups = [
-        _laid_out(columns, rows, pieces_of(columns, rows[0], RENDERS[name], template, loss_rule), table)
-        for (name, _), rows in _alike(columns, render).items()
+    groups: list[_Group] = []
+    refused: dict[int, Drop] = {}
+    for (name, _), rows in _alike(columns, render).items():
+        try:
+            for alike, pieces in _built(columns, rows, name, template, loss_rule, refused):
+                groups.append(_laid_out(columns, alike, pieces, table))
+        except Refused as error:
+            refused |= dict.fromkeys(rows, error.drop)
+    return replace(_joined(groups, len(columns), table, tokeniser, fast), refused=refused)
+
+
+def _built(
+    columns: PartColumns,
+    rows: list[int],
+    name: str,
+    template: ChatTemplate | JinjaTemplate,
+    loss_rule: str,
+    refused: dict[int, Drop],
+) -> Iterator[tuple[list[int], list[Piece]]]:
+    """Samples of one form with the pieces of all of them; one by one where a template in Jinja looks at their texts.
+
+    What such a template refuses is added to `refused`.
+    """
+    table = template.table_for(columns.sample(rows[0])) if isinstance(template, JinjaTemplate) else template
+    if name != "chat" or table is not None:
+        yield rows, pieces_of(columns, rows[0], RENDERS[name], table or NO_TEMPLATE, loss_rule)
+        return
+    assert isinstance(template, JinjaTemplate)
+    for row in rows:
+        try:
+            pieces = learnt.pieces(template, columns.sample(row), loss_rule)
+        except Refused as error:
+            refused[row] = error.drop
+        else:
+            yield [row], pieces
+
+
+def stretches(
+    parts: Sequence[Part], render: str, template: ChatTemplate | JinjaTemplate, loss_rule: str
+) -> list[tuple[str, bool]]:
+    """The text of one sample, with whether it is trained on, to be looked at. Raises Refused."""
+    table = template.table_for(parts) if isinstance(template, JinjaTemplate) else template
+    if render != "chat" or table is not None:
+        return [(text, loss) for text, loss, _ in RENDERS[render](parts, table or NO_TEMPLATE, loss_rule)]
+    assert isinstance(template, JinjaTemplate)
+    return [
+        shown
+        for piece in learnt.pieces(template, parts, loss_rule)
+        for shown in ([(piece.special, piece.loss)] if piece.special else [(s.text, s.loss) for s in piece.segments])
     ]
-    return _joined(groups, len(columns), table, tokeniser, fast)
 
 
 def counts(encoded: Encoded, tokeniser: Tokeniser) -> Counts:
@@ -134,7 +183,15 @@ def _text_numbers(columns: PartColumns, starts: Sequence[int], piece: Piece, tab
     if len(runs) == 1:
         return map(table.text, runs[0])
     even = len(runs) // 2 * 2  # with the end of the text where its last run is turned: see _turned
-    return (table.text("".join(texts), tuple(accumulate(map(len, texts[:even])))) for texts in zip(*runs, strict=True))
+    borders = ((texts, accumulate(map(len, texts[:even]))) for texts in zip(*runs, strict=True))
+    if not piece.reaching:
+        return (table.text("".join(texts), tuple(ends)) for texts, ends in borders)
+    # Where loss begins, the token is wanted that reaches over the border: see exact.Borders.
+    begins = [bool(number % 2) is piece.loss for number in range(even)]
+    return (
+        table.text("".join(texts), tuple(~end if on else end for end, on in zip(ends, begins, strict=True)))
+        for texts, ends in borders
+    )
 
 
 def _texts(columns: PartColumns, starts: Sequence[int], segments: Sequence[Segment]) -> Iterable[str]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # Characters that one call of the library is given: its answer takes some 300 bytes a token.
 CALL_CHARACTERS: Final = 1 << 20
-# Of which texts (by number) which characters the first token at or behind them is wanted of.
+# Of which texts (by number) which characters the first token at or behind them is wanted of; written ~character, the
+# first token that ends behind it.
 Borders = Mapping[int, Sequence[int]]
 
 
@@ -58,7 +59,10 @@ def _calls(texts: Sequence[str]) -> Iterator[range]:
 
 
 def _token_at(encoding: Encoding, character: int, length: int) -> int:
-    """The first token that starts at or behind a character, of a text of so many."""
+    """The first token that starts at or behind a character, of a text of so many, or that ends behind a ~character."""
+    if character < 0:
+        ends = (place for place, span in enumerate(encoding.offsets) if span[1] > ~character)
+        return next(ends, len(encoding))
     if character in (0, length):
         return len(encoding) if character else 0
     token = encoding.char_to_token(character)

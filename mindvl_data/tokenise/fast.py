@@ -66,10 +66,15 @@ class FastEncoder:
         if not borders:
             return TextIds(ids, starts, {})
         asked = [(number, border) for number, characters in borders.items() for border in characters]
-        in_bytes = np.array([self._byte(texts[number], border) for number, border in asked], np.int64)
+        reaching = np.array([border < 0 for _, border in asked], bool)
+        in_bytes = np.array(
+            [self._byte(texts[number], ~border if border < 0 else border) for number, border in asked], np.int64
+        )
         of = np.array([number for number, _ in asked], np.int64)
         ends = np.concatenate([[0], np.cumsum(self.lengths[ids])])
-        tokens = np.searchsorted(ends[:-1], ends[starts[of]] + in_bytes, side="left")
+        places = ends[starts[of]] + in_bytes
+        starting, ending = np.searchsorted(ends[:-1], places, "left"), np.searchsorted(ends[1:], places, "right")
+        tokens = np.where(reaching, ending, starting)
         tokens = np.minimum(tokens, starts[of + 1]) - starts[of]
         found: dict[int, list[int]] = {number: [] for number in borders}
         for (number, _), token in zip(asked, tokens.tolist(), strict=True):

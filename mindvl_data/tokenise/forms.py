@@ -33,11 +33,15 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """What stands between two special tokens, or (`special`) the name of one of them."""
+    """What stands between two special tokens, or (`special`) the name of one of them.
+
+    reaching: whether a token has loss that only reaches into text that has, not only one that starts in it.
+    """
 
     segments: tuple[Segment, ...]
     special: str | None
     loss: bool
+    reaching: bool = False
 
     @property
     def mixed(self) -> bool:

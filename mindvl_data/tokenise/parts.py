@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,8 @@ class PartColumns:
 
     turns: int64 [parts]. roles: int64 [parts] into role_names. loss: int8 [parts], -1 where the part says nothing.
     texts [parts]: None is an image. controls: bool [parts], where a text is the name of a control token.
-    starts: int64 [samples + 1], where each sample's parts begin.
+    starts: int64 [samples + 1], where each sample's parts begin. fields [parts]: see schema.FIELDS.
+    weights: float32 [parts], NaN where the part says nothing.
     """
 
     turns: NDArray[np.int64]
@@ -35,6 +37,8 @@ class PartColumns:
     texts: Sequence[str | None]
     controls: NDArray[np.bool_]
     starts: NDArray[np.int64]
+    fields: Sequence[str | None]
+    weights: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -47,17 +51,25 @@ class PartColumns:
         loss = int(self.loss[place])
         kind = Control if self.controls[place] else Part
         role = self.role_names[self.roles[place]]
-        return kind(int(self.turns[place]), role, None if loss < 0 else bool(loss), self.texts[place])
+        weight = None if np.isnan(self.weights[place]) else float(self.weights[place])
+        said = None if loss < 0 else bool(loss)
+        return kind(int(self.turns[place]), role, said, self.texts[place], self.fields[place], weight)
 
     def forms(self) -> list[bytes]:
         """How each sample is built: equal for samples whose parts differ in nothing but their texts.
 
-        Held apart are a text, an empty one, an image and each control token; roles, loss, and where a turn ends.
+        Held apart are a text, an empty one, an image and each control token; roles, loss, weights, fields, and where
+        a turn ends.
         """
         names: dict[str | None, int] = {}
         controls = [names.setdefault(self.texts[place], len(names)) for place in np.flatnonzero(self.controls).tolist()]
         contents = np.fromiter(map(_content, self.texts), np.int64, len(self.texts))
         contents[self.controls] = CONTROL + np.array(controls, np.int64)
+        if any(self.fields) or not np.isnan(self.weights).all():
+            kinds: dict[Any, int] = {}
+            said = zip(contents.tolist(), self.fields, self.weights.view(np.int32).tolist(), strict=True)
+            contents = np.array([kinds.setdefault(each, len(kinds)) for each in said], np.int64)
+            names = dict.fromkeys(map(str, range(max(0, len(kinds) - CONTROL))), 0)
         new_turn = np.diff(self.turns, prepend=-1) != 0
         new_turn[self.starts[:-1][np.diff(self.starts) > 0]] = True
         codes = ((self.roles * 2 + new_turn) * 3 + self.loss + 1) * (CONTROL + len(names)) + contents
@@ -81,6 +93,8 @@ def of_samples(samples: Sequence[Sequence[Part]]) -> PartColumns:
         texts=[part.text for part in parts],
         controls=np.array([isinstance(part, Control) for part in parts], bool),
         starts=np.cumsum([0, *map(len, samples)], dtype=np.int64),
+        fields=[part.field for part in parts],
+        weights=np.array([np.nan if part.weight is None else part.weight for part in parts], np.float32),
     )
 
 
@@ -96,4 +110,6 @@ def of_column(column: pa.ListArray) -> PartColumns:
         texts=fields.field("text").to_pylist(),
         controls=np.zeros(len(fields), bool),
         starts=np.concatenate([[0], np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)]),
+        fields=fields.field("field").to_pylist(),
+        weights=fields.field("weight").fill_null(np.nan).to_numpy(zero_copy_only=False),
     )

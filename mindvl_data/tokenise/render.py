@@ -14,9 +14,19 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from mindvl_data.tables.schema import Control, Part
+from mindvl_data.tables.schema import Control, Drop, Part
 
 END_OF_TEXT: Final = "<|endoftext|>"
+# Of the turns that a table has a form for.
+ROLES: Final = ("system", "user", "assistant")
+
+
+class Refused(Exception):  # noqa: N818 - it names what is wrong with the sample, not with the program
+    """A conversation that the template does not render, or of which it cannot be told what is learnt."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.drop = Drop(reason, detail)
 
 
 class Stretch(NamedTuple):
@@ -38,6 +48,11 @@ class ChatTemplate:
     suffix: str
     default_system: str | None = None
 
+    @property
+    def end(self) -> str:
+        """The token that ends an answer."""
+        return _split(self.suffix)[0]
+
     def describe(self, name: str) -> dict[str, Any]:
         """The template for the manifest: its name, its data and their hash."""
         data = asdict(self)
@@ -52,11 +67,22 @@ TEMPLATES: Final[dict[str, ChatTemplate]] = {
     "chatml": ChatTemplate("<|im_start|>{role}\n", "<|im_end|>\n"),
 }
 
-_IMAGE = tuple(Stretch(f"<|{name}|>", False, True) for name in ("vision_start", "image_pad", "vision_end"))
+IMAGE_TOKENS: Final = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
+# What captions and plain texts, which have no template, are rendered with.
+NO_TEMPLATE: Final = ChatTemplate("", "")
+_IMAGE = tuple(Stretch(name, False, True) for name in IMAGE_TOKENS)
 
 
 def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[Stretch]:
     """Turns in the template; loss on the assistant's content and the token that ends its turn."""
+    for part in parts:
+        if part.role not in ROLES or part.field not in (None, "reasoning_content"):
+            said = f"has {part.field}" if part.field else f"is of the role {part.role!r}"
+            raise Refused(
+                "unsupported_role",
+                f"message {part.turn} {said}, which this chat template has no form for: name one in Jinja that has "
+                "(chat_template: tokenizer, or a file)",
+            )
     turns = [list(turn) for _, turn in groupby(parts, key=attrgetter("turn"))]
     if template.default_system is not None and (not turns or turns[0][0].role != "system"):
         turns.insert(0, [Part(-1, "system", None, template.default_system)])
@@ -67,9 +93,9 @@ def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[S
         for text in _split(template.prefix):
             yield Stretch(text.replace("{role}", role), scaffold, _is_special(text))
         for part in turn:
-            yield from _content(part, _trained(part, trained))
-        end, *rest = _split(template.suffix)
-        yield Stretch(end, trained, True)
+            yield from _content(part, _trained(part, trained), part.field is not None)
+        _, *rest = _split(template.suffix)
+        yield Stretch(template.end, trained, True)
         for text in rest:
             yield Stretch(text, scaffold, _is_special(text))
 
@@ -80,6 +106,8 @@ def plain(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[
     A newline parts two texts that come from different turns.
     """
     trained, before = False, None
+    if beside := next((part for part in parts if part.field is not None), None):
+        raise Refused("unsupported_role", f"message {beside.turn} has {beside.field}: only `render: chat` knows it")
     for part in parts:
         if part.text is not None:
             trained = _trained(part, True)
@@ -103,9 +131,11 @@ def _trained(part: Part, default: bool) -> bool:
     return default if part.loss is None else part.loss
 
 
-def _content(part: Part, trained: bool) -> Iterator[Stretch]:
+def _content(part: Part, trained: bool, thought: bool = False) -> Iterator[Stretch]:
     if part.text is None:
         yield from _IMAGE
+    elif thought:
+        yield from (Stretch(text, trained) for text in ("<think>\n", part.text, "\n</think>\n\n"))
     else:
         yield Stretch(part.text, trained, isinstance(part, Control))
 

@@ -36,6 +36,8 @@ HUB_IDS: Final = (
     *(f"Qwen/Qwen2.5-VL-{size}-Instruct" for size in ("3B", "7B", "32B", "72B")),
     *(f"Qwen/Qwen3-VL-{size}-Instruct" for size in ("2B", "4B", "8B", "32B", "30B-A3B", "235B-A22B")),
 )
+# Of a turn: only a template that writes them needs them.
+OF_TABLES: Final = ("im_start", "im_end")
 
 
 class TokeniserError(UserError):
@@ -47,13 +49,15 @@ class Tokeniser:
     """A tokenizer and what the manifest says of it.
 
     `hash` is SHA-256 over the tokenizer's JSON in canonical form; `vocab_size` is one more than the largest id;
-    `special_ids` has the keys of SPECIAL_TOKENS; `read` gives the text of its tokenizer.json.
+    `special_ids` has the keys of SPECIAL_TOKENS, those of a turn where the tokenizer has them; `added` are all added
+    tokens, `controls` those that no text can say; `read` gives the text of its tokenizer.json.
     """
 
     hash: str
     vocab_size: int
     special_ids: dict[str, int]
     added: dict[str, int]
+    controls: frozenset[str]
     read: Callable[[], str]
 
     @cached_property
@@ -160,8 +164,9 @@ def _from_json(raw: bytes, where: str) -> Tokeniser:
     return Tokeniser(
         hash=facts["hash"],
         vocab_size=facts["vocab_size"],
-        special_ids={key: added[token] for key, token in SPECIAL_TOKENS.items()},
+        special_ids={key: added[token] for key, token in SPECIAL_TOKENS.items() if token in added},
         added=added,
+        controls=frozenset(facts["controls"]),
         read=raw.decode,
     )
 
@@ -178,17 +183,25 @@ def _facts(raw: bytes, where: str) -> dict[str, Any]:
     try:
         text_only = Tokenizer.from_str(_bare(spec))
         added = {str(token["content"]): int(token["id"]) for token in spec["added_tokens"]}
+        words = {token["content"] for token in _words(spec)}
     except Exception as error:
         raise TokeniserError(
             f"tokenizer {where} is none that the library `tokenizers` reads ({error}); give a tokenizer.json"
         ) from error
-    if missing := [token for token in SPECIAL_TOKENS.values() if token not in added]:
+    if missing := [token for name, token in SPECIAL_TOKENS.items() if name not in OF_TABLES and token not in added]:
         raise TokeniserError(f"tokenizer {where} lacks {', '.join(missing)}; add them to its added_tokens")
     return {
         "hash": hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest(),
         "vocab_size": 1 + max(chain(text_only.get_vocab().values(), added.values())),
         "added": added,
+        "controls": [token for token in added if token not in words],
     }
+
+
+def _words(spec: Any) -> list[dict[str, Any]]:
+    """The added tokens that a text may say."""
+    control = SPECIAL_TOKENS.values()
+    return [token for token in spec["added_tokens"] if not token["special"] and token["content"] not in control]
 
 
 def _bare(spec: Any) -> str:
@@ -197,8 +210,7 @@ def _bare(spec: Any) -> str:
     Added tokens that are not special (`<think>`, `<loc_0001>`) are words of the vocabulary: they stay. The library
     numbers added tokens anew unless the model knows them, so they have their ids there.
     """
-    control = SPECIAL_TOKENS.values()
-    words = [token for token in spec["added_tokens"] if not token["special"] and token["content"] not in control]
+    words = _words(spec)
     model = dict(spec["model"])
     if words and isinstance(model["vocab"], dict):
         model["vocab"] = {**model["vocab"], **{token["content"]: token["id"] for token in words}}

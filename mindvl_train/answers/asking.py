@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from mindvl_data import vision
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.sandbox import RenderError, render
 from mindvl_data.shards import Pack, PackImage
 from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
@@ -98,7 +100,8 @@ def _published_template(opened: Opened) -> dict[str, Any]:
 def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, media: Sequence[Piece] = ()) -> Pack:
     tokens: list[int] = []
     images: list[PackImage] = []
-    for part in _parts(opened.data.get("chat_template") or _published_template(opened), question, media):
+    described = opened.data.get("chat_template") or _published_template(opened)
+    for part in _parts(_rendered(described, tokenizer) if "jinja" in described else _filled(described), question, media):
         if isinstance(part, PackImage):
             images.append(replace(part, start=len(tokens) + 1))
             video, layout = opened.layout.video_pad, opened.layout
@@ -130,13 +133,44 @@ class _Special:
     content: str
 
 
-def _parts(template: Mapping[str, Any], question: str, media: Sequence[Piece]) -> Iterator[Piece | _Special]:
-    """The chat up to where the assistant begins; text between two special tokens is one piece, as in a build."""
+# What a template writes before and behind a question.
+_Around = tuple[Sequence[str | _Special], Sequence[str | _Special]]
+TABLE_TOKENS = r"<\|[^|]*\|>"
+
+
+def _filled(template: Mapping[str, Any]) -> _Around:
+    """What a table writes around a question."""
     prefix, system = template["prefix"], template["default_system"]
     opening = prefix.format(role="system") + system + template["suffix"] if system else ""
     before, after = opening + prefix.format(role="user"), template["suffix"] + prefix.format(role="assistant")
+    return [*_split(before, TABLE_TOKENS)], [*_split(after, TABLE_TOKENS)]
+
+
+def _rendered(template: Mapping[str, Any], tokenizer: Tokenizer) -> _Around:
+    """What a template in Jinja writes around a question."""
+    question, day = "\ue000", template.get("day")
+    try:
+        text = render(
+            template["jinja"],
+            [{"role": "user", "content": question}],
+            values=template["variables"],
+            add_generation_prompt=True,
+            now=datetime.fromisoformat(day) if day else None,
+        ).text
+    except RenderError as error:
+        raise AskError(f"the model's chat template does not take a question ({error})") from error
+    added = tokenizer.get_added_tokens_decoder().values()
+    special = sorted((token.content for token in added if token.special), key=len, reverse=True)
+    before, _, after = text.partition(question)
+    tokens = "|".join(map(re.escape, special)) or "(?!)"
+    return [*_split(before, tokens)], [*_split(after, tokens)]
+
+
+def _parts(around: _Around, question: str, media: Sequence[Piece]) -> Iterator[Piece | _Special]:
+    """The chat up to where the assistant begins; text between two special tokens is one piece, as in a build."""
+    before, after = around
     # What the user writes is text, even where it looks like a control token: only the template is split.
-    pieces: list[Piece | _Special] = [*_split(before), *media, question, *_split(after)]
+    pieces: list[Piece | _Special] = [*before, *media, question, *after]
     text = ""
     for piece in pieces:
         if isinstance(piece, str):
@@ -150,8 +184,8 @@ def _parts(template: Mapping[str, Any], question: str, media: Sequence[Piece]) -
         yield text
 
 
-def _split(template: str) -> Iterator[str | _Special]:
-    for index, piece in enumerate(re.split(r"(<\|[^|]*\|>)", template)):
+def _split(template: str, tokens: str) -> Iterator[str | _Special]:
+    for index, piece in enumerate(re.split(f"({tokens})", template)):
         yield _Special(piece) if index % 2 else piece
 
 

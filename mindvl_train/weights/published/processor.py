@@ -10,10 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from mindvl_data.runtime.sandbox import RenderError, render
 from mindvl_data.vision import VideoRule
 from mindvl_data.vision.video.rule import QWEN2_VIDEO
 from mindvl_train.models.vit import VisionConfig
@@ -76,7 +73,8 @@ def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig,
     shutil.copyfile(path, out / TOKENIZER)
     rule = video_rule(data) or default_rule(vision)
     (out / TEMPLATE_FILE).write_text(_template(data["chat_template"], rule))
-    _write(out / "tokenizer_config.json", _tokenizer_config())
+    _write_tools_template(out, data["chat_template"])
+    _write(out / "tokenizer_config.json", _tokenizer_config(data["chat_template"]))
     _write(out / "preprocessor_config.json", _image_processor(data["resolution"], vision))
     write_video_processor(out, rule, vision)
 
@@ -108,7 +106,7 @@ def adapt(folder: Path, data: dict[str, Any], special_ids: dict[str, int], visio
         return
     end, pad = special_ids["im_end"], special_ids["end_of_text"]
     _update(folder / "config.json", lambda config: _with_ends(config, end, pad, data.get("seq_len", 0)))
-    _update(folder / "tokenizer_config.json", lambda config: config | NAMES)
+    _update(folder / "tokenizer_config.json", lambda config: config | _names(data["chat_template"]))
     generation = folder / "generation_config.json"
     if "vocab_size" in json.dumps(read_json(folder / "config.json")):
         stops = {"eos_token_id": [end, pad], "pad_token_id": pad}
@@ -136,6 +134,7 @@ def _adapt_template(folder: Path, described: dict[str, Any], rule: VideoRule | N
     if found is not None and _rendered(found, rule) == _rendered(ours, rule):
         return
     (folder / TEMPLATE_FILE).write_text(ours)
+    _write_tools_template(folder, described)
     (folder / "chat_template.json").unlink(missing_ok=True)
     for name in ("tokenizer_config.json", "processor_config.json"):
         _update(folder / name, lambda config: {key: value for key, value in config.items() if key != "chat_template"})
@@ -161,20 +160,9 @@ def _rendered(template: str, rule: VideoRule | None) -> list[str] | None:
     asked: list[dict[str, Any]] = [{"role": "user", "content": image}]
     chats = [asked, [{"role": "system", "content": "Be brief."}, *asked, {"role": "assistant", "content": "A cat."}]]
     try:
-        return [render(template, chat, add_generation_prompt=len(chat) == 1) for chat in chats]
-    except TemplateError:
+        return [render(template, chat, add_generation_prompt=len(chat) == 1).text for chat in chats]
+    except RenderError:
         return None
-
-
-def render(template: str, messages: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
-    """The text of a conversation, as transformers renders it; the template can reach nothing outside itself.
-
-    Raises:
-        TemplateError: it is no template, or one that wants more than messages.
-    """
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    text: str = environment.from_string(template).render(messages=messages, add_generation_prompt=add_generation_prompt)
-    return text
 
 
 def _update(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -183,7 +171,22 @@ def _update(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
         _write(path, changed)
 
 
+def _write_tools_template(folder: Path, described: dict[str, Any]) -> None:
+    """The template of conversations with tools, where there is another one, as transformers finds it."""
+    if "tools_jinja" in described:
+        (folder / "additional_chat_templates").mkdir(exist_ok=True)
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(described["tools_jinja"])
+
+
+def _names(described: dict[str, Any]) -> dict[str, str]:
+    """The tokenizer's special tokens by their use: where answers end, and what a template in Jinja names besides."""
+    names = {**NAMES, **described.get("variables", {})}
+    return names | ({"eos_token": described["end"]} if described.get("end") else {})
+
+
 def _template(described: dict[str, Any], rule: VideoRule) -> str:
+    if "jinja" in described:
+        return str(described["jinja"])
     # Where every pair of frames stands between tokens of its own, the processor writes these.
     video = "<|video_pad|>" if rule.spans else "<|vision_start|><|video_pad|><|vision_end|>"
     values = {"PREFIX": described["prefix"], "SUFFIX": described["suffix"], "DEFAULT": described["default_system"]}
@@ -193,10 +196,10 @@ def _template(described: dict[str, Any], rule: VideoRule) -> str:
     )
 
 
-def _tokenizer_config() -> dict[str, Any]:
+def _tokenizer_config(described: dict[str, Any]) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **NAMES,
+        **_names(described),
         "clean_up_tokenization_spaces": False,
     }
 

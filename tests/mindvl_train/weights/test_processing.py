@@ -77,7 +77,7 @@ def test_an_export_stops_where_the_model_was_taught_to(tmp_path: Path) -> None:
         assert _json(folder / "preprocessor_config.json")["max_pixels"] == 200704
         template = published_template(folder)
         assert template is not None
-        asked = render(template, [{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+        asked = render(template, [{"role": "user", "content": "Hi"}], add_generation_prompt=True).text
         assert asked.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
