@@ -34,7 +34,7 @@ from mindvl_data.recipe.scores import (
 from mindvl_data.steps.filters import named_by
 from mindvl_data.steps.scores import ScoreError, compute
 from mindvl_data.steps.scores.chat import models_at
-from mindvl_data.tokenise import ChatTemplate
+from mindvl_data.tokenise import TEMPLATES, TOKENIZER, ChatTemplate
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.run import Run
@@ -61,9 +61,9 @@ Check = Callable[[], str]
 
 def checks(run: Run) -> Iterator[tuple[str, Check]]:
     """Every place of a recipe with what looks at it: it says what it saw, or raises UserError."""
+    yield "chat_template", partial(_template, run)
     yield "filters", partial(_expressions, run)
     yield "tokenizer", partial(_tokenizer, run)
-    yield "chat_template", partial(_template, run)
     for section in ("sources", "evaluations"):
         for name in getattr(run.recipe, section):
             yield f"{section}.{name}", partial(_source, run, section, name)
@@ -93,12 +93,12 @@ def found(where: str, check: Check) -> Finding:
 
 
 def _template(run: Run) -> str:
+    name = run.recipe.chat_template
+    if name not in (*TEMPLATES, TOKENIZER) and not (run.loaded.folder / name).is_file():
+        known = nearest(name, sorted(TEMPLATES))
+        raise RecipeError(f"chat_template: there is no template {name!r}, nor a file relative to the recipe{known}")
     table = isinstance(run.template, ChatTemplate)
-    return (
-        run.recipe.chat_template
-        if table
-        else f"{run.recipe.chat_template}: Jinja, answers end with {run.template.end!r}"
-    )
+    return name if table else f"{name}: Jinja, its answers end with {run.template.end!r}"
 
 
 def _expressions(run: Run) -> str:

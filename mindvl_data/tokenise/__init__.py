@@ -12,13 +12,14 @@ from mindvl_data.tokenise.fast import CHARACTERS_TO_LOAD, OtherIdsError
 from mindvl_data.tokenise.jinja import JinjaTemplate
 from mindvl_data.tokenise.parts import PartColumns, of_column, of_samples
 from mindvl_data.tokenise.render import RENDERS, TEMPLATES, ChatTemplate, Refused
-from mindvl_data.tokenise.templates import TemplateError, load_template
+from mindvl_data.tokenise.templates import TOKENIZER, TemplateError, load_template
 from mindvl_data.tokenise.tokeniser import Tokeniser, TokeniserError, load_tokeniser
 
 __all__ = [
     "CHARACTERS_TO_LOAD",
     "RENDERS",
     "TEMPLATES",
+    "TOKENIZER",
     "ChatTemplate",
     "Counts",
     "Encoded",
