@@ -34,7 +34,7 @@ class Recipe(Model):
     tokenizer: str
     """A tokenizer.json relative to the recipe, a hub id, or `qwen` (extra [qwen])."""
     chat_template: str = "qwen2-vl"
-    """A table (`qwen2-vl`, `chatml`), `tokenizer` for the tokenizer's own, or a file of Jinja relative to the recipe."""
+    """A table (`qwen2-vl`, `chatml`), `tokenizer` for the tokenizer's own, or a file of Jinja beside the recipe."""
     media: Literal["embed", "reference"] = "embed"
     """Whether shards hold the image bytes or say where they lie."""
     embed_limit: int = Field(50_000_000_000, ge=0)
