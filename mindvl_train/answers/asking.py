@@ -101,7 +101,9 @@ def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, media: Sequence
     tokens: list[int] = []
     images: list[PackImage] = []
     described = opened.data.get("chat_template") or _published_template(opened)
-    for part in _parts(_rendered(described, tokenizer) if "jinja" in described else _filled(described), question, media):
+    for part in _parts(
+        _rendered(described, tokenizer) if "jinja" in described else _filled(described), question, media
+    ):
         if isinstance(part, PackImage):
             images.append(replace(part, start=len(tokens) + 1))
             video, layout = opened.layout.video_pad, opened.layout

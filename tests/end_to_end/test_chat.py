@@ -89,7 +89,7 @@ def test_a_model_is_asked_and_exported_with_the_template_of_its_data(tmp_path: P
     run = open_model(tmp_path / "run")
     read = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     (pack,) = PackStream(out)
-    prompt = asking._prompt(run, read, QUESTION, None).tokens.tolist()
+    prompt = asking._prompt(run, read, QUESTION).tokens.tolist()
     assert prompt == pack.tokens[: len(prompt)].tolist()
     assert not pack.loss_mask[: len(prompt)].any()
     export_model(tmp_path / "run", tmp_path / "exported", tokenizer=tmp_path)
