@@ -31,11 +31,12 @@ def qwen_inputs(packs: Sequence[Pack], layout: BatchLayout) -> dict[str, Any]:
 
     Args:
         packs: one or more.
-        layout: patch, merge and image_pad are read; the model computes windows and weights every target alike.
+        layout: the model computes windows and weights every target alike; all else of it is read.
 
     Returns:
         input_ids, labels, mm_token_type_ids [1, T]; position_ids [4, 1, T]: along the text, then time, height and
-        width; where there are images pixel_values [N, 1176] and image_grid_thw [images, 3]; and no cache.
+        width; where there are images pixel_values [N, 1176] and image_grid_thw [images, 3], where there are videos
+        pixel_values_videos and video_grid_thw; and no cache.
     """
     batch = collate(packs, replace(layout, window=None, position_axes=3))
     labels = torch.full_like(batch.ids, IGNORED)
@@ -45,14 +46,27 @@ def qwen_inputs(packs: Sequence[Pack], layout: BatchLayout) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "input_ids": batch.ids[None],
         "labels": labels[None],
-        "mm_token_type_ids": (batch.ids == layout.image_pad).int()[None],
+        "mm_token_type_ids": _kinds(batch.ids, layout)[None],
         "position_ids": torch.cat([along_text[None], batch.positions])[:, None],
         "use_cache": False,
     }
-    grids = [image.grid for pack in packs for image in pack.images]
-    if grids:
-        inputs |= {"pixel_values": batch.patches, "image_grid_thw": torch.tensor(grids)}
+    images = [image for pack in packs for image in pack.images]
+    patches = torch.split(batch.patches, [image.num_patches for image in images]) if images else ()
+    for names, video in (
+        (("pixel_values", "image_grid_thw"), False),
+        (("pixel_values_videos", "video_grid_thw"), True),
+    ):
+        own = [(each, image.grid) for each, image in zip(patches, images, strict=True) if image.is_video == video]
+        if own:
+            pixels, grids = zip(*own, strict=True)
+            inputs |= dict(zip(names, (torch.cat(pixels), torch.tensor(grids)), strict=True))
     return inputs
+
+
+def _kinds(ids: torch.Tensor, layout: BatchLayout) -> torch.Tensor:
+    """[T] int32: 1 for an image's placeholders, 2 for a video's."""
+    kinds = (ids == layout.image_pad).int()
+    return kinds if layout.video_pad is None else kinds + 2 * (ids == layout.video_pad).int()
 
 
 class Packs(IterableDataset[Pack]):
@@ -97,6 +111,7 @@ def build(special_ids: dict[str, int], vocab_size: int) -> Qwen2_5_VLForConditio
         text_config=text,
         vision_config=vision,
         image_token_id=special_ids["image_pad"],
+        video_token_id=special_ids.get("video_pad", -1),
         vision_start_token_id=special_ids["vision_start"],
         vision_end_token_id=special_ids["vision_end"],
     )
@@ -107,10 +122,17 @@ def train(manifest: str, steps: int, learning_rate: float = 3e-3) -> list[float]
     """The loss of every step."""
     stream = PackStream(manifest, epochs=None)
     tokenizer, rule = stream.manifest.tokenizer, stream.manifest.resolution
-    layout = BatchLayout(rule.patch, rule.merge, tokenizer["special_ids"]["image_pad"], rule.normalisation)
+    special_ids = tokenizer["special_ids"]
+    layout = BatchLayout(
+        patch=rule.patch,
+        merge=rule.merge,
+        image_pad=special_ids["image_pad"],
+        video_pad=special_ids.get("video_pad"),
+        normalisation=rule.normalisation,
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = PackTrainer(
-            model=build(tokenizer["special_ids"], tokenizer["vocab_size"]),
+            model=build(special_ids, tokenizer["vocab_size"]),
             args=TrainingArguments(
                 output_dir=folder,
                 max_steps=steps,

@@ -16,14 +16,15 @@ from mindvl_data.stream import PackStream
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.initialise import give_weights
-from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.models.vlm import VLM, VLMConfig, complete
 from mindvl_train.presets import read_preset
 
 
-def build(seed: int = 0) -> VLM:
-    """A small model with fresh weights; it is made without memory and given it with them."""
+def build(stream: PackStream, seed: int = 0) -> VLM:
+    """A small model for the stream's tokens, with fresh weights; it is made without memory and given it with them."""
+    config = VLMConfig(**complete(read_preset("tiny"), stream.manifest))
     with torch.device("meta"):
-        model = VLM(VLMConfig(**read_preset("tiny")), resolve(KernelConfig(), "cpu"))
+        model = VLM(config, resolve(KernelConfig(), "cpu"))
     give_weights(model, seed, torch.device("cpu"))
     return model
 
@@ -35,6 +36,7 @@ def layout_of(stream: PackStream) -> BatchLayout:
         patch=manifest.resolution.patch,
         merge=manifest.resolution.merge,
         image_pad=manifest.tokenizer["special_ids"]["image_pad"],
+        video_pad=manifest.tokenizer["special_ids"].get("video_pad"),
         normalisation=manifest.resolution.normalisation,
     )
 
@@ -60,7 +62,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
     stream = PackStream(arguments.manifest, epochs=None)
-    for step, loss in enumerate(islice(train(build(), stream), arguments.steps), start=1):
+    for step, loss in enumerate(islice(train(build(stream), stream), arguments.steps), start=1):
         print(f"step {step}: loss {loss:.4f}, {stream.state_dict()}")
 
 

@@ -10,8 +10,8 @@ from examples import hugging_face_trainer, plain_loop
 from mindvl_data.pipeline import BuildReport
 from mindvl_data.stream import PackStream
 from mindvl_train.data.batch import collate
-from tests.mindvl_train.parity import _imported, _qwen2_5_vl, samples
-from tests.mindvl_train.synthetic import LAYOUT, mixed_packs, pack_of, write_data_set
+from tests.mindvl_train.parity import _imported, _qwen2_5_vl, clips, samples
+from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, mixed_packs, pack_of, write_data_set
 
 
 def _mean(losses: list[float]) -> float:
@@ -21,11 +21,20 @@ def _mean(losses: list[float]) -> float:
 def test_a_plain_loop_learns_and_goes_on_where_it_was(quickstart: BuildReport) -> None:
     manifest = quickstart.out / "sft-2048" / "manifest.json"
     stream = PackStream(manifest, epochs=None)
-    losses = list(islice(plain_loop.train(plain_loop.build(), stream), 8))
+    losses = list(islice(plain_loop.train(plain_loop.build(stream), stream), 8))
     assert _mean(losses[-3:]) < losses[0] - 0.5
     other = PackStream(manifest, epochs=None)
     other.load_state_dict(stream.state_dict())
     assert next(iter(other)).sample_ids == next(iter(stream)).sample_ids
+
+
+def test_a_plain_loop_takes_any_vocabulary(tmp_path: Path) -> None:
+    """Qwen's, and tokens beyond what the tokenizer counts."""
+    ids = SPECIAL_IDS | {"im_start": 151_644}
+    stream = PackStream(write_data_set(tmp_path / "set", mixed_packs(2, 48), vocab_size=151_643, special_ids=ids))
+    model = plain_loop.build(stream)
+    assert model.decoder.embed_tokens.num_embeddings == 151_645
+    assert next(plain_loop.train(model, stream)) > 0
 
 
 def test_the_trainer_of_transformers_learns(tmp_path: Path) -> None:
@@ -41,7 +50,8 @@ def logits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     theirs = _qwen2_5_vl()
     ours, layout = _imported(theirs, tmp_path_factory.mktemp("weights"))
-    pack, drawn = pack_of(samples(), 88), samples()
+    drawn = [*samples(), *clips(spans=False)]
+    pack = pack_of(drawn, 240)
 
     def by_theirs(packs: list) -> torch.Tensor:
         return theirs.model.eval()(**hugging_face_trainer.qwen_inputs(packs, layout)).logits[0]

@@ -110,9 +110,13 @@ class Batch:
         """The same batch with its tensors on `device`, where levels become patches."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-        if moved["patches"].dtype == torch.uint8:
-            moved["patches"] = normalise(moved["patches"], self.normalisation)
-        return replace(self, **moved)
+        on_device = replace(self, **moved)
+        return replace(on_device, patches=on_device.pixels)
+
+    @property
+    def pixels(self) -> Tensor:
+        """The patches, of levels too: [N, channels · frames · patch²] float32."""
+        return normalise(self.patches, self.normalisation) if self.patches.dtype == torch.uint8 else self.patches
 
 
 # What a target weighs, from the number of targets in its segment. Per token, long answers dominate; per
@@ -132,25 +136,25 @@ class BatchLayout:
         patch: side of a patch in pixels.
         merge: patches on a side of the square that becomes one token.
         image_pad: the id of the image placeholder.
-        video_pad: the id of the placeholder of videos; None: the data have none.
         normalisation: of the pixels.
         window: tokens on a side of the vision tower's windows; None: it has none.
         position_axes: 1, or 3 for positions in time, height and width.
-        tokens_per_second: positions in time that a second of video takes.
         loss_weight: a name in `LOSS_WEIGHTS`.
         source_weights: what a target of a source weighs besides, where that is not 1.
+        video_pad: the id of the placeholder of videos; None: the data have none.
+        tokens_per_second: positions in time that a second of video takes.
     """
 
     patch: int
     merge: int
     image_pad: int
-    video_pad: int | None = None
     normalisation: vision.Normalisation = vision.CLIP
     window: int | None = None
     position_axes: int = 1
-    tokens_per_second: int = 2
     loss_weight: str = "token"
     source_weights: Mapping[str, float] = field(default_factory=dict)
+    video_pad: int | None = None
+    tokens_per_second: int = 2
 
 
 def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patches") -> Batch:

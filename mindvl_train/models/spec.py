@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
+from mindvl_data.manifest import Manifest
 from mindvl_data.vision import CLIP, Normalisation
 from mindvl_train.data.batch import Batch, BatchLayout
 from mindvl_train.kernels.registry import Kernels
@@ -66,6 +67,8 @@ class ModelSpec:
             it may run: for a loss of the whole step.
         after_step: called with the module after every optimizer step, for what does not train by gradients;
             returns what is to be logged of it.
+        complete: (settings, manifest of the first stage) → the settings with the sizes that they leave open and the
+            data say.
         flops: (config, batch, times its parts' forward arithmetic is done, ranks that share the batch) → the
             floating-point operations of one rank; None: nobody counts them.
     """
@@ -75,4 +78,5 @@ class ModelSpec:
     build: Callable[[Any, Kernels], nn.Module]
     before_step: BeforeStep = lambda model, weight, forwards: None
     after_step: Callable[[nn.Module], Mapping[str, float]] = lambda model: {}
+    complete: Callable[[dict[str, Any], Manifest], dict[str, Any]] = lambda settings, manifest: settings
     flops: Callable[[Any, Batch, Mapping[str, int], int], float] | None = None

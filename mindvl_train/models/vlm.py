@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from mindvl_data.manifest import Manifest
 from mindvl_train.data.batch import Batch
 from mindvl_train.kernels.cross_entropy import CHUNK
 from mindvl_train.kernels.registry import Kernels
@@ -105,7 +106,7 @@ class VLM(nn.Module):
     def image_features(self, batch: Batch) -> Tensor:
         """[P + masked, (1 + K) · hidden_size of the decoder]: what takes the places of the placeholders, and what is
         added there behind each of the decoder's first K layers (DeepStack; K is 0 without it)."""
-        encoded, inner = self.vision(batch.patches, batch.patch_positions, batch.image_segments, batch.window_segments)
+        encoded, inner = self.vision(batch.pixels, batch.patch_positions, batch.image_segments, batch.window_segments)
         features: Tensor = self.projector(encoded, inner)
         return features
 
@@ -137,6 +138,32 @@ def _inputs(config: Any) -> ModelInputs:
     )
 
 
+# What a tower calls what a manifest's resolution says.
+PATCHES = {"patch_size": "patch", "spatial_merge_size": "merge", "mean": "mean", "deviation": "deviation"}
+
+
+def complete(settings: dict[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Settings of a model for a set: a vocabulary, patches and pixels that they do not state are the set's.
+
+    Args:
+        settings: as `model.config` of a run's YAML.
+        manifest: of the set.
+    """
+    tokenizer, rule = manifest.tokenizer, manifest.resolution.described()
+    vocabulary = max(tokenizer["vocab_size"], 1 + max(tokenizer["special_ids"].values()))
+    # What a tower has anyway is left out: a run's record says no more than it must.
+    patches = {key: rule[said] for key, said in PATCHES.items() if said in rule}
+    defaults = VisionConfig.model_fields
+    open_sizes = {
+        "vision": {key: value for key, value in patches.items() if value != defaults[key].default},
+        "decoder": {"vocab_size": vocabulary},
+    }
+    # Settings that are none are refused where all are.
+    return settings | {
+        part: sizes | settings[part] for part, sizes in open_sizes.items() if isinstance(settings.get(part), dict)
+    }
+
+
 def _before_step(model: nn.Module, weight: float, forwards: Sequence[Callable[[], object]]) -> None:
     assert isinstance(model, VLM)
     model.step = GlobalBatch(weight, begin_step(model, forwards))
@@ -154,6 +181,7 @@ def with_decoder(config: type[BaseModel], decoder: Callable[[Any, Kernels], nn.M
         inputs=_inputs,
         build=lambda chosen, kernels: VLM(chosen, kernels, decoder),
         before_step=_before_step,
+        complete=complete,
         after_step=balance,
     )
 

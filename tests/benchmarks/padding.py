@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from tests.mindvl_train.synthetic import SPECIAL_IDS, Sample, pack_of
 
 BATCH_SIZES = (1, 2, 4, 8, 16)
 LARGEST_IMAGE = 1024  # tokens
+VOCABULARY = 4096
 WANTED = 2.0
 
 
@@ -101,10 +103,14 @@ def _batch(packs: Sequence[Pack], image_pad: int) -> Batch:
     return collate(packs, layout, pixels="black").to(torch.device("cpu"))
 
 
+def _sized(preset: dict[str, Any]) -> dict[str, Any]:
+    return preset | {"decoder": {"vocab_size": VOCABULARY} | preset["decoder"]}
+
+
 def speed(batches: Sequence[Batch]) -> float:
     """Useful tokens a CPU second, of a model trained from nothing."""
     with torch.device("meta"):
-        model = VLM(VLMConfig(**read_preset("tiny")), resolve(KernelConfig(), "cpu"))
+        model = VLM(VLMConfig(**_sized(read_preset("tiny"))), resolve(KernelConfig(), "cpu"))
     give_weights(model, 0, torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     before = time.process_time()

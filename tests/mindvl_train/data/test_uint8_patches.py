@@ -33,6 +33,7 @@ def test_a_batch_of_levels_becomes_the_batch(normalisation: vision.Normalisation
     packs, layout = mixed_packs(4, 24), replace(LAYOUT, normalisation=normalisation)
     whole, levels = collate(packs, layout), collate(packs, layout, pixels="levels")
     assert levels.patches.nbytes * 8 == whole.patches.nbytes
+    assert torch.equal(levels.pixels, levels.to(torch.device("cpu")).patches)
     moved = levels.to(torch.device("cpu"))
     torch.testing.assert_close(moved.patches, whole.patches, atol=1e-6, rtol=0)
     assert torch.equal(moved.ids, whole.ids)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mindvl_train.data.batch import collate
+from mindvl_train.data.bundle import lay_flat
 from tests.mindvl_train.synthetic import LAYOUT, image_sample, mixed_packs, pack_of, text_sample, tiny_model
 
 RNG = np.random.default_rng(0)
@@ -35,6 +36,12 @@ def test_an_image_gives_every_parameter_a_gradient() -> None:
     model(collate([pack_of([image_sample(RNG, (4, 4), 6)])], LAYOUT)).backward()
     silent = [name for name, parameter in model.named_parameters() if not parameter.grad.any()]
     assert silent == []
+
+
+def test_a_batch_of_levels_is_taken_as_it_comes_from_the_loader() -> None:
+    model, packs = tiny_model(), mixed_packs(3, 24)
+    bundle = lay_flat(collate(packs, LAYOUT, pixels="levels"), packs=3, ends_step=True)
+    torch.testing.assert_close(model(bundle.batch()), model(collate(packs, LAYOUT)))
 
 
 def test_a_batch_without_targets_has_a_loss_of_zero_and_gradients() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from typer.testing import CliRunner
 
 from mindvl_data import vision
 from mindvl_data.manifest import pack_at, packs_of, read_manifest
+from mindvl_data.vision import Resolution
+from mindvl_data.vision.resize import QWEN2_VL, QWEN3_VL
 from mindvl_train import presets
 from mindvl_train.accelerators import CPU
 from mindvl_train.cli import app
@@ -21,14 +24,22 @@ from mindvl_train.loop.assembly import assemble
 from mindvl_train.loop.optim import MOMENTS, build_optimizer, freeze_all_but
 from mindvl_train.loop.run import train
 from mindvl_train.models.initialise import give_weights
-from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.models.vlm import VLM, VLMConfig, complete
 from mindvl_train.parallel.mesh import Sizes, build_mesh, joined
 from mindvl_train.parallel.parallelise import parallelise
 from mindvl_train.planning import plan
 from mindvl_train.planning.plan import Plan, make_plan
 from mindvl_train.presets import PresetError, read_preset
 from tests.conftest import QUICKSTART
-from tests.mindvl_train.synthetic import MOE, TINY_MODEL, tiny_model, write_run
+from tests.mindvl_train.synthetic import (
+    MOE,
+    SPECIAL_IDS,
+    TINY_MODEL,
+    mixed_packs,
+    tiny_model,
+    write_data_set,
+    write_run,
+)
 
 SIZES = {
     "mindvl-671b-a37b": 671_721_323_008,
@@ -51,15 +62,21 @@ def _plan(path: Path, ranks: int = 1, *overrides: str) -> Plan:
     return make_plan(load_config(path, overrides), str(path), ranks)
 
 
+def _sized(name: str) -> dict[str, Any]:
+    """A preset, over the quickstart's vocabulary where it leaves that to the data."""
+    preset = read_preset(name)
+    return preset | {"decoder": {"vocab_size": 4096} | preset["decoder"]}
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_are_models_of_their_size(name: str) -> None:
     with torch.device("meta"):
-        model = VLM(VLMConfig(**read_preset(name)), resolve(KernelConfig(), "cpu"))
+        model = VLM(VLMConfig(**_sized(name)), resolve(KernelConfig(), "cpu"))
     assert sum(parameter.numel() for parameter in model.parameters()) == SIZES[name]
 
 
 def test_the_tiny_preset_is_the_quickstarts_model() -> None:
-    assert read_preset("tiny") == load_config(QUICKSTART / "train.yaml").config.model.config
+    assert _sized("tiny") == load_config(QUICKSTART / "train.yaml").config.model.config
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -72,6 +89,19 @@ def test_a_preset_trains(tmp_path: Path) -> None:
     until = [f"stages.{stage}.until={{packs: 2}}" for stage in ("warmup", "everything")]
     result = train(load_config(path, until), str(path), tmp_path / "run")
     assert set(result.stages[1].moved) == {"vision", "projector", "decoder"}
+
+
+@pytest.mark.parametrize("rule", [QWEN2_VL, QWEN3_VL], ids=["patch 14", "patch 16"])
+def test_a_tiny_preset_takes_vocabulary_and_patches_from_the_data(tmp_path: Path, rule: Resolution) -> None:
+    stated = {"vocab_size": 151_669, "special_ids": SPECIAL_IDS | {"image_pad": 5}}
+    manifest = write_data_set(tmp_path / "set", mixed_packs(1, 24), rule, **stated)
+    config = VLMConfig(**complete(read_preset("tiny"), read_manifest(manifest)))
+    assert config.decoder.vocab_size == 151_669
+    assert (config.vision.patch_size, config.vision.mean) == (rule.patch, rule.normalisation.mean)
+    # What is stated is not touched.
+    stated_config = {"vision": {"patch_size": 14}, "decoder": {"vocab_size": 200_000}}
+    kept = complete(stated_config, read_manifest(manifest))
+    assert (kept["vision"]["patch_size"], kept["decoder"]["vocab_size"]) == (14, 200_000)
 
 
 def test_what_trains_and_what_is_sharded(tmp_path: Path) -> None:
