@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 import stat
@@ -122,6 +123,24 @@ class MediaReader:
         if len(data) != size or (sha256 is not None and hashlib.sha256(data).digest() != sha256):
             raise changed(uri, offset, size)
         return data
+
+    def view(self, uri: str, offset: int, size: int, sha256: bytes | None) -> bytes | memoryview:
+        """The same range without reading it, of a local file: what is looked at of a long clip is a small part.
+
+        Its hash is not compared (`verify --media` does that); what lies in a store is read, and it is.
+        """
+        place = self.place(uri)
+        if "://" in place:
+            return self.read(uri, offset, size, sha256)
+        try:
+            file = self._file(place)
+            if offset < 0 or size <= 0 or offset + size > os.fstat(file.fileno()).st_size:
+                raise changed(uri, offset, size)
+            start = offset - offset % mmap.ALLOCATIONGRANULARITY
+            mapped = mmap.mmap(file.fileno(), offset + size - start, access=mmap.ACCESS_READ, offset=start)
+        except OSError as error:
+            raise unreadable(uri, offset, size, error) from error
+        return memoryview(mapped)[offset - start :]
 
     def size(self, uri: str) -> int:
         """How many bytes the file of a uri has. Raises MediaError where it is not there."""

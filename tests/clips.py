@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 import av
@@ -41,12 +41,13 @@ def drawing(frame: int, width: int = 96, height: int = 64, dx: int = 3, dy: int 
     return picture
 
 
+@cache
 def clip(
     kind: str = "h264.mp4",
     frames: int = 30,
     rate: Fraction | int = 10,
     size: tuple[int, int] = (96, 64),
-    pts: Sequence[int] | None = None,
+    pts: tuple[int, ...] | None = None,
     time_base: Fraction | None = None,
     rotation: int = 0,
     audio: bool = False,
@@ -55,7 +56,10 @@ def clip(
     dx: int = 3,
     dy: int = 0,
 ) -> bytes:
-    """A clip's file. pts, in `time_base`: where its time stamps are not those of the rate."""
+    """A clip's file, the same of every call: encoders do not give the same bytes twice.
+
+    pts, in `time_base`: where its time stamps are not those of the rate.
+    """
     encoder, container, default = KINDS[kind]
     file = io.BytesIO()
     with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as output:

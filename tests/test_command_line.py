@@ -105,9 +105,9 @@ def test_a_rotten_source_stops_the_build_with_the_worst_reason_first(recipe_fold
     assert line.split()[:4] == ["documents", "40", "37", "1"]
 
 
-def test_video_is_a_drop_with_its_reason(recipe_folder: Path, tmp_path: Path) -> None:
+def test_sound_is_a_drop_with_its_reason(recipe_folder: Path, tmp_path: Path) -> None:
     with (recipe_folder / "data" / "text.jsonl").open("a") as file:
-        block = {"type": "video", "video": "a.mp4"}
+        block = {"type": "audio", "audio": "a.mp3"}
         file.write(json.dumps({"messages": [{"role": "user", "content": [block]}]}) + "\n")
     result = run("plan", recipe_folder / "recipe.yaml", "--out", tmp_path / "out", "--set", "sources.text.max_bad=0.1")
     assert result.returncode == 0

@@ -147,7 +147,7 @@ MANIFEST = _keys(
     chat_template=_keys(),
     resolution=_all(
         _keys(patch=POSITIVE, merge=POSITIVE, min_pixels=COUNT, max_pixels=COUNT),
-        _optional(mean=CHANNELS, deviation=CHANNELS),
+        _optional(mean=CHANNELS, deviation=CHANNELS, video=_keys(family=TEXT, fps=NUMBER)),
     ),
     sources=_by_plain_name(_all(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT))), _optional(weight=WEIGHT))),
     funnel=LIST,

@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from mindvl_data.steps.count import CountTask, count, text_bytes
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
-from mindvl_data.tables.store import OF_CORPUS, Store, open_store
+from mindvl_data.tables.store import Store, of_corpus, open_store
 from mindvl_data.tokenise import CHARACTERS_TO_LOAD
 from mindvl_data.tokenise.grounding import CONTROL_TOKENS
 
@@ -73,12 +73,20 @@ class Prepared:
     scores: Mapping[str, Mapping[str, Any]]
 
     def at(self, resolution: Resolution) -> Prepared:
-        """The same as it is at a stage's bounds: texts with boxes have tokens of their own there."""
+        """The same as it is at a stage's bounds: texts with boxes, and clips, have tokens of their own there."""
         others = {i: path for i, path in self.stores_at.get(resolution, {}).items() if path != self.stores[i]}
         if not others:
             return self
-        corpus = recounted(self.corpus, {i: open_store(seals.checked(path, OF_CORPUS)) for i, path in others.items()})
-        return replace(self, corpus=corpus, stores=[others.get(i, path) for i, path in enumerate(self.stores)])
+        stores = [others.get(i, path) for i, path in enumerate(self.stores)]
+        if any(self.partitions[i].videos for i in others):
+            # Other frames are other images: all of the corpus is read anew.
+            names = [partition.source for partition in self.partitions]
+            opened = (open_store(seals.checked(path, of_corpus(path))) for path in stores)
+            corpus = from_stores(self.corpus.sources, names, opened, content=False)
+        else:
+            found = {i: open_store(seals.checked(path, of_corpus(path))) for i, path in others.items()}
+            corpus = recounted(self.corpus, found)
+        return replace(self, corpus=corpus, stores=stores)
 
 
 def prepare(run: Run) -> Prepared:
@@ -102,7 +110,7 @@ def prepare(run: Run) -> Prepared:
         counted = count_funnel(run, partitions, kept, [task.drops for task in tasks])
         check_boxes(run, counted, tasks)
         funnel += counted
-        opened = (open_store(seals.checked(task.stores[0], OF_CORPUS)) for task in tasks)
+        opened = (open_store(seals.checked(task.stores[0], of_corpus(task.stores[0]))) for task in tasks)
     else:
         opened, estimates = estimate_sources(run, rewritten.partitions, kept, run.sample)
     corpus = corpus_of(run, partitions, opened)
@@ -226,9 +234,12 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
     code = reached.code(count.__module__, alone=(sandbox.__name__,))
     samples = f"{partition.samples.name}{partition.version}"
     rule = source.boxes and source.boxes.model_dump()
-    key = fingerprints.key(samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code, *library)
+    bounds = _bounds(run, partition.source, partition.videos is not None)
+    clips = ([asdict(each) for each in bounds],) if partition.videos else ()
+    key = fingerprints.key(
+        samples, mask.hex(), render, source.loss, template, tokeniser.hash, rule, code, *clips, *library
+    )
     stem = f"{partition.source}-{key}"
-    bounds = _bounds(run, partition.source)
     folder = run.folder("tokens")
     return CountTask(
         source=partition.source,
@@ -242,23 +253,25 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
         recipe_folder=run.loaded.folder,
         boxes=source.boxes,
         columns=partition.columns,
+        videos=partition.videos,
         bounds=bounds,
         stores=tuple(folder / (f"{stem}-{_name(each)}" if len(bounds) > 1 else stem) for each in bounds),
         drops=folder / f"{stem}.drops.parquet",
     )
 
 
-def _bounds(run: Run, name: str) -> tuple[Resolution, ...]:
-    """The bounds at which a source's texts differ: those of every set that may draw from it, or any one."""
+def _bounds(run: Run, name: str, clips: bool) -> tuple[Resolution, ...]:
+    """The bounds at which a source's tokens differ: those of every set that may draw from it, or any one."""
     boxes, recipe = run.recipe.sources[name].boxes, run.recipe
-    if boxes is None or boxes.write != "resized":
+    if not clips and (boxes is None or boxes.write != "resized"):
         return (recipe.image_rule(),)
     stages = [recipe.image_rule(stage) for stage in recipe.stages.values() if name in stage.mixture.sources()]
     return tuple(dict.fromkeys([*stages, *([recipe.image_rule()] if recipe.holdout or not stages else [])]))
 
 
 def _name(bounds: Resolution) -> str:
-    return "-".join(map(str, (bounds.patch, bounds.merge, bounds.min_pixels, bounds.max_pixels)))
+    named = "-".join(map(str, (bounds.patch, bounds.merge, bounds.min_pixels, bounds.max_pixels)))
+    return f"{named}-{fingerprints.key(asdict(bounds.video))[:8]}" if bounds.video else named
 
 
 def estimate_sources(
@@ -277,7 +290,7 @@ def estimate_sources(
         share = sum(int(partition.kept.sum()) for partition in mine) / max(1, total)
         most = max(LEAST_SAMPLED, round(sample * share))
         run.progress("estimate", number, len(run.recipe.sources))
-        bounds = _bounds(run, name)[0]
+        bounds = _bounds(run, name, any(p.videos for p in partitions if p.source == name))[0]
         how = estimating.Rendering(render_of(source), source.loss, run.template, run.tokeniser, source.boxes, bounds)
         found, estimates[name] = estimating.estimate(mine, most, how)
         stores += found

@@ -22,6 +22,7 @@ from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_man
 from mindvl_data.pipeline.folder import WORK
 from mindvl_data.shards import ShardInfo, file_sha256
 from mindvl_data.tables.schema import SAMPLE_ID
+from mindvl_data.tokenise.tokeniser import VIDEO_PAD
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.prepare import Prepared
@@ -79,9 +80,11 @@ def published(folder: Path, name: str, key: str) -> Manifest | None:
     return manifest if whole and (folder / DRAWS).is_file() else None
 
 
-def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[str, Any]:
-    """The manifest's keys that name the recipe, the tokenizer and the rules."""
+def header(run: Run, stage: str, seq_len: int, resolution: Resolution, video: bool) -> dict[str, Any]:
+    """The manifest's keys that name the recipe, the tokenizer and the rules; `video`: of a set with clips."""
     tokeniser = run.tokeniser
+    special = tokeniser.special_ids | ({"video_pad": tokeniser.token_id(VIDEO_PAD)} if video else {})
+    clips = {"video": resolution.video.described()} if video and resolution.video else {}
     return {
         "format_version": FORMAT_VERSION,
         "recipe_hash": run.loaded.hash,
@@ -94,13 +97,13 @@ def header(run: Run, stage: str, seq_len: int, resolution: Resolution) -> dict[s
             "sha256": tokeniser.hash,
             "vocab_size": tokeniser.vocab_size,
             # Under the name of Qwen's the token that ends an answer, whatever the template calls it.
-            "special_ids": tokeniser.special_ids
+            "special_ids": special
             | ({"im_end": tokeniser.added[run.template.end]} if run.template.end in tokeniser.added else {}),
             "pad_id": tokeniser.pad_id,
             **({"other_ids": run.other_ids} if run.other_ids else {}),
         },
         "chat_template": run.template.describe(run.recipe.chat_template),
-        "resolution": resolution.described(),
+        "resolution": resolution.described() | clips,
     }
 
 

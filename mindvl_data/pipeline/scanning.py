@@ -34,7 +34,7 @@ class Partition:
     """One file of one source, as it goes through the steps.
 
     columns: the data's own columns that filters name. version: what the samples table holds, and the image files
-    that the records name by path. task: the scan that it is of.
+    that the records name by path. task: the scan that it is of. videos: the scan's samples table, where it has clips.
     """
 
     source: str
@@ -44,6 +44,7 @@ class Partition:
     columns: Path | None
     version: str
     task: ScanTask
+    videos: Path | None = None
 
 
 def scan_sources(run: Run) -> list[Partition]:
@@ -97,9 +98,16 @@ def _partition(task: ScanTask) -> Partition:
     for path in (task.samples, task.drops):
         seals.checked(path)
     images = fingerprints.of_file(seals.checked(task.image_files)) if task.image_files.exists() else ""
-    version = fingerprints.key(seals.digest(task.samples), images)
+    videos = task.samples if _has_clips(task) else None
+    clips = [seals.digest(task.videos)] if videos else []
+    version = fingerprints.key(seals.digest(task.samples), images, *clips)
     columns = task.columns if task.asked.keep else None
-    return Partition(task.source, task.file, task.samples, task.drops, columns, version, task)
+    return Partition(task.source, task.file, task.samples, task.drops, columns, version, task, videos)
+
+
+def _has_clips(task: ScanTask) -> bool:
+    """Whether the file has clips; what is said of them is checked."""
+    return task.videos.exists() and bool(seals.checked(task.videos))
 
 
 def check_unchanged(partitions: Iterable[Partition]) -> None:
@@ -180,6 +188,7 @@ def _rules(recipe: Recipe, source: Source) -> Rules:
         max_image_pixels=recipe.limits.image_pixels,
         max_images=recipe.limits.images,
         max_text_chars=recipe.limits.text_chars,
+        max_video_frames=recipe.limits.video_frames,
         replace_invalid_utf8=source.invalid_utf8 == "replace",
         decode=source.check == "decode",
     )

@@ -79,7 +79,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     packs, costs = _ordered(fitted.weights, made, spec, recipe)
     mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
     data = {
-        **publish.header(run, spec.stage, spec.seq_len, spec.resolution),
+        **publish.header(run, spec.stage, spec.seq_len, spec.resolution, _has_clips(prepared, made.draw)),
         "sources": publish.sources(run, prepared, names),
         **({"scores": scores} if scores else {}),
         **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
@@ -110,6 +110,14 @@ def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str],
     )
 
 
+def _has_clips(prepared: Prepared, draw: Draw) -> bool:
+    """Whether any sample that is drawn has a clip: of those the corpus has grids in the place of sizes."""
+    corpus = prepared.corpus
+    clips = np.concatenate([[0], np.cumsum(corpus.width < 0)])
+    has = np.diff(clips[corpus.image_starts]) > 0
+    return bool(has[draw.samples].any())
+
+
 def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> Fitted:
     corpus = prepared.corpus
     fitted = fit(
@@ -121,7 +129,7 @@ def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> 
         "drop" if prepared.estimates else spec.overlong,
         spec.resolution,
         _token_reader(prepared),
-        run.tokeniser.special_ids["image_pad"],
+        run.tokeniser.pads,
     )
     if spec.overlong == "error" and len(fitted.overlong):
         first = int(fitted.overlong[0])

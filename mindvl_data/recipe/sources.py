@@ -27,6 +27,28 @@ class PixelBounds(Model):
         return replace(rule, **self.model_dump(exclude_none=True))
 
 
+class VideoBounds(Model):
+    """A stage's own rule for clips; what is left out is the recipe's, and there the processor's."""
+
+    fps: float | None = Field(None, gt=0, le=1000)
+    """Frames looked at a second."""
+    frames: int | None = Field(None, ge=1, le=65_536)
+    """So many frames instead, whatever the duration."""
+    min_frames: int | None = Field(None, ge=1)
+    max_frames: int | None = Field(None, ge=1, le=65_536)
+    min_pixels: int | None = Field(None, ge=1)
+    """After the resize: of a frame (qwen2-vl), or of all frames together (qwen3-vl)."""
+    max_pixels: int | None = Field(None, ge=1)
+    total_pixels: int | None = Field(None, ge=1)
+    """What all frames share where that leaves each less than `max_pixels`; two count as one (qwen2-vl)."""
+    frame_pixels: int | None = Field(None, ge=1)
+    """What one frame has at most (qwen3-vl)."""
+
+    def over(self, rule: vision.VideoRule) -> vision.VideoRule:
+        """The rule with what is given here."""
+        return replace(rule, **self.model_dump(exclude_none=True))
+
+
 class Resolution(PixelBounds):
     """How an image becomes patches; what is left out is the `processor`'s. Bounds are in pixels after the resize."""
 
@@ -109,4 +131,7 @@ class Limits(Model):
     image_pixels: int = Field(178_956_970, ge=1, le=178_956_970)
     """Pixels of one image, by its header: the guard against decompression bombs."""
     images: int = Field(256, ge=0, le=32_767)
+    """Images and clips of one sample."""
+    video_frames: int = Field(1_000_000, ge=1, le=2**31 - 1)
+    """Frames of one clip, by its time stamps."""
     text_chars: int = Field(2_000_000, ge=1, le=2**30)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mindvl_data.recipe.fields import Lengths, Model
 from mindvl_data.recipe.mixture import Budget, Group
-from mindvl_data.recipe.sources import PixelBounds
+from mindvl_data.recipe.sources import PixelBounds, VideoBounds
 
 
 class Order(Model):
@@ -43,6 +43,7 @@ class Stage(Model):
     """Draw each source in the order in which it lies, and pack this many samples at a time: reads are nearly
     sequential, at a small loss of fill. By default any sample may share a pack with any other."""
     resolution: PixelBounds = PixelBounds()
+    video: VideoBounds = VideoBounds()
 
     @model_validator(mode="after")
     def _whole(self) -> Stage:

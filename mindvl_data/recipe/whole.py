@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -17,13 +18,20 @@ from mindvl_data.recipe.mixture import RESERVED
 from mindvl_data.recipe.rewrite import Rewrite
 from mindvl_data.recipe.scores import JudgeScore, Score
 from mindvl_data.recipe.select import Select
-from mindvl_data.recipe.sources import Limits, Resolution, Source
+from mindvl_data.recipe.sources import Limits, Resolution, Source, VideoBounds
 from mindvl_data.recipe.stages import Order, Stage
 from mindvl_data.runtime import plugins
 from mindvl_data.tables.schema import FILTER_COLUMNS
 
 PROCESSORS = "mindvl_data.processors"
 CREDENTIALS = re.compile(r"://[^/]*@")
+
+
+def _check_video(place: str, rule: vision.VideoRule | None) -> None:
+    """Raises ValueError for bounds that are the wrong way round."""
+    for least, most in (("min_pixels", "max_pixels"), ("min_frames", "max_frames")):
+        if rule and getattr(rule, least) > getattr(rule, most):
+            raise ValueError(f"{place}: {least} {getattr(rule, least)} is above {most} {getattr(rule, most)}")
 
 
 class Recipe(Model):
@@ -43,6 +51,8 @@ class Recipe(Model):
     """Whose image rule: `qwen2-vl` (Qwen2-VL, Qwen2.5-VL), `qwen3-vl` (Qwen3-VL, Qwen3.5), or a plugin's."""
     resolution: Resolution = Resolution()
     """What is other than the processor's."""
+    video: VideoBounds = VideoBounds()
+    """Which frames of a clip are looked at, and at what size, where it is other than the processor's."""
     limits: Limits = Limits()
     sources: dict[Name, Source] = Field(min_length=1)
     scores: dict[Name, Score] = Field({})
@@ -106,12 +116,17 @@ class Recipe(Model):
         for place, rule in rules.items():
             if rule.min_pixels > rule.max_pixels:
                 raise ValueError(f"{place}: min_pixels {rule.min_pixels} is above max_pixels {rule.max_pixels}")
+            _check_video(place.replace("resolution", "video"), rule.video)
         return self
 
     def image_rule(self, stage: Stage | None = None) -> vision.Resolution:
-        """How a stage's pictures become patches; without a stage, those of the held-out set."""
+        """How a stage's pictures and clips become patches; without a stage, those of the held-out set."""
         rule = self.resolution.over(plugins.load(PROCESSORS, self.processor))
-        return stage.resolution.over(rule) if stage else rule
+        rule = stage.resolution.over(rule) if stage else rule
+        if rule.video is None:
+            return rule
+        video = self.video.over(rule.video)
+        return replace(rule, video=stage.video.over(video) if stage else video)
 
     @model_validator(mode="after")
     def _evaluations_exist(self) -> Recipe:

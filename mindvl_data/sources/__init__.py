@@ -11,7 +11,7 @@ A reader that can read a part of a large file says where to cut it: `read.pieces
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -65,11 +65,26 @@ class ImagePath(NamedTuple):
     path: str
 
 
-Image: TypeAlias = ImageBytes | ImagePath
+class Video(NamedTuple):
+    """A clip: one file, or (`listed`) the pictures that are its frames.
+
+    start, end: seconds of it that count, from the first that is not before `start` to the last before `end`. times,
+    rate: of listed frames, each one's seconds or how many there are a second.
+    """
+
+    media: tuple[ImageBytes | ImagePath, ...]
+    listed: bool = False
+    start: float | None = None
+    end: float | None = None
+    times: tuple[float, ...] | None = None
+    rate: float | None = None
+
+
+Image: TypeAlias = ImageBytes | ImagePath | Video
 
 
 class Sample(NamedTuple):
-    """One sample: `images` stand in the order of the places in `parts`.
+    """One sample: `images`, pictures and clips, stand in the order of the places in `parts`.
 
     data: the values of the fields in `Asked.keep`, of those that the record has. unused: the suffixes of what lies
     beside it under its key and is no part of it.
@@ -197,12 +212,3 @@ def uid_of(row: Row, *names: str) -> str | None:
         if isinstance(value, int) or (isinstance(value, str) and value):
             return str(value)
     return None
-
-
-def split_places(text: str, turn: int, role: str, loss: bool | None, marker: str = "<image>") -> Iterator[Part]:
-    """The parts of a text in which `marker` is the place of an image (LLaVA, ShareGPT)."""
-    for number, piece in enumerate(text.split(marker)):
-        if number:
-            yield Part(turn, role, loss, None)
-        if piece or not text:  # an empty turn is a turn
-            yield Part(turn, role, loss, piece)

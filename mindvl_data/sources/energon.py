@@ -10,7 +10,20 @@ from typing import Any, Final
 
 from mindvl_data.errors import reading
 from mindvl_data.runtime import yaml_text
-from mindvl_data.sources import Asked, Failed, ImageBytes, Record, Row, Sample, SourceError, Unusable, attempt, uid_of
+from mindvl_data.sources import (
+    Asked,
+    Failed,
+    Image,
+    ImageBytes,
+    Record,
+    Row,
+    Sample,
+    SourceError,
+    Unusable,
+    Video,
+    attempt,
+    uid_of,
+)
 from mindvl_data.sources.archive import Group, samples_of
 from mindvl_data.sources.files import SourceFile, store_of
 from mindvl_data.sources.mapped import FileBytes
@@ -70,7 +83,7 @@ def _sample(
 
 
 def _field(group: Group, data: FileBytes, uri: str, member: str) -> Any:
-    """A member's value: an image where it lies, text, or what a path into its JSON leads to."""
+    """A member's value: an image or a clip where it lies, text, or what a path into its JSON leads to."""
     found = FIELD.match(member)
     assert found is not None
     suffix, path = found.groups()
@@ -79,8 +92,10 @@ def _field(group: Group, data: FileBytes, uri: str, member: str) -> Any:
         raise Unusable("malformed_record", f"no member {group.key}.{suffix}")
     place = group.members[options[0]]
     first = data.data[place[0] : place[0] + min(place[1], FIRST_BYTES)]
-    if (kind_of(options[0]) or kind_by_bytes(first)) == "image":
-        return ImageBytes(data.view[place[0] : place[0] + place[1]], uri, place[0])
+    kind = kind_of(options[0]) or kind_by_bytes(first)
+    if kind in ("image", "video"):
+        medium = ImageBytes(data.view[place[0] : place[0] + place[1]], uri, place[0])
+        return medium if kind == "image" else Video((medium,))
     text = member_text(data, *place)
     if not options[0].endswith("json"):
         return text
@@ -123,10 +138,11 @@ def _plain_text(key: str, row: Row) -> Sample:
     return Sample(key, [_text(row, "text", "text", 0)], [])
 
 
-def _image(row: Row) -> ImageBytes:
-    if isinstance(row.get("image"), ImageBytes):
-        return row["image"]  # type: ignore[no-any-return]
-    raise Unusable("missing_image", "the field `image` is no image member")
+def _image(row: Row) -> Image:
+    for name in ("image", "video"):
+        if isinstance(row.get(name), ImageBytes | Video):
+            return row[name]  # type: ignore[no-any-return]
+    raise Unusable("missing_image", "no field `image` or `video` is a member that is a picture or a clip")
 
 
 def _text(row: Row, name: str, role: str, turn: int) -> Part:
@@ -136,4 +152,9 @@ def _text(row: Row, name: str, role: str, turn: int) -> Part:
 
 
 Parse = Callable[[str, Row], Sample]
-TYPES: Final[dict[str, Parse]] = {"Captioning": _captioning, "VQA": _vqa, "Text": _plain_text}
+TYPES: Final[dict[str, Parse]] = {
+    "Captioning": _captioning,
+    "VQA": _vqa,
+    "VidQA": _vqa,
+    "Text": _plain_text,
+}

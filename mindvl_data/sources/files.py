@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from mindvl_data.expanded import VARIABLE
 from mindvl_data.media import fixed_folder, leads_out
 from mindvl_data.shards import Patience, StoreError, patiently
-from mindvl_data.sources import Image, ImageBytes, Piece, SourceError, Unusable
+from mindvl_data.sources import Image, ImageBytes, ImagePath, Piece, SourceError, Unusable, Video
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import (
     MISSING,
@@ -158,8 +158,13 @@ class SourceFile:
             raise Unusable("outside_root", f"{path!r} is not a path within {self.image_uri}")
         return name
 
-    def opened(self, image: Image) -> ImageBytes:
-        """An image of a record, wherever it lies. Raises Unusable."""
+    def opened(self, image: Image) -> ImageBytes | Video:
+        """An image of a record, or a clip with all that it is made of, wherever it lies. Raises Unusable."""
+        if isinstance(image, Video):
+            return image._replace(media=tuple(self._bytes(medium) for medium in image.media))
+        return self._bytes(image)
+
+    def _bytes(self, image: ImageBytes | ImagePath) -> ImageBytes:
         return image if isinstance(image, ImageBytes) else self.image(image.path)[0]
 
     def image_file(self, path: str) -> ImageFile:

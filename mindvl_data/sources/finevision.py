@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import images_of, placed
 from mindvl_data.sources.pieces import row_pieces
+from mindvl_data.sources.places import MEDIA_FIELDS, media_of, placed
 from mindvl_data.sources.rows import samples
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("images", "texts")
+COLUMNS = ("texts", *MEDIA_FIELDS)
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
@@ -20,7 +20,7 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def _sample(key: str, row: Row) -> Sample:
-    images = images_of(row)
+    media = media_of(row)
     turns = listed(row, "texts")
     if turns is None and row.get("texts"):
         raise Unusable("malformed_record", "texts is no list")
@@ -33,7 +33,7 @@ def _sample(key: str, row: Row) -> Sample:
             if not isinstance(text, str):
                 raise Unusable("malformed_record", f"turn {number} has no {role} text")
             parts.append(Part(place, role, None, text))
-    return Sample(key, placed(parts, len(images)), images)
+    return Sample(key, *placed(parts, media))
 
 
 read.pieces = row_pieces  # type: ignore[attr-defined]

@@ -14,12 +14,14 @@ from typing import Final, NamedTuple
 
 from mindvl_data.sources import RECORD_BYTES, Unusable
 from mindvl_data.sources.mapped import FileBytes
+from mindvl_data.vision.video.container import container_of
 
 # The last row cannot be read yet; but it is a picture, and a sample must not lose one in silence.
 IMAGES = frozenset(
     {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"} | {"avif", "heic", "jxl", "jp2", "ppm", "tga", "svg"}
 )
-UNSUPPORTED = frozenset({"mp4", "webm", "avi", "mov", "mkv", "mp3", "wav", "flac"})
+VIDEOS = frozenset({"mp4", "webm", "avi", "mov", "mkv", "m4v", "ogv", "flv", "mpg", "mpeg", "wmv", "3gp"})
+UNSUPPORTED = frozenset({"mp3", "wav", "flac", "m4a", "aac", "opus"})
 TEXTS = ("txt", "json")
 # So many bytes tell what a member is; an SVG may begin with a declaration and a comment.
 FIRST_BYTES: Final = 512
@@ -29,19 +31,18 @@ PICTURES: Final = re.compile(
     rb"|(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]",
     re.DOTALL,
 )
-MEDIA: Final = re.compile(
-    rb"....ftyp|\x1aE\xdf\xa3|RIFF....(?:AVI |WAVE)|OggS|ID3|fLaC|FLV\x01|\0\0\x01\xba", re.DOTALL
-)
+SOUND: Final = re.compile(rb"....ftypM4A|RIFF....WAVE|ID3|fLaC", re.DOTALL)
 NUMBER = re.compile(r"(\d+)")
 
 
 class Shape(NamedTuple):
     """What members are by their suffixes: numbers of the images, of `txt` and `json`; of unknown ones; what is wrong.
 
-    Images stand in the order that their names count: 2 before 10.
+    images: pictures and clips, in the order that their names count: 2 before 10. videos: which of them are clips.
     """
 
     images: tuple[int, ...]
+    videos: frozenset[int]
     txt: int | None
     json: int | None
     unknown: tuple[int, ...]
@@ -54,36 +55,44 @@ def shape_of(suffixes: tuple[str, ...]) -> Shape:
     """The members of a key by their suffixes alone, in lower case."""
     kinds = [kind_of(suffix) for suffix in suffixes]
     numbers = range(len(kinds))
-    images = sorted((i for i in numbers if kinds[i] == "image"), key=lambda i: _counting(suffixes[i]))
+    videos = frozenset(i for i in numbers if kinds[i] == "video")
+    images = sorted((i for i in numbers if kinds[i] in ("image", "video")), key=lambda i: _counting(suffixes[i]))
     txt, meta = (suffixes.index(name) if name in suffixes else None for name in TEXTS)
     twice = next(_repeated(suffixes), "")
     unknown = tuple(i for i in numbers if not kinds[i])
-    return Shape(
-        tuple(images), txt, meta, unknown, twice, next((suffixes[i] for i in numbers if kinds[i] == "media"), "")
-    )
+    sound = next((suffixes[i] for i in numbers if kinds[i] == "sound"), "")
+    return Shape(tuple(images), videos, txt, meta, unknown, twice, sound)
 
 
 def looked_at(shape: Shape, suffixes: tuple[str, ...], first_bytes: Iterator[bytes]) -> Shape:
     """The same with its unknown members by their first bytes, of each in order; what stays unknown is not used."""
     kinds = {i: kind_by_bytes(data) for i, data in zip(shape.unknown, first_bytes, strict=True)}
-    found = [i for i, kind in kinds.items() if kind == "image"]
+    found = [i for i, kind in kinds.items() if kind in ("image", "video")]
     images = sorted((*shape.images, *found), key=lambda i: _counting(suffixes[i]))
-    media = next((suffixes[i] for i, kind in kinds.items() if kind == "media"), "")
+    sound = next((suffixes[i] for i, kind in kinds.items() if kind == "sound"), "")
     unknown = tuple(i for i, kind in kinds.items() if not kind)
-    return shape._replace(images=tuple(images), unknown=unknown, unsupported=shape.unsupported or media)
+    return shape._replace(
+        images=tuple(images),
+        videos=shape.videos.union(i for i in found if kinds[i] == "video"),
+        unknown=unknown,
+        unsupported=shape.unsupported or sound,
+    )
 
 
 @lru_cache(maxsize=1024)
 def kind_of(suffix: str) -> str:
-    """`image`, `media` or `text`, by the last part of a member's suffix; "" where that says nothing."""
+    """`image`, `video`, `sound` or `text`, by the last part of a member's suffix; "" where that says nothing."""
     last = suffix.rpartition(".")[2]
-    kind = "image" if last in IMAGES else "media" if last in UNSUPPORTED else ""
+    kinds = {"image": IMAGES, "video": VIDEOS, "sound": UNSUPPORTED}
+    kind = next((kind for kind, suffixes in kinds.items() if last in suffixes), "")
     return kind or ("text" if suffix in TEXTS else "")
 
 
 def kind_by_bytes(first: bytes) -> str:
-    """`image`, `media` or "", by what files of the kind begin with."""
-    return "image" if PICTURES.match(first) else "media" if MEDIA.match(first) else ""
+    """`image`, `video`, `sound` or "", by what files of the kind begin with."""
+    if PICTURES.match(first):
+        return "image"
+    return "sound" if SOUND.match(first) else "video" if container_of(first) else ""
 
 
 def _repeated(suffixes: tuple[str, ...]) -> Iterator[str]:

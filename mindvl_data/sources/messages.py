@@ -1,40 +1,40 @@
 """OpenAI messages: `messages` of role and content, a string or blocks of text and images.
 
 With images beside the messages (`images`), `<image>` in a text, or a block of the type `image` without an image of its
-own, is the place of the next (or, with `index`, of that one); without, `<image>` is text.
+own, is the place of the next (or, with `index`, of that one); without, `<image>` is text. Likewise `videos`, `<video>`
+and blocks of the type `video`, whose clip may have a `start` and an `end`, or be a list of frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from mindvl_data.sources import (
-    Asked,
-    Image,
-    ImageBytes,
-    ImagePath,
-    Record,
-    Row,
-    Sample,
-    Unusable,
-    listed,
-    loss_of,
-    split_places,
-    uid_of,
-)
+from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, listed, loss_of, uid_of
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import VIDEO, image_of, images_of, is_absent
+from mindvl_data.sources.images import MARKER, VIDEO_MARKER, image_of, is_absent
 from mindvl_data.sources.pieces import row_pieces
+from mindvl_data.sources.places import MEDIA_FIELDS, Media, media_of, split_at
 from mindvl_data.sources.rows import samples
+from mindvl_data.sources.videos import video_of
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("messages", "image", "images", "uid", "id", *VIDEO)
+COLUMNS = ("messages", "uid", "id", *MEDIA_FIELDS)
 # The last two are what captions and plain texts are in our exports: `render: caption` or `plain` reads them.
 ROLES = ("system", "user", "assistant", "caption", "text")
 TOOLS = frozenset({"tool", "function", "tool_call", "tool_response"})
-IMAGE_BLOCKS = ("image", "image_url")
-UNSUPPORTED = ("video", "video_url", "audio", "input_audio")
+# The types of blocks of media, and where in one the medium may stand.
+BLOCKS = {"image": MARKER, "image_url": MARKER, "video": VIDEO_MARKER, "video_url": VIDEO_MARKER}
+FIELDS = {MARKER: ("image", "image_url", "url"), VIDEO_MARKER: ("video", "video_url", "url", "frames")}
+UNSUPPORTED = ("audio", "input_audio", "audio_url")
+
+
+class Place(NamedTuple):
+    """A place in the texts: of which kind (a marker), and its own medium, or the number of that beside, or neither."""
+
+    kind: str
+    own: Image | None = None
+    number: int | None = None
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
@@ -46,17 +46,17 @@ def _sample(key: str, row: Row) -> Sample:
     messages = listed(row, "messages")
     if messages is None:
         raise Unusable("malformed_record", "a record is an object with a list of messages")
-    beside, inside = images_of(row), list[Image | int | None]()
-    # Where blocks say the places of the images beside them, `<image>` in a text is text.
-    places = bool(beside) and not any(_is_place(block) for message in messages for block in _content(message))
+    beside, inside = media_of(row), list[Place]()
+    # Where blocks say the places of what stands beside them, `<image>` and `<video>` in a text are text.
+    markers = bool(beside) and not any(_is_place(block) for message in messages for block in _content(message))
     parts: list[Part] = []
     for turn, message in enumerate(messages):
-        parts.extend(_turn(turn, message, inside, places))
+        parts.extend(_turn(turn, message, inside, beside if markers else None))
     if beside and not inside:
-        # Places are left out where all images stand before the first question.
+        # Places are left out where all media stand before the first question.
         first = next((i for i, part in enumerate(parts) if part.role == "user"), 0)
-        parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside)
-        inside = [None] * len(beside)
+        parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside.all)
+        return Sample(key, parts, beside.all, uid_of(row, "uid", "id"))
     return Sample(key, parts, _in_places(inside, beside), uid_of(row, "uid", "id"))
 
 
@@ -66,26 +66,38 @@ def _content(message: Any) -> list[Any]:
 
 
 def _is_place(block: Any) -> bool:
-    """Whether a block is an image's place alone: the image stands beside the messages."""
-    return isinstance(block, dict) and block.get("type") in IMAGE_BLOCKS and _image(block) is None
+    """Whether a block is a medium's place alone: the medium stands beside the messages."""
+    return isinstance(block, dict) and block.get("type") in BLOCKS and _medium(block, BLOCKS[block["type"]]) is None
 
 
-def _image(block: Row) -> Any:
-    return next((block[name] for name in ("image", "image_url", "url") if not is_absent(block.get(name))), None)
+def _medium(block: Row, kind: str) -> Any:
+    return next((block[name] for name in FIELDS[kind] if not is_absent(block.get(name))), None)
 
 
-def _in_places(inside: Sequence[Image | int | None], beside: Sequence[Image]) -> list[Image]:
-    """The images in the order of their places: a place has its own, or that of a number, or the next one beside."""
-    following = iter(beside)
-    numbers = [place for place in inside if isinstance(place, int)]
-    own = sum(isinstance(place, ImageBytes | ImagePath) for place in inside)
-    if len(inside) - own != len(beside) or (numbers and sorted(numbers) != list(range(len(beside)))):
-        raise Unusable("image_count_mismatch", f"{len(inside) - own} places for {len(beside)} images")
-    return [next(following) if p is None else beside[p] if isinstance(p, int) else p for p in inside]
+def _in_places(inside: Sequence[Place], beside: Media) -> list[Image]:
+    """The media in the order of their places: a place has its own, or that of a number, or the next one beside."""
+    waiting: dict[str, Sequence[Image]] = {MARKER: beside.images, VIDEO_MARKER: beside.videos}
+    for kind, media in waiting.items():
+        places = [place for place in inside if place.kind == kind and place.own is None]
+        numbers = [place.number for place in places if place.number is not None]
+        if len(places) != len(media) or (numbers and sorted(numbers) != list(range(len(media)))):
+            what = "images" if kind == MARKER else "videos"
+            raise Unusable("image_count_mismatch", f"{len(places)} places for {len(media)} {what}")
+    following = {kind: iter(media) for kind, media in waiting.items()}
+    return [_found(place, waiting[place.kind], following[place.kind]) for place in inside]
 
 
-def _turn(turn: int, message: Any, images: list[Image | int | None], places: bool) -> Iterator[Part]:
-    """The parts of one message; what stands in each place of an image is added to `images`: see `_in_places`."""
+def _found(place: Place, media: Sequence[Image], following: Iterator[Image]) -> Image:
+    if place.own is not None:
+        return place.own
+    return next(following) if place.number is None else media[place.number]
+
+
+def _turn(turn: int, message: Any, media: list[Place], beside: Media | None) -> Iterator[Part]:
+    """The parts of one message; every place of a medium is added to `media`: see `_in_places`.
+
+    beside: whose places markers in its texts are; None where such markers are text.
+    """
     role = message.get("role") if isinstance(message, dict) else None
     if role not in ROLES:
         tool = isinstance(role, str) and role in TOOLS
@@ -94,34 +106,40 @@ def _turn(turn: int, message: Any, images: list[Image | int | None], places: boo
     if message.get("tool_calls"):
         raise Unusable("unsupported_role", f"message {turn} calls a tool")
     loss = loss_of(message)
-    for text, image in _blocks(message.get("content"), turn):
-        if text is None:
-            images.append(image)
+    for block in _blocks(message.get("content"), turn):
+        if isinstance(block, Place):
+            media.append(block)
             yield Part(turn, role, loss, None)
-        elif places:
-            parts = [*split_places(text, turn, role, loss)]
-            images.extend(None for part in parts if part.text is None)
-            yield from parts
+        elif beside is not None:
+            for part, marker in split_at(Part(turn, role, loss, block), beside):
+                media.extend([Place(marker)] if marker else [])
+                yield part
         else:
-            yield Part(turn, role, loss, text)
+            yield Part(turn, role, loss, block)
 
 
-def _blocks(content: Any, turn: int) -> Iterator[tuple[str | None, Image | int | None]]:
-    """Texts, or, where that is None, images: itself, its number among those beside, or None for the next of those."""
+def _blocks(content: Any, turn: int) -> Iterator[str | Place]:
+    """The texts of a message, and its places of media."""
     if content is not None and not isinstance(content, (str, list)):
         raise Unusable("malformed_record", f"the content of message {turn} is neither a text nor a list of blocks")
     # No blocks are an empty text: the turn is there.
     for block in [{"type": "text", "text": content or ""}] if isinstance(content, str) or not content else content:
         kind = block.get("type") if isinstance(block, dict) else None
         if kind == "text" and isinstance(block.get("text"), str):
-            yield block["text"], None
-        elif kind in IMAGE_BLOCKS:
-            found, number = _image(block), block.get("index")
-            yield None, image_of(found) if found is not None else number if type(number) is int else None
+            yield block["text"]
+        elif kind in BLOCKS:
+            yield _place(block, BLOCKS[kind])
         elif kind in UNSUPPORTED:
             raise Unusable("unsupported_media", f"message {turn} has a block of type {kind}")
         else:
             raise Unusable("malformed_record", f"message {turn} has a block of type {kind!r}")
+
+
+def _place(block: Row, kind: str) -> Place:
+    found, number = _medium(block, kind), block.get("index")
+    if found is None:
+        return Place(kind, number=number if type(number) is int else None)
+    return Place(kind, image_of(found) if kind == MARKER else video_of(found, block))
 
 
 read.pieces = row_pieces  # type: ignore[attr-defined]

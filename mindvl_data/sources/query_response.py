@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, split_places, uid_of
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, uid_of
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import VIDEO, check_places, images_of
 from mindvl_data.sources.pieces import row_pieces
+from mindvl_data.sources.places import MEDIA_FIELDS, media_of, placed_behind
 from mindvl_data.sources.rows import samples
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("query", "response", "history", "system", "image", "images", "id", *VIDEO)
+COLUMNS = ("query", "response", "history", "system", "id", *MEDIA_FIELDS)
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
@@ -28,13 +28,8 @@ def _sample(key: str, row: Row) -> Sample:
     system = row.get("system")
     parts = [Part(0, "system", None, system)] if isinstance(system, str) and system else []
     start = len(parts)
-    for turn, text in enumerate(texts):
-        parts.extend(split_places(text, start + turn, ("user", "assistant")[turn % 2], None))
-    images = images_of(row)
-    if not any(part.text is None for part in parts):
-        parts[start:start] = [Part(start, "user", None, None)] * len(images)
-    check_places(parts, images)
-    return Sample(key, parts, images, uid_of(row, "id"))
+    parts += [Part(start + turn, ("user", "assistant")[turn % 2], None, text) for turn, text in enumerate(texts)]
+    return Sample(key, *placed_behind(parts, start, media_of(row)), uid_of(row, "id"))
 
 
 def _history(value: Any) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from mindvl_data.sources import (
@@ -14,17 +14,18 @@ from mindvl_data.sources import (
     Row,
     Sample,
     Unusable,
+    Video,
     attempt,
     first_text,
     uid_of,
 )
 from mindvl_data.sources.archive import Group, samples_of
 from mindvl_data.sources.files import SourceFile
-from mindvl_data.sources.images import placed
 from mindvl_data.sources.json_object import object_fields
 from mindvl_data.sources.mapped import FileBytes
 from mindvl_data.sources.members import FIRST_BYTES, Shape, looked_at, member_bytes, member_text, shape_of
 from mindvl_data.sources.pieces import tar_pieces
+from mindvl_data.sources.places import Media, has_markers, placed
 from mindvl_data.tables.schema import Drop, Part
 
 CAPTION_FIELDS = ("text", "caption", "uid")
@@ -63,16 +64,24 @@ class _Parser:
                 "missing_image", f"none of {', '.join(suffixes)} is a picture; format: text reads text alone"
             )
         view, uri = data.view, self._uri
-        found: list[Image] = [
-            ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images
-        ]
-        parts = placed([Part(0, "caption", None, caption)], len(found))
+        found = {i: ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images}
+        parts, media = _placed([Part(0, "caption", None, caption)], found, shape)
         unused = tuple(suffixes[i] for i in shape.unknown)
-        return Sample(key, parts, found, uid_of(row, "uid"), asked.kept(row) if asked.keep else {}, unused)
+        return Sample(key, parts, media, uid_of(row, "uid"), asked.kept(row) if asked.keep else {}, unused)
+
+
+def _placed(parts: list[Part], found: Mapping[int, ImageBytes], shape: Shape) -> tuple[list[Part], list[Image]]:
+    """The caption with the places of the group's media: before it, in the order of their names, or where it says."""
+    by_name: list[Image] = [Video((found[i],)) if i in shape.videos else found[i] for i in shape.images]
+    videos = [medium for medium in by_name if isinstance(medium, Video)]
+    media = Media([medium for medium in by_name if not isinstance(medium, Video)], videos)
+    named = has_markers(parts, media)
+    parts, in_order = placed(parts, media)
+    return parts, in_order if named else by_name
 
 
 def shape_in(group: Group, data: FileBytes) -> Shape:
-    """What the members of a group are. Raises Unusable for two of one name, and for video and sound."""
+    """What the members of a group are. Raises Unusable for two of one name, and for sound."""
     shape = shape_of(group.suffixes)
     if shape.unknown:
         ends = [(group.offsets[i], group.offsets[i] + min(group.sizes[i], FIRST_BYTES)) for i in shape.unknown]

@@ -1,16 +1,17 @@
 """Counting: the kept samples of one partition become exact tokens, once, for every stage and length.
 
-Only texts with boxes that are written in pixels of the resized picture depend on a stage's bounds: their partition
-has a store for each, and what is equal in them is tokenised once.
+Only texts with boxes that are written in pixels of the resized picture, and samples with clips, of which a stage's rule
+chooses the frames, depend on the stage: their partition has a store for each, and what is equal is tokenised once.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mindvl_data.runtime import seals
-from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
-from mindvl_data.tables.store import IMAGE, Store, from_samples, starts_of, write_store
+from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part, is_blank
+from mindvl_data.tables.store import CLIP, FRAME, IMAGE, Store, from_samples, starts_of, write_store
+from mindvl_data.tables.videos import VideoLine, VideoTable
 from mindvl_data.tokenise import (
     ChatTemplate,
     Encoded,
@@ -31,8 +33,9 @@ from mindvl_data.tokenise import (
     of_column,
     of_samples,
 )
+from mindvl_data.tokenise.clips import Entry, entries_of, with_clips
 from mindvl_data.tokenise.grounding import grounded_lines
-from mindvl_data.vision import Resolution
+from mindvl_data.vision import BadImage, Resolution
 
 if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, which take a third of a second to make
     from mindvl_data.recipe import Boxes
@@ -40,6 +43,8 @@ if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, w
 BATCH_SAMPLES = 4096
 # Characters of a text that is shown to a person.
 MOST_SHOWN = 200
+# The line of a sample in its samples table, of a partition with clips.
+ROW = "<row>"
 # Where the texts are among the columns of a samples table's Parquet file.
 TEXTS = "parts.list.element.text"
 COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]
@@ -50,7 +55,8 @@ class CountTask:
     """The partition's samples table, which of its lines are kept (packed bits), and how to render them.
 
     boxes, columns: what the source's boxes are, and the table beside that tells of `objects`; None for most
-    sources. stores: where the tokens go, one for each of `bounds`, which only boxes look at. fast: whether to
+    sources. videos: the samples table beside which that of its clips lies; None without clips. stores: where the
+    tokens go, one for each of `bounds`, which boxes and clips alone look at. fast: whether to
     encode with `fastokens`; where that gives other ids than `tokenizers`, `other_ids` alone is written.
     """
 
@@ -65,6 +71,7 @@ class CountTask:
     recipe_folder: Path
     boxes: Boxes | None
     columns: Path | None
+    videos: Path | None
     bounds: tuple[Resolution, ...]
     stores: tuple[Path, ...]
     drops: Path
@@ -110,11 +117,14 @@ def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
     kept = np.unpackbits(np.frombuffer(task.kept, np.uint8), count=file.metadata.num_rows).astype(bool)
     objects = pq.read_table(task.columns, columns=[BOXES]).column(BOXES) if task.boxes and task.columns else None
     start = 0
+    numbers = np.arange(file.metadata.num_rows)
     for batch in file.iter_batches(BATCH_SAMPLES, columns=COLUMNS):
         rows = kept[start : start + batch.num_rows]
         if objects is not None:
             beside = objects.slice(start, batch.num_rows).combine_chunks()
             batch = batch.append_column(BOXES, beside)
+        if task.videos:
+            batch = batch.append_column(ROW, pa.array(numbers[start : start + batch.num_rows]))
         start += batch.num_rows
         if rows.any():
             yield batch.filter(pa.array(rows))
@@ -123,7 +133,7 @@ def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
 def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], list[dict[str, Any]]]:
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
-    texts, rows, lost = _texts(batch, task)
+    texts, rows, entries, lost = _texts(batch, task)
     encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     # An end of text (or of a turn) alone teaches to say nothing.
@@ -134,23 +144,29 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     lost = {int(row): Drop("empty", "no text of it is trained on") for row in np.flatnonzero(~sound)} | lost
     lost |= {int(line): drop for row, drop in encoded.refused.items() for line in np.flatnonzero((rows == row).any(0))}
     sound[list(lost)] = False
-    stores = []
-    for of in rows[:, sound]:
+    stores, good = [], batch.filter(pa.array(sound))
+    for number, of in enumerate(rows[:, sound]):
         kept = encoded if len(of) == len(encoded.offsets) - 1 else _selected(encoded, of)
-        stores.append(from_samples(batch.filter(pa.array(sound)), kept.ids, kept.loss, kept.offsets, loss_tokens[of]))
+        media = [*itertools.compress(entries[number], sound)] if entries else None
+        stores.append(from_samples(good, kept.ids, kept.loss, kept.offsets, loss_tokens[of], media))
     lines = batch.select(["sample_id", "key"]).filter(pa.array(~sound)).to_pylist()
     return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
 
 
-def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray[np.int64], dict[int, Drop]]:
-    """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], and bad ones."""
+# What each placeholder of each line stands for, at each of the bounds; None without clips.
+Entries: TypeAlias = list[list[list[Entry]]] | None
+
+
+def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray[np.int64], Entries, dict[int, Drop]]:
+    """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], what their
+    placeholders stand for, and bad ones."""
     columns = of_column(batch.column("parts"))
     rows = np.tile(np.arange(len(columns)), (len(task.stores), 1))
-    if task.boxes is None:
-        return columns, rows, {}
+    if task.boxes is None and task.videos is None:
+        return columns, rows, None, {}
     texts = [columns.sample(number) for number in range(len(columns))]
     lost: dict[int, Drop] = {}
-    for line, found in enumerate(grounded_lines(batch, tuple(texts), task.boxes)):
+    for line, found in enumerate(grounded_lines(batch, tuple(texts), task.boxes) if task.boxes else ()):
         if isinstance(found, Drop):
             lost[line] = found
         elif found:
@@ -158,7 +174,39 @@ def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray
             for number, bounds in enumerate(task.bounds[1:], 1):
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
-    return of_samples(texts), rows, lost
+    entries = _clips(batch, task, texts, rows, lost) if task.videos else None
+    return of_samples(texts), rows, entries, lost
+
+
+def _clips(
+    batch: pa.RecordBatch, task: CountTask, texts: list[list[Part]], rows: NDArray[np.int64], lost: dict[int, Drop]
+) -> Entries:
+    """The entries of every line; texts of lines with clips are replaced by those with the clips' tokens, at each of the
+    bounds, and lines whose clips cannot be looked at are added to `lost`."""
+    table = VideoTable(task.videos) if task.videos else None
+    sizes = [[(image["width"], image["height"]) for image in images] for images in batch.column("images").to_pylist()]
+    entries: list[list[list[Entry]]] = [[] for _ in task.bounds]
+    for line, (number, of_line) in enumerate(zip(batch.column(ROW).to_pylist(), sizes, strict=True)):
+        clips = table.of_sample(number, len(of_line)) if table else []
+        for place, bounds in enumerate(task.bounds):
+            try:
+                media = [_entries(i, clip, of_line[i], bounds) for i, clip in enumerate(clips)]
+            except BadImage as error:
+                lost[line] = Drop(error.reason, error.detail)
+                media = [[Entry(i)] for i in range(len(of_line))]
+            entries[place].append([entry for medium in media for entry in medium])
+            if any(clips) and line not in lost:
+                texts.append(with_clips(texts[rows[place, line]], media, task.render))
+                rows[place, line] = len(texts) - 1
+    return entries
+
+
+def _entries(number: int, clip: VideoLine | None, size: tuple[int, int], bounds: Resolution) -> list[Entry]:
+    if clip is None:
+        return [Entry(number)]
+    if bounds.video is None:
+        raise BadImage("unsupported_media", "the recipe's processor has no rule for clips")
+    return entries_of(number, clip, size, bounds, bounds.video)
 
 
 def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:
@@ -212,4 +260,17 @@ def _joined(stores: list[Store]) -> Store:
         image_starts=starts("image_starts"),
         text_hash=together("text_hash", np.zeros((0, 32), np.uint8)),
         uris=uris,
+        **(_joined_clips(stores) if any(store.clips is not None for store in stores) else {}),
     )
+
+
+def _joined_clips(stores: Sequence[Store]) -> dict[str, NDArray[Any]]:
+    clips, frames, start = [np.zeros(0, CLIP)], [np.zeros(0, FRAME)], 0
+    for store in stores:
+        if store.clips is not None and store.frames is not None:
+            moved = store.clips.copy()
+            moved["start"] += start
+            start += len(store.frames)
+            clips.append(moved)
+            frames.append(store.frames)
+    return {"clips": np.concatenate(clips), "frames": np.concatenate(frames)}

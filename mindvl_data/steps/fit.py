@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.tables.corpus import Corpus, narrow
-from mindvl_data.vision import Resolution, patch_grids
+from mindvl_data.tables.store import image_grids
+from mindvl_data.vision import Resolution
 
 # Samples weighed at a time: what a step holds beside its columns does not grow with them.
 CHUNK = 1 << 20
@@ -91,7 +92,7 @@ def image_weights(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
     """Vision tokens, patches and bytes of every image of the samples from `start` to `end`."""
     span = slice(int(corpus.image_starts[start]), int(corpus.image_starts[end]))
-    grids = patch_grids(corpus.width[span], corpus.height[span], resolution).astype(np.int64)
+    grids = image_grids(corpus.width[span], corpus.height[span], resolution)
     patches = grids[:, 0] * grids[:, 1]
     return patches // resolution.merge**2, patches, corpus.size[span]
 
@@ -111,7 +112,7 @@ def fit(
     overlong: str,
     resolution: Resolution,
     tokens: Tokens,
-    image_pad: int,
+    pads: Sequence[int],
 ) -> Fitted:
     """Settle the samples of `among` that are longer than `seq_len`: dropped, or cut so that they fit.
 
@@ -124,18 +125,24 @@ def fit(
     if overlong != "truncate" or not len(too_long):
         return Fitted(weights, fits, none, too_long, none)
     weights = weights.copied()
-    learns = [_cut(corpus, weights, i, seq_len, resolution, tokens, image_pad) for i in too_long.tolist()]
+    learns = [_cut(corpus, weights, i, seq_len, resolution, tokens, pads) for i in too_long.tolist()]
     fits[too_long] = learns
     return Fitted(weights, fits, too_long[learns], none, too_long[~fits[too_long]])
 
 
 def _cut(
-    corpus: Corpus, weights: Weights, sample: int, seq_len: int, resolution: Resolution, tokens: Tokens, image_pad: int
+    corpus: Corpus,
+    weights: Weights,
+    sample: int,
+    seq_len: int,
+    resolution: Resolution,
+    tokens: Tokens,
+    pads: Sequence[int],
 ) -> bool:
     """Shorten one sample in `weights`; whether a loss token is left."""
     ids, loss = tokens(sample)
     vision, patches, size = image_weights(corpus, resolution, sample, sample + 1)
-    kept, images = truncated(ids, vision, seq_len, image_pad)
+    kept, images = truncated(ids, vision, seq_len, pads)
     weights.num_ids[sample], weights.num_images[sample] = kept, images
     weights.tokens[sample] = kept - images + vision[:images].sum()
     weights.patches[sample] = patches[:images].sum()
@@ -144,9 +151,9 @@ def _cut(
     return bool(weights.loss_tokens[sample])
 
 
-def truncated(ids: NDArray[np.int32], vision: NDArray[np.int64], seq_len: int, image_pad: int) -> tuple[int, int]:
+def truncated(ids: NDArray[np.int32], vision: NDArray[np.int64], seq_len: int, pads: Sequence[int]) -> tuple[int, int]:
     """How many ids and images of a sample fit `seq_len`; an image counts with its vision-start and -end."""
-    places = np.flatnonzero(ids == image_pad)
+    places = np.flatnonzero(np.isin(ids, pads))
     expanded = np.ones(len(ids), np.int64)
     expanded[places] = vision
     ends = np.cumsum(expanded)

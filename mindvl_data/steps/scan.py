@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +24,7 @@ from mindvl_data.sources import (
     GROUP,
     Asked,
     Failed,
+    Image,
     ImageBytes,
     ImagePath,
     Piece,
@@ -32,12 +33,19 @@ from mindvl_data.sources import (
     Scattered,
     SourceError,
     Unusable,
+    Video,
 )
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
+from mindvl_data.sources.measuring import check_frames, clip_line, frames_line
+from mindvl_data.sources.measuring import joined as joined_pictures
 from mindvl_data.sources.subset import UidSubset
+from mindvl_data.tables import videos
 from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
 from mindvl_data.tables.schema import BOM, IMAGE_FILES, LEDGER, SAMPLES, Part
-from mindvl_data.vision.aspect import MAX_ASPECT
+from mindvl_data.tables.videos import VideoLine
+from mindvl_data.vision.aspect import MAX_ASPECT, check_aspect
+from mindvl_data.vision.video.container import NoVideoSupportError
+from mindvl_data.vision.video.probe import MAX_FRAMES
 
 # A row group of the samples table: so many samples, or fewer where their texts are long.
 BATCH_SAMPLES = 4096
@@ -58,6 +66,7 @@ class Rules:
     max_image_pixels: int = vision.MAX_IMAGE_PIXELS
     max_images: int = 256
     max_text_chars: int = 2_000_000
+    max_video_frames: int = MAX_FRAMES
     replace_invalid_utf8: bool = False
     decode: bool = False
 
@@ -112,6 +121,11 @@ class ScanTask:
         return self.samples.with_suffix(".columns.parquet")
 
     @property
+    def videos(self) -> Path:
+        """What the samples table does not say of its clips; only where it has any."""
+        return videos.beside(self.samples)
+
+    @property
     def image_files(self) -> Path:
         """The image files that the records name; only where they name any."""
         return self.samples.with_suffix(".images.parquet")
@@ -135,6 +149,8 @@ def _scan(task: ScanTask) -> None:
         scanner, columns = _scan_records(task, samples, drops, beside)
         if task.asked.keep:
             beside.append(_write(joined(columns, task.asked.keep), task.columns))
+        if scanner.videos:
+            beside.append(_write(videos.table_of(scanner.videos), task.videos))
         if scanner.image_files:
             beside.append(_write(_image_files(scanner.image_files), task.image_files))
         if task.file.changed():
@@ -187,6 +203,14 @@ def _media(path: Path, beside: list[Path]) -> Iterator[IO[bytes]]:
 EMPTY = Kept(), Lost()
 
 
+class Facts(NamedTuple):
+    """What the samples table says of a picture or a clip, as a viewer shows it."""
+
+    width: int
+    height: int
+    format: str
+
+
 def _records(task: ScanTask) -> Iterator[Record]:
     """What the format's reader makes of the file. Whatever it raises, a plugin's too, is this file's fault."""
     with reading(task.file.uri, task.format, SourceError):
@@ -227,7 +251,8 @@ def _image_files(found: dict[str, ImageFile]) -> pa.Table:
 class _Scanner:
     """Records in batches to kept samples and drops. It remembers the image files it has seen.
 
-    unused: how many samples have a member that is no part of them, by its suffix.
+    unused: how many samples have a member that is no part of them, by its suffix. videos: its clips so far, each with
+    the line of its sample and its number there.
     """
 
     def __init__(self, task: ScanTask, media: IO[bytes]) -> None:
@@ -237,6 +262,8 @@ class _Scanner:
         self._excluded = frozenset(task.file.excluded)
         self.image_files: dict[str, ImageFile] = {}
         self.unused: Counter[str] = Counter()
+        self.videos: list[tuple[int, int, VideoLine]] = []
+        self._lines = 0
 
     def counted(self, records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
         """Each record, and how often the subset lists its uid: once each where there is no subset."""
@@ -266,6 +293,8 @@ class _Scanner:
                 continue
             for copy in range(times):
                 kept.add(record.key if copy == 0 else f"{record.key}-{copy}", measured)
+                self.videos += [(self._lines, image, line) for image, line in measured.videos]
+                self._lines += 1
             chars += measured.text_chars
             if chars > BATCH_CHARS:
                 break
@@ -278,11 +307,12 @@ class _Scanner:
             raise Unusable("too_many_images", f"{len(sample.images)} images, limits.images is {rules.max_images}")
         self.unused.update(sample.unused)
         parts, replaced, chars, digest = self._texts(sample.parts)
-        opened = [image if isinstance(image, ImageBytes) else self._opened(image) for image in sample.images]
-        headers = [self._header(image) for image in opened]
-        images = [self._line(image, header) for image, header in zip(opened, headers, strict=True)]
+        opened = [self._opened(image) for image in sample.images]
+        found = [self._video(image) if isinstance(image, Video) else self._image(image) for image in opened]
+        images = [self._line(data, *facts) for data, facts, _ in found]
+        clips = [(number, line) for number, (_, _, line) in enumerate(found) if line]
         uid = None if sample.uid is None else clean(sample.uid)
-        return Measured(uid, sample.data, parts, images, chars, replaced, digest)
+        return Measured(uid, sample.data, parts, images, chars, replaced, digest, clips)
 
     def _texts(self, parts: list[Part]) -> tuple[list[Part], int, int, bytes]:
         """The parts within the rules for text, characters replaced, characters, and the hash. Raises Unusable."""
@@ -303,7 +333,14 @@ class _Scanner:
             raise Unusable("text_too_long", f"{chars} characters, limits.text_chars is {rules.max_text_chars}")
         return parts, replaced, chars, hashlib.sha256(encoded).digest()
 
-    def _opened(self, image: ImagePath) -> ImageBytes:
+    def _opened(self, image: Image) -> ImageBytes | Video:
+        if isinstance(image, Video):
+            return image._replace(media=tuple(self._bytes(medium) for medium in image.media))
+        return self._bytes(image)
+
+    def _bytes(self, image: ImageBytes | ImagePath) -> ImageBytes:
+        if isinstance(image, ImageBytes):
+            return image
         if SURROGATES.search(image.path):
             raise Unusable("missing_image", f"{clean(image.path)!r} is not UTF-8")
         try:
@@ -315,6 +352,10 @@ class _Scanner:
         if found:
             self.image_files[image.path] = found
         return opened
+
+    def _image(self, image: ImageBytes) -> tuple[ImageBytes, Facts, None]:
+        header = self._header(image)
+        return image, Facts(header.width, header.height, header.format), None
 
     def _header(self, image: ImageBytes) -> vision.ImageHeader:
         rules = self._task.rules
@@ -328,10 +369,30 @@ class _Scanner:
             raise Unusable(error.reason, error.detail) from error
         return header
 
-    def _line(self, image: ImageBytes, header: vision.ImageHeader) -> ImageLine:
+    def _video(self, video: Video) -> tuple[ImageBytes, Facts, VideoLine]:
+        """A clip's bytes, its size and its line. Raises Unusable."""
+        rules, pictures = self._task.rules, [medium for medium in video.media if isinstance(medium, ImageBytes)]
+        data = joined_pictures(pictures)
+        try:
+            if video.listed:
+                headers = [self._header(picture) for picture in pictures]
+                line, size = frames_line(video, pictures, headers), (headers[0].width, headers[0].height)
+            else:
+                header, line = clip_line(video, data, rules.max_image_pixels, rules.max_video_frames)
+                size = header.width, header.height
+            check_aspect(*size)
+            if rules.decode:
+                check_frames(data.data, line, rules.max_image_pixels)
+        except NoVideoSupportError as error:
+            raise Unusable("unsupported_media", str(error)) from error
+        except vision.BadImage as error:
+            raise Unusable(error.reason, error.detail) from error
+        return data, Facts(*size, line.container), line
+
+    def _line(self, image: ImageBytes, width: int, height: int, kind: str) -> ImageLine:
         uri, offset = image.uri, image.offset
         if uri is None:
             uri, offset = f"build:media/{self._task.media.name}", self._media.tell()
             self._media.write(image.data)
         digest = hashlib.sha256(image.data).digest() if self._task.digest else None
-        return ImageLine(uri, offset, len(image.data), header.width, header.height, header.format, digest)
+        return ImageLine(uri, offset, len(image.data), width, height, kind, digest)

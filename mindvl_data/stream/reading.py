@@ -74,16 +74,26 @@ class PackReader:
     def _with_images(self, pack: Pack) -> Pack:
         if all(image.data is not None for image in pack.images):
             return pack
-        return replace(pack, images=tuple(self._with_data(image) for image in pack.images))
+        images: list[PackImage] = []
+        for image in pack.images:
+            again = images and image.is_video and image.data is None and _place(image) == _place(images[-1])
+            images.append(replace(image, data=images[-1].data) if again else self._with_data(image))
+        return replace(pack, images=tuple(images))
 
     def _with_data(self, image: PackImage) -> PackImage:
         if image.data is not None:
             return image
+        read = self._media.view if image.is_video else self._media.read
         try:
-            data = self._media.read(str(image.uri), image.offset or 0, image.size or 0, image.sha256)
+            data = read(str(image.uri), image.offset or 0, image.size or 0, image.sha256)
         except MediaError as error:
             raise ManifestError(f"{self._manifest.where}: {error}") from error
         return replace(image, data=data)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
+
+
+def _place(image: PackImage) -> tuple[str | None, int | None, int | None]:
+    """Where its bytes lie."""
+    return image.uri, image.offset, image.size

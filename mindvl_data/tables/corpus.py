@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.store import Store, starts_of
+from mindvl_data.tables.store import Store, own_sizes, starts_of
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Corpus:
 
     source: int16 [n] into `sources`. starts: int64 [partitions + 1], where each store's lines begin. sample_ids:
     uint8 [n, 16]. num_ids: int32 [n], tokens with one an image. loss_tokens: int32 [n]. image_starts: [n + 1]
-    into width, height (int32, pixels) and size (bytes), each int32 where that holds its values, else int64.
+    into width, height (int32, pixels; of a clip as the store has them) and size (bytes), each int32 where that holds
+    its values, else int64.
     content, content_starts: see holdout; empty once that is done, or where nothing is held out.
     """
 
@@ -129,7 +130,7 @@ def _columns(store: Store, content: bool) -> dict[str, NDArray[Any]]:
         "num_images": np.diff(store.image_starts),
         "width": store.images["width"],
         "height": store.images["height"],
-        "size": store.images["size"],
+        "size": own_sizes(store.images, store.clips),
     }
     if content:
         columns["content"], columns["num_content"] = _content(store)

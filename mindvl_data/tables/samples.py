@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
 from mindvl_data.tables.schema import IMAGES, LEDGER, PARTS, SAMPLES, SAMPLES_INDEX, Drop, Part, sample_ids
+from mindvl_data.tables.videos import VideoLine
 
 # They stand for bytes that are not UTF-8, and are what a lone \ud800 in JSON makes: no text can hold them.
 SURROGATES = re.compile("[\ud800-\udfff]")
@@ -39,7 +40,7 @@ class ImageLine(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a line of the samples table is made of, but for its name."""
+    """What a line of the samples table is made of, but for its name. videos: which of its images are clips."""
 
     uid: str | None
     data: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Measured(NamedTuple):
     text_chars: int
     replaced: int
     text_hash: bytes
+    videos: Sequence[tuple[int, VideoLine]] = ()
 
 
 @dataclass
@@ -87,7 +89,7 @@ class Kept:
 
     def table(self, source: str, path: str) -> pa.RecordBatch:
         count = len(self.keys)
-        uids, _, parts, images, chars, replaced, hashes = zip(*self.samples, strict=True) if count else [()] * 7
+        uids, _, parts, images, chars, replaced, hashes, _ = zip(*self.samples, strict=True) if count else [()] * 8
         _, image_starts = _owners(images)
         of_part, part_starts = _owners(parts)
         image_table = _struct(images, IMAGES.value_type)

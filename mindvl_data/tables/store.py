@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mindvl_data.runtime import seals
+from mindvl_data.vision import Frame, Resolution, patch_grids
 
 IMAGE = np.dtype(
     [
@@ -29,6 +30,40 @@ IMAGE = np.dtype(
     ]
 )
 
+# What a line of IMAGE stands for in a store with clips: of a clip its grid, the frames that it shows (from `start` on,
+# `count` of them), whether its bytes are those of the entry before; all zero for a picture.
+CLIP = np.dtype(
+    [("grid", "<i2", 3), ("shares", "?"), ("seconds", "<f8"), ("start", "<i8"), ("count", "<i4")],
+)
+# A frame as `vision.Frame` has it; `by` says whether pts and key are there, or offset and size, or neither.
+FRAME = np.dtype(
+    [
+        ("index", "<i4"),
+        ("time", "<f8"),
+        ("by", "i1"),
+        ("pts", "<i8"),
+        ("key", "<i8"),
+        ("offset", "<i8"),
+        ("size", "<i8"),
+    ]
+)
+COUNTED, SOUGHT, IN_A_ROW = range(3)
+
+
+class Entry(Protocol):
+    """What `tokenise.clips.Entry` has."""
+
+    @property
+    def image(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int, int] | None: ...
+    @property
+    def frames(self) -> tuple[Frame, ...]: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def shares(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class Store:
@@ -36,7 +71,9 @@ class Store:
 
     sample_ids: uint8 [n, 16]. ids: int32 and loss: bool, of all samples in a row, one image_pad an image;
     starts: int64 [n + 1] into both. loss_tokens: int32 [n]. images: IMAGE, of all samples in a row, their
-    `uri` into `uris`; image_starts: int64 [n + 1]. text_hash: uint8 [n, 32].
+    `uri` into `uris`; image_starts: int64 [n + 1]. text_hash: uint8 [n, 32]. clips, frames: CLIP [images] and FRAME,
+    where the partition has clips; there an image is what one placeholder stands for, and of a clip's entry `width` and
+    `height` are -w and -t · h of its grid.
     """
 
     sample_ids: NDArray[np.uint8]
@@ -48,15 +85,18 @@ class Store:
     image_starts: NDArray[np.int64]
     text_hash: NDArray[np.uint8]
     uris: Sequence[str]
+    clips: NDArray[Any] | None = None
+    frames: NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
 
+OPTIONAL = ("clips", "frames")
 ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
 URIS = "uris.json"
 # All but the tokens themselves: what a corpus is made from.
-OF_CORPUS = (*(f"{name}.npy" for name in ARRAYS if name not in ("ids", "loss")), URIS)
+OF_CORPUS = (*(f"{name}.npy" for name in ARRAYS if name not in ("ids", "loss", *OPTIONAL)), URIS)
 
 
 def write_store(folder: Path, store: Store) -> None:
@@ -64,14 +104,67 @@ def write_store(folder: Path, store: Store) -> None:
     with seals.sealed(folder) as partial:
         partial.mkdir(parents=True)
         for name in ARRAYS:
-            np.save(partial / f"{name}.npy", getattr(store, name), allow_pickle=False)
+            if getattr(store, name) is not None:
+                np.save(partial / f"{name}.npy", getattr(store, name), allow_pickle=False)
         (partial / URIS).write_text(json.dumps(list(store.uris)))
+
+
+def of_corpus(folder: Path) -> tuple[str, ...]:
+    """The files of a store that the corpus is made of."""
+    return (*OF_CORPUS, "clips.npy") if (folder / "clips.npy").exists() else OF_CORPUS
 
 
 def open_store(folder: Path) -> Store:
     """The store as memory maps."""
     uris = json.loads((folder / URIS).read_text())
-    return Store(**{name: _open(folder / f"{name}.npy") for name in ARRAYS}, uris=uris)
+    clips = (folder / "clips.npy").exists()
+    return Store(**{name: _open(folder / f"{name}.npy") for name in ARRAYS if clips or name not in OPTIONAL}, uris=uris)
+
+
+def image_grids(width: NDArray[np.integer], height: NDArray[np.integer], resolution: Resolution) -> NDArray[np.int64]:
+    """Of images as a store has them (h, w) in patches, int64 [n, 2]: by the resize rule; of a clip (t · h, w)."""
+    clip = width < 0
+    if not clip.any():
+        return patch_grids(width, height, resolution).astype(np.int64)
+    grids = np.stack([-height.astype(np.int64), -width.astype(np.int64)], axis=1)
+    grids[~clip] = patch_grids(width[~clip], height[~clip], resolution)
+    return grids
+
+
+def own_sizes(images: NDArray[Any], clips: NDArray[Any] | None) -> NDArray[np.int64]:
+    """Bytes of each image, int64 [n]: a clip's count at the first of its entries."""
+    sizes: NDArray[np.int64] = images["size"].astype(np.int64)
+    return sizes if clips is None else np.where(clips["shares"], 0, sizes)
+
+
+def frame_rows(frames: Sequence[Frame]) -> NDArray[Any]:
+    """Frames as FRAME [n]."""
+    rows = np.zeros(len(frames), FRAME)
+    for row, frame in zip(rows, frames, strict=True):
+        by = SOUGHT if frame.pts is not None else COUNTED if frame.size is None else IN_A_ROW
+        row["index"], row["time"], row["by"] = frame.index, frame.time, by
+        row["pts"], row["key"], row["offset"], row["size"] = (
+            value or 0 for value in (frame.pts, frame.key, frame.offset, frame.size)
+        )
+    return rows
+
+
+def frames_of_rows(rows: NDArray[Any]) -> tuple[Frame, ...]:
+    """The inverse of `frame_rows`."""
+    found = []
+    for index, time, by, pts, key, offset, size in rows.tolist():
+        sought, in_a_row = by == SOUGHT, by == IN_A_ROW
+        found.append(
+            Frame(
+                index,
+                time,
+                pts if sought else None,
+                key if sought else None,
+                offset if in_a_row else None,
+                size if in_a_row else None,
+            )
+        )
+    return tuple(found)
 
 
 def _open(path: Path) -> NDArray[Any]:
@@ -85,10 +178,14 @@ def from_samples(
     loss: NDArray[np.bool_],
     starts: NDArray[np.int64],
     loss_tokens: NDArray[np.int32],
+    entries: Sequence[Sequence[Entry]] | None = None,
 ) -> Store:
-    """A store of lines of the samples table (sample_id, text_hash, images) with their tokens."""
+    """A store of lines of the samples table (sample_id, text_hash, images) with their tokens.
+
+    entries: where the partition has clips, what each placeholder of each line stands for.
+    """
     images, uris = _images(samples.column("images"))
-    return Store(
+    store = Store(
         sample_ids=_bytes(samples.column("sample_id"), 16),
         ids=ids,
         loss=loss,
@@ -99,6 +196,24 @@ def from_samples(
         text_hash=_bytes(samples.column("text_hash"), 32),
         uris=uris,
     )
+    return store if entries is None else _with_clips(store, entries)
+
+
+def _with_clips(store: Store, entries: Sequence[Sequence[Entry]]) -> Store:
+    """The store with an image an entry in the place of one a picture or clip."""
+    counts = np.array([len(line) for line in entries], np.int64)
+    flat = [entry for line in entries for entry in line]
+    of_image = np.array([entry.image for entry in flat], np.int64)
+    images = store.images[np.repeat(store.image_starts[:-1], counts) + of_image]
+    clips = np.zeros(len(flat), CLIP)
+    for number, entry in enumerate(flat):
+        if entry.grid is not None:
+            t, h, w = entry.grid
+            images["width"][number], images["height"][number] = -w, -t * h
+            clips[number] = (entry.grid, entry.shares, entry.seconds, 0, len(entry.frames))
+    clips["start"] = starts_of(clips["count"])[:-1]
+    frames = frame_rows([frame for entry in flat for frame in entry.frames])
+    return replace(store, images=images, image_starts=starts_of(counts), clips=clips, frames=frames)
 
 
 def _bytes(column: pa.Array, width: int) -> NDArray[np.uint8]:

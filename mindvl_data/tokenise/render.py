@@ -70,6 +70,7 @@ TEMPLATES: Final[dict[str, ChatTemplate]] = {
 IMAGE_TOKENS: Final = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 # What captions and plain texts, which have no template, are rendered with.
 NO_TEMPLATE: Final = ChatTemplate("", "")
+_MEDIA: Final = (*IMAGE_TOKENS, "<|video_pad|>")
 _IMAGE = tuple(Stretch(name, False, True) for name in IMAGE_TOKENS)
 
 
@@ -88,7 +89,7 @@ def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[S
         turns.insert(0, [Part(-1, "system", None, template.default_system)])
     for turn in turns:
         role = turn[0].role
-        trained = _trained(turn[0], loss == "all" or role == "assistant")
+        trained = _trained(_opening(turn), loss == "all" or role == "assistant")
         scaffold = trained and loss == "all"
         for text in _split(template.prefix):
             yield Stretch(text.replace("{role}", role), scaffold, _is_special(text))
@@ -111,7 +112,7 @@ def plain(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[
     for part in parts:
         if part.text is not None:
             trained = _trained(part, True)
-            if before is not None and before.text is not None and before.turn != part.turn:
+            if before is not None and _is_text(before) and before.turn != part.turn:
                 yield Stretch("\n", trained)
         yield from _content(part, trained)
         before = part
@@ -127,8 +128,22 @@ Render = Callable[[Sequence[Part], ChatTemplate, str], Iterator[Stretch]]
 RENDERS: Final[dict[str, Render]] = {"chat": chat, "caption": caption, "plain": plain}
 
 
+def _is_text(part: Part) -> bool:
+    """Whether a part is no medium, nor the control token that ends one."""
+    return part.text is not None and not _is_media(part)
+
+
 def _trained(part: Part, default: bool) -> bool:
     return default if part.loss is None else part.loss
+
+
+def _opening(turn: Sequence[Part]) -> Part:
+    """A part of a turn that has the turn's own loss: the time before a pair of frames has none."""
+    return next((part for part in turn if _is_media(part)), turn[0])
+
+
+def _is_media(part: Part) -> bool:
+    return isinstance(part, Control) and part.text in _MEDIA
 
 
 def _content(part: Part, trained: bool, thought: bool = False) -> Iterator[Stretch]:
@@ -137,7 +152,7 @@ def _content(part: Part, trained: bool, thought: bool = False) -> Iterator[Stret
     elif thought:
         yield from (Stretch(text, trained) for text in ("<think>\n", part.text, "\n</think>\n\n"))
     else:
-        yield Stretch(part.text, trained, isinstance(part, Control))
+        yield Stretch(part.text, trained and not _is_media(part), isinstance(part, Control))
 
 
 @lru_cache

@@ -38,6 +38,7 @@ HUB_IDS: Final = (
 )
 # Of a turn: only a template that writes them needs them.
 OF_TABLES: Final = ("im_start", "im_end")
+VIDEO_PAD: Final = "<|video_pad|>"
 
 
 class TokeniserError(UserError):
@@ -75,6 +76,12 @@ class Tokeniser:
     @property
     def pad_id(self) -> int:
         return self.special_ids["end_of_text"]
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """The ids of the placeholders, of pictures and, where the tokenizer has one, of clips."""
+        video = self.added.get(VIDEO_PAD)
+        return (self.special_ids["image_pad"], *(() if video is None else (video,)))
 
     def token_id(self, token: str) -> int:
         """The id of one special token. Raises TokeniserError."""

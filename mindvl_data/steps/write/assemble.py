@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,9 @@ from mindvl_data.media import BUILD_SCHEME, Access, MediaReader, changed
 from mindvl_data.runtime import seals
 from mindvl_data.shards import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, windows
-from mindvl_data.steps.write.segments import Stores, images, texts
+from mindvl_data.steps.write.segments import Stores, clips, images, texts
 from mindvl_data.steps.write.task import WriteTask
-from mindvl_data.tables.store import starts_of
-from mindvl_data.vision import patch_grids
+from mindvl_data.tables.store import frames_of_rows, image_grids, own_sizes, starts_of
 
 # What is read and put together at a time: bytes of images, and what a pack adds to it in tokens.
 WINDOW_BYTES = 64 << 20
@@ -47,8 +47,10 @@ class _Assembly:
         self._task = task
         self._stores = Stores(task.stores)
         self._images, self._uris = images(self._stores, task.segments)
+        self._clips = clips(self._stores, task.segments)
+        self._sizes = own_sizes(self._images, self._clips and self._clips[0])
         self._image_starts = starts_of(task.segments.num_images)
-        of_pack = starts_of(self._images["size"])[self._image_starts][task.offsets]
+        of_pack = starts_of(self._sizes)[self._image_starts][task.offsets]
         self.spans = windows(np.diff(of_pack) + TOKEN_BYTES * task.seq_len, WINDOW_BYTES)
 
     def check_media(self) -> None:
@@ -60,14 +62,20 @@ class _Assembly:
     def read(self, reader: RangeReader, span: tuple[int, int]) -> list[tuple[memoryview, bytes]]:
         """The images of the span's packs, each with its SHA-256."""
         first, end = self._image_starts[self._task.offsets[list(span)]].tolist()
-        rows = self._images[first:end]
+        rows, sizes = self._images[first:end], self._sizes[first:end]
         if self._task.dealt is None:
-            wanted = Ranges(self._uris, rows["uri"], rows["offset"], rows["size"])
+            wanted = Ranges(self._uris, rows["uri"], rows["offset"], sizes)
         else:
             moved = self._task.dealt
-            wanted = Ranges(moved.paths, moved.run[first:end], moved.offset[first:end], rows["size"])
-        data = reader.read(wanted)
-        return list(zip(data, self._digests(rows, data), strict=True))
+            wanted = Ranges(moved.paths, moved.run[first:end], moved.offset[first:end], sizes)
+        if self._clips is None:
+            data = reader.read(wanted)
+            return list(zip(data, self._digests(rows, data), strict=True))
+        # The further entries of a clip have the very bytes of its first.
+        is_own = ~self._clips[0]["shares"][first:end]
+        data = reader.read(wanted[np.flatnonzero(is_own)])
+        found = list(zip(data, self._digests(rows[is_own], data), strict=True))
+        return [found[number] for number in (np.cumsum(is_own) - 1).tolist()]
 
     def _digests(self, rows: NDArray[Any], data: Sequence[memoryview]) -> Iterator[bytes]:
         for row, found in zip(rows, (hashlib.sha256(part).digest() for part in data), strict=True):
@@ -83,9 +91,9 @@ class _Assembly:
         image_starts = starts_of(segments.num_images)
         first_image = int(self._image_starts[task.offsets[span[0]]])
         rows = self._images[first_image : first_image + int(image_starts[-1])]
-        grids = patch_grids(rows["width"], rows["height"], task.resolution).astype(np.int64)
+        grids = image_grids(rows["width"], rows["height"], task.resolution)
         ids, loss, sample_ids = texts(self._stores, segments)
-        is_image = ids == task.image_pad
+        is_image = np.isin(ids, task.pads)
         expanded = np.ones(len(ids), np.int64)
         expanded[is_image] = grids[:, 0] * grids[:, 1] // task.resolution.merge**2
         all_tokens, loss = np.repeat(ids, expanded), np.repeat(loss, expanded)
@@ -93,6 +101,8 @@ class _Assembly:
         starts = token_starts[starts_of(segments.num_ids)]
         in_pack = np.repeat(starts[offsets[:-1]], np.diff(image_starts[offsets]))
         shown = self._pack_images(rows, grids, token_starts[:-1][is_image] - in_pack, data)
+        if self._clips is not None:
+            shown = [*map(self._as_clip, shown, range(first_image, first_image + len(rows)))]
         names, uids = [task.sources[code] for code in segments.source.tolist()], _as_bytes(sample_ids)
         repeats = segments.repeat.tolist()
         for number, (a, b) in enumerate(itertools.pairwise(offsets.tolist())):
@@ -114,6 +124,16 @@ class _Assembly:
                 attention_cost=attention_cost(cu_seqlens, here.stop - here.start),
                 vision_cost=vision_cost(mine),
             )
+
+    def _as_clip(self, image: PackImage, number: int) -> PackImage:
+        """An image with what its store says of it where it is a clip, or some frames of one."""
+        assert self._clips is not None
+        clip, frames = self._clips[0][number], self._clips[1]
+        if not clip["count"]:
+            return image
+        rows = frames[clip["start"] : clip["start"] + clip["count"]]
+        t, h, w = clip["grid"].tolist()
+        return replace(image, grid=(t, h, w), frames=frames_of_rows(rows), seconds_per_grid=float(clip["seconds"]))
 
     def _pack_images(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.steps.write.reads import Ranges
-from mindvl_data.tables.store import IMAGE, Store, open_store, starts_of
+from mindvl_data.tables.store import CLIP, FRAME, IMAGE, Store, open_store, own_sizes, starts_of
 
 # Each holds a dozen files open, and a process may have a thousand.
 OPEN_STORES = 32
@@ -89,6 +89,23 @@ def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]
     return found, uris
 
 
+def clips(stores: Stores, segments: Segments) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """What each of `images` stands for, CLIP, and the frames of clips, FRAME; None where no store has clips."""
+    starts = starts_of(segments.num_images)
+    found, frames, count = np.zeros(int(starts[-1]), CLIP), [np.zeros(0, FRAME)], 0
+    for store, mine in _by_partition(stores, segments, np.flatnonzero(segments.num_images)):
+        if store.clips is None or store.frames is None:
+            continue
+        counts = segments.num_images[mine]
+        rows = store.clips[_spans(store.image_starts[segments.row[mine]], counts)]
+        shown = rows["count"].astype(np.int64)
+        frames.append(store.frames[_spans(rows["start"], shown)])
+        rows["start"] = count + starts_of(shown)[:-1]
+        count += len(frames[-1])
+        found[_spans(starts[mine], counts)] = rows
+    return (found, np.concatenate(frames)) if count else None
+
+
 def _by_partition(
     stores: Stores, segments: Segments, some: NDArray[np.int64]
 ) -> Iterator[tuple[Store, NDArray[np.int64]]]:
@@ -100,9 +117,12 @@ def _by_partition(
 
 
 def image_ranges(paths: Mapping[int, Path], segments: Segments) -> Ranges:
-    """Where the images of the segments lie, in their order."""
-    table, uris = images(Stores(paths), segments)
-    return Ranges(uris, table["uri"].astype(np.int32), table["offset"].astype(np.int64), table["size"].astype(np.int64))
+    """Where the images of the segments lie, in their order; of a clip's further entries nothing is read."""
+    stores = Stores(paths)
+    table, uris = images(stores, segments)
+    shown = clips(stores, segments)
+    sizes = own_sizes(table, shown and shown[0])
+    return Ranges(uris, table["uri"].astype(np.int32), table["offset"].astype(np.int64), sizes)
 
 
 def _spans(begins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -30,8 +30,8 @@ class DealtImages:
 class WriteTask:
     """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
 
-    note: where `write` says what the manifest needs to know of it. roots: see Access. dealt: None where
-    embedded images are read from their sources.
+    pads: ids of the placeholders. video: whether the set has clips. note: where `write` says what the manifest needs
+    to know of it. roots: see Access. dealt: None where embedded images are read from their sources.
     """
 
     path: Path
@@ -44,9 +44,10 @@ class WriteTask:
     sources: Sequence[str]
     resolution: Resolution
     media: str
-    image_pad: int
+    pads: Sequence[int]
     pad: int
     build_folder: Path
     recipe_folder: Path
     roots: Sequence[str]
+    video: bool = False
     dealt: DealtImages | None = None

@@ -191,7 +191,7 @@ def test_messages_with_images_beside_them(folder: Path) -> None:
         "unsupported_role",
         "unsupported_role",
         "malformed_record",
-        "unsupported_media",
+        "missing_image",
     ]
     placed = scanned(folder, rows[1:2], "messages").kept[0]
     assert shape(placed) == [(0, "system", "s"), (1, "user", None), (1, "user", "what?"), (2, "assistant", "b")]

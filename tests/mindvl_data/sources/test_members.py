@@ -27,14 +27,14 @@ def tar(path: Path, members: Sequence[tuple[str, bytes]] | Mapping[str, bytes], 
     return path
 
 
-def captions(found: Scanned) -> dict[str, Any]:
-    return {line["key"]: [part["text"] for part in line["parts"]] for line in found.kept}
-
-
 def picture(kind: str) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(out, kind)
     return out.getvalue()
+
+
+def captions(found: Scanned) -> dict[str, Any]:
+    return {line["key"]: [part["text"] for part in line["parts"]] for line in found.kept}
 
 
 SOUND = {"jfif": "JPEG", "jpe": "JPEG", "pjpeg": "JPEG", "image": "PNG", "WebP_": "WEBP", "x.tiff2": "TIFF", "": "GIF"}
@@ -53,8 +53,12 @@ def test_a_picture_of_any_suffix_is_known_by_its_first_bytes(tmp_path: Path) -> 
         ("svg", b"<svg/>", "unreadable_image"),
         ("vector", b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="x">', "unreadable_image"),
         ("heif", b"\0\0\0\x18ftypheic", "unreadable_image"),
-        ("m4v", b"\0\0\0\x18ftypmp42", "unsupported_media"),
-        ("ogv", b"OggS\0", "unsupported_media"),
+        ("m4v", b"\0\0\0\x18ftypmp42", "truncated_video"),
+        ("ogv", b"OggS\0", "unreadable_video"),
+        ("what", b"\0\0\0\x18ftypmp42", "truncated_video"),
+        ("mp4", picture("PNG"), "unreadable_video"),
+        ("wav", b"RIFF....WAVE", "unsupported_media"),
+        ("m4a", b"\0\0\0\x18ftypM4A ", "unsupported_media"),
         ("cls", b"7", "missing_image"),
         ("npy", b"", "missing_image"),
     ],

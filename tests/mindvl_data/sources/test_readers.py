@@ -79,7 +79,7 @@ def test_a_broken_sample_leaves_its_neighbours(tmp_path: Path) -> None:
         "badjson": "malformed_record",
         "list": "malformed_record",
         "latin": "invalid_utf8",
-        "film": "unsupported_media",
+        "film": "unreadable_video",
     }
     assert found.keys == ["good", "last"]
 
@@ -155,7 +155,7 @@ def test_llava_places_and_paths(tmp_path: Path) -> None:
         "outside_root",
         "missing_image",
         "missing_image",
-        "unsupported_media",
+        "missing_image",
         "malformed_record",
         "malformed_record",
         "malformed_record",
@@ -214,7 +214,7 @@ def test_messages_strings_and_blocks(tmp_path: Path) -> None:
     assert reasons(found) == {
         "3": "malformed_record",
         "4": "invalid_utf8",
-        "5": "unsupported_media",
+        "5": "missing_image",
         "6": "malformed_record",
         "7": "unreadable_image",
         "8": "malformed_record",

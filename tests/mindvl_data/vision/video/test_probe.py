@@ -49,7 +49,7 @@ def test_a_constant_rate_is_the_headers(kind: str, rate: Fraction) -> None:
 
 
 def test_a_variable_rate_has_the_times_of_its_stamps() -> None:
-    stamps = [0, 40, 50, 400, 410, 900, 2000, 2001]
+    stamps = (0, 40, 50, 400, 410, 900, 2000, 2001)
     header = probe(clips.clip("vp9.mkv", frames=8, pts=stamps, time_base=Fraction(1, 1000)))
     assert header.variable
     assert header.times() == pytest.approx(np.array(stamps) / 1000)
@@ -91,7 +91,7 @@ def test_an_impossible_rate_is_that_of_the_stamps(rate: int) -> None:
 
 
 def test_negative_and_repeated_time_stamps() -> None:
-    stamps = [-300, -200, -100, 0, 100, 200]
+    stamps = (-300, -200, -100, 0, 100, 200)
     header = probe(clips.clip("vp9.mkv", frames=6, pts=stamps, time_base=Fraction(1, 1000)))
     assert header.frames == 6
     assert header.times()[0] == 0.0

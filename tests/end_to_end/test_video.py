@@ -1,0 +1,255 @@
+"""Clips from every kind of source to the patches of a batch, by the rules of both families."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+
+from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_data.manifest.verify import verify
+from mindvl_data.pipeline import BuildReport, build
+from mindvl_data.recipe import load_recipe
+from mindvl_data.shards import Pack, PackImage
+from mindvl_data.stream import PackStream
+from mindvl_data.vision import media_patches, resize
+from mindvl_data.vision.video.reading import read_frames
+from tests import clips
+from tests.conftest import QUICKSTART
+
+FAMILIES = {"qwen2-vl": resize.QWEN2_VL, "qwen3-vl": resize.QWEN3_VL}
+KINDS = [*clips.KINDS]
+# Small frames, so that a clip is some dozens of tokens.
+SMALL = {"min_pixels": 1000, "max_pixels": 96 * 64 * 8}
+
+
+def said(question: str, answer: str = "a yellow square") -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def frame_png(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(clips.drawing(number)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_sources(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in KINDS:
+        (folder / kind).write_bytes(clips.clip(kind))
+    for number in range(8):
+        (folder / f"frame{number}.png").write_bytes(frame_png(number))
+    (folder / "llava.json").write_text(
+        json.dumps(
+            [
+                *({"id": kind, "video": kind, "conversations": said("<video>\nWhat moves?")} for kind in KINDS),
+                {"id": "places", "video": KINDS[0], "conversations": said("<image>\nWhat moves?")},
+                {
+                    "id": "both",
+                    "image": "frame0.png",
+                    "videos": [KINDS[0], KINDS[3]],
+                    "conversations": said("First <video>, then <image>, then <video>: what moves?"),
+                },
+                {"id": "part", "video": KINDS[0], "start": 1.0, "end": 2.0, "conversations": said("<video>What?")},
+                {"id": "frames", "video": [f"frame{i}.png" for i in range(8)], "conversations": said("<video>What?")},
+            ]
+        )
+    )
+    blocks = [
+        {"type": "video", "video": KINDS[1], "video_start": 0.5, "video_end": 2.5},
+        {"type": "text", "text": "and"},
+        {"type": "video", "video": [f"frame{i}.png" for i in range(5)], "sample_fps": 4},
+        {"type": "text", "text": "what moves?"},
+    ]
+    asked = {"role": "user", "content": blocks}
+    url = [{"type": "video_url", "video_url": {"url": KINDS[6]}}, {"type": "text", "text": "what moves?"}]
+    answer = {"role": "assistant", "content": "a square"}
+    rows = [{"messages": [asked, answer]}, {"messages": [{"role": "user", "content": url}, answer]}]
+    (folder / "messages.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with tarfile.open(folder / "captions.tar", "w") as tar:
+        for number, kind in enumerate(("h264.mp4", "vp9.webm", "mjpeg.avi")):
+            for name, data in ((kind.partition(".")[2], clips.clip(kind)), ("txt", b"a yellow square moves")):
+                member = tarfile.TarInfo(f"{number}.{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    cells = [{"bytes": clips.clip("h264.mp4"), "path": None}, {"bytes": clips.clip("mjpeg.mkv"), "path": None}]
+    pq.write_table(pa.table({"video": cells, "caption": ["a square", "a yellow square"]}), folder / "cells.parquet")
+    (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": f"plain text {i}"}) for i in range(20)))
+
+
+def write_recipe(folder: Path, **more: Any) -> Path:
+    write_sources(folder)
+    (folder / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer.json").read_bytes())
+    recipe: dict[str, Any] = {
+        "name": "video",
+        "tokenizer": "tokenizer.json",
+        "sources": {
+            "llava": {"format": "llava", "path": "llava.json", "kind": "video"},
+            "messages": {"format": "messages", "path": "messages.jsonl", "kind": "video"},
+            "tars": {"format": "webdataset", "path": "captions.tar", "kind": "caption"},
+            "cells": {"format": "captions", "path": "cells.parquet", "kind": "caption"},
+            "text": {"format": "text", "path": "text.jsonl", "kind": "text"},
+        },
+        "video": SMALL,
+        "stages": {
+            "sft": {
+                "seq_len": 1024,
+                "budget": {"epochs": 1},
+                "mixture": {"llava": 0.5, "messages": 0.1, "tars": 0.2, "cells": 0.1, "text": 0.1},
+                "max_repeats": 30,
+            }
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe | more))
+    return path
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, BuildReport, Path]:
+    folder = tmp_path_factory.mktemp("video")
+    template = {"qwen2-vl": "qwen2-vl", "qwen3-vl": "chatml"}[request.param]
+    path = write_recipe(folder / "recipe", processor=request.param, chat_template=template)
+    return request.param, build(load_recipe(path), folder / "built"), folder
+
+
+def only(report: BuildReport) -> Manifest:
+    # The one set of the recipe.
+    return read_manifest(report.out / "sft-1024")
+
+
+def packs_of(manifest: Manifest) -> list[Pack]:
+    return [pack for pack in PackStream(manifest) if pack.num_tokens]
+
+
+def clips_of(pack: Pack) -> Iterator[list[PackImage]]:
+    """The entries of every clip of a pack."""
+    entries: list[PackImage] = []
+    for image in pack.images:
+        again = entries and image.is_video and image.data is entries[-1].data
+        if entries and not (again and image.frames[0].index >= entries[-1].frames[-1].index):
+            yield entries
+            entries = []
+        entries = [*entries, image] if image.is_video else entries
+    if entries:
+        yield entries
+
+
+def test_nothing_is_lost_and_every_pack_is_sound(built: tuple[str, BuildReport, Path]) -> None:
+    _, report, _ = built
+    manifest = only(report)
+    assert [line for line in manifest.data["funnel"] if line["reasons"]] == []
+    assert [problem for _, problems in verify(manifest) for problem in problems] == []
+    assert manifest.data["resolution"]["video"]["fps"] == 2.0
+    assert manifest.tokenizer["special_ids"]["video_pad"] > 0
+
+
+def test_patches_of_every_clip_are_those_of_decoding_everything(built: tuple[str, BuildReport, Path]) -> None:
+    family, report, _ = built
+    rule = FAMILIES[family]
+    seen = set()
+    for pack in packs_of(only(report)):
+        made = list(media_patches(pack.images, rule.patch, rule.merge, rule.normalisation))
+        assert [len(patches) for patches in made] == [image.num_patches for image in pack.images]
+        for entries in clips_of(pack):
+            assert (entries[0].grid[0] == 1) == (family == "qwen3-vl") or len(entries[0].frames) == 2
+            data = bytes(entries[0].data or b"")
+            seen.add(data[:16])
+            if data.startswith(b"\x89PNG"):
+                continue
+            every = clips.every_frame(data)
+            for frame in (frame for entry in entries for frame in entry.frames):
+                (pixels,) = read_frames(data, [frame])
+                stored = np.ascontiguousarray(pixels).view(np.uint8).reshape(*pixels.shape, 4)[..., :3]
+                assert np.array_equal(stored, every[frame.index])
+    assert len(seen) > 4
+
+
+def test_frames_and_times_are_those_of_the_rule(built: tuple[str, BuildReport, Path]) -> None:
+    family, report, _ = built
+    found: dict[int, list[list[int]]] = {}
+    for pack in packs_of(only(report)):
+        for entries in clips_of(pack):
+            frames = [frame for entry in entries for frame in entry.frames]
+            found.setdefault(len(frames), []).append([frame.index for frame in frames])
+            assert all(frame.time >= 0 for frame in frames)
+    # Three seconds at two frames a second.
+    expected = [0, 5, 10, 15, 20, 25] if family == "qwen2-vl" else [0, 6, 12, 17, 23, 29]
+    assert expected in found[6]
+    # The second from 1.0 to 2.0, of which the least number of frames is looked at.
+    part = [10, 12, 15, 17] if family == "qwen2-vl" else [10, 13, 16, 19]
+    assert part in found[4]
+
+
+def test_tokens_are_those_that_the_published_processor_writes(built: tuple[str, BuildReport, Path]) -> None:
+    family, report, _ = built
+    manifest = only(report)
+    from mindvl_data.tokenise import load_tokeniser
+
+    tokeniser = load_tokeniser("tokenizer.json", QUICKSTART)
+    texts = []
+    for pack in packs_of(manifest):
+        for start, stop in zip(pack.cu_seqlens[:-1], pack.cu_seqlens[1:], strict=True):
+            texts.append(tokeniser.decode(pack.tokens[start:stop].tolist()))
+    clip = next(text for text in texts if "What moves?" in text and "<|image_pad|>" not in text)
+    if family == "qwen2-vl":
+        run = clip[clip.index("<|vision_start|>") : clip.index("<|vision_end|>")]
+        # 64 × 96 at 14: 4 × 6 patches, of 3 pairs of frames.
+        assert run == "<|vision_start|>" + "<|video_pad|>" * (3 * 4 * 6 // 4)
+    else:
+        times = [(a + b) / 2 / 10 for a, b in ((0, 6), (12, 17), (23, 29))]
+        spans = "".join(f"<{t:.1f} seconds><|vision_start|>" + "<|video_pad|>" * 6 + "<|vision_end|>" for t in times)
+        assert spans in clip
+    assert "<|video_pad|>" in clip
+
+
+def test_the_bytes_are_the_sources_own_and_stand_once(built: tuple[str, BuildReport, Path]) -> None:
+    _, report, folder = built
+    manifest = only(report)
+    originals = {(folder / "recipe" / kind).read_bytes() for kind in KINDS} | {clips.clip(k) for k in KINDS}
+    total = 0
+    for pack in packs_of(manifest):
+        for entries in clips_of(pack):
+            data = bytes(entries[0].data or b"")
+            assert data in originals or data.startswith(b"\x89PNG")
+            total += len(data)
+    assert sum(shard.bytes for shard in manifest.shards) < 3 * total + 400_000
+
+
+def test_references_point_into_the_clips_and_give_the_same_patches(
+    built: tuple[str, BuildReport, Path], tmp_path: Path
+) -> None:
+    family, report, folder = built
+    recipe = yaml.safe_load((folder / "recipe" / "recipe.yaml").read_text())
+    path = folder / "recipe" / "reference.yaml"
+    path.write_text(yaml.safe_dump(recipe | {"media": "reference"}))
+    referenced = only(build(load_recipe(path), tmp_path / "built"))
+    rule = FAMILIES[family]
+    pairs = zip(packs_of(only(report)), packs_of(referenced), strict=True)
+    for one, other in pairs:
+        assert [image.grid for image in one.images] == [image.grid for image in other.images]
+        assert np.array_equal(one.tokens, other.tokens)
+        assert {image.uri for image in other.images if image.uri} or not other.images
+    for pack, again in zip(packs_of(only(report))[:2], packs_of(referenced)[:2], strict=True):
+        for a, b in zip(
+            media_patches(pack.images, rule.patch, rule.merge),
+            media_patches(again.images, rule.patch, rule.merge),
+            strict=True,
+        ):
+            assert np.array_equal(a, b)
+
+
+def test_two_builds_have_the_same_bytes(built: tuple[str, BuildReport, Path], tmp_path: Path) -> None:
+    _, report, folder = built
+    again = only(build(load_recipe(folder / "recipe" / "recipe.yaml"), tmp_path / "again"))
+    assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in only(report).shards]
