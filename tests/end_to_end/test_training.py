@@ -105,9 +105,11 @@ def cut(pack: Pack, start: int, stop: int) -> Pack:
     )
 
 
-def test_the_qwen3_vl_quickstart_trains(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["qwen3-vl", "qwen3.5"])
+def test_the_quickstarts_of_other_models_train(model: str, tmp_path: Path) -> None:
+    """Both over one set: they share patches and pixels."""
     build(load_recipe(QUICKSTART / "recipe-qwen3-vl.yaml"), tmp_path / "data")
-    path = QUICKSTART / "train-qwen3-vl.yaml"
+    path = QUICKSTART / f"train-{model}.yaml"
     changes = [f"data={tmp_path / 'data'}", "stages.multitask.until={packs: 12}"]
     result = run_training(load_config(path, changes), str(path), tmp_path / "run")
     (stage,) = result.stages

@@ -23,6 +23,8 @@ from transformers import (
     ProcessorMixin,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
@@ -47,7 +49,8 @@ from mindvl_train.weights.published.exporting import export_model
 from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.importing import import_model
 from tests.conftest import QUICKSTART
-from tests.mindvl_train.parity import DECODER, QWEN3_ROPE, QWEN3_VISION, ROPE, VISION, Joint, _drawn
+from tests.mindvl_train.parity import DECODER, DELTA, QWEN3_ROPE, QWEN3_VISION, ROPE, VISION, Joint, _drawn
+from tests.mindvl_train.synthetic import QWEN3_5
 
 VOCAB_SIZE, SEQ_LEN, NEW_TOKENS = 4096, 96, 6
 IDS = {"image_token_id": 4094, "video_token_id": 4095, "vision_start_token_id": 4091, "vision_end_token_id": 4092}
@@ -99,6 +102,12 @@ def _qwen3_vl() -> Joint:
     return Joint(Qwen3VLForConditionalGeneration(config))
 
 
+def _qwen3_5() -> Joint:
+    text = DECODER | DECODER_IDS | DELTA
+    config = Qwen3_5Config(text_config=text, vision_config=_without(QWEN3_VISION, "deepstack_visual_indexes"), **IDS)
+    return Joint(Qwen3_5ForConditionalGeneration(config))
+
+
 def _without(settings: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name != key}
 
@@ -129,6 +138,19 @@ FAMILIES = {
             "vision": _without(QWEN3_VISION, "out_hidden_size") | {"patch_size": 16} | KIND,
             "decoder": DECODER_SIZES
             | {"head_dim": 16, "qk_norm": True, "mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        },
+    ),
+    "qwen3.5": Family(
+        processor="Qwen3VLProcessor",
+        published=_qwen3_5,
+        template=PUBLISHED_TEMPLATE.replace("DEFAULT", ""),
+        image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+        recipe={"processor": "qwen3-vl", "chat_template": "chatml"},
+        drawn={
+            "vision": {key: value for key, value in QWEN3_VISION.items() if not key.startswith(("out_", "deepstack"))}
+            | {"patch_size": 16}
+            | KIND,
+            "decoder": DECODER_SIZES | QWEN3_5 | {"num_hidden_layers": 4, "head_dim": 8, "qk_norm": True},
         },
     ),
 }

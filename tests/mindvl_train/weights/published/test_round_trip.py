@@ -74,7 +74,7 @@ def test_export_import_export_gives_the_same_bytes(case: str, tmp_path: Path) ->
     assert list((tmp_path / "out").rglob("chat_template.jinja"))
 
 
-@pytest.mark.parametrize("case", ["Qwen2.5-VL", "Qwen3-VL-MoE", "Qwen2.5-ViT + DeepSeek-V3"])
+@pytest.mark.parametrize("case", ["Qwen2.5-VL", "Qwen3-VL-MoE", "Qwen3.5", "Qwen2.5-ViT + DeepSeek-V3"])
 @pytest.mark.parametrize("at", ["import", "export"])
 def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> None:
     """Stored in bfloat16, or rounded on the way out: what is exported says so, and comes back as it was."""
@@ -88,7 +88,7 @@ def test_in_bfloat16_too_the_bytes_stay(case: str, at: str, tmp_path: Path) -> N
     assert json.loads((home / "config.json").read_text())["dtype"] == "bfloat16"
     theirs, out = open_folder(published if _whole(case) else published / "language"), open_folder(home)
     for name, tensor in out.items():
-        wide = name.endswith("e_score_correction_bias")
+        wide = name.endswith(("e_score_correction_bias", "A_log"))
         assert torch.equal(tensor, theirs[name].to(torch.float32 if wide else torch.bfloat16)), name
 
 
@@ -112,7 +112,14 @@ def trained(folder: Path, weights: Path | None, rule: Resolution = QWEN2_VL) -> 
 
 
 @pytest.mark.parametrize(
-    ("case", "rule"), [("Qwen2.5-VL", QWEN2_VL), ("Qwen3-VL", QWEN3_VL), ("Qwen3-VL-MoE", QWEN3_VL)]
+    ("case", "rule"),
+    [
+        ("Qwen2.5-VL", QWEN2_VL),
+        ("Qwen3-VL", QWEN3_VL),
+        ("Qwen3-VL-MoE", QWEN3_VL),
+        ("Qwen3.5", QWEN3_VL),
+        ("Qwen3.5-MoE", QWEN3_VL),
+    ],
 )
 def test_a_run_begins_from_imported_weights_and_its_export_answers_the_same(
     case: str, rule: Resolution, tmp_path: Path
@@ -144,8 +151,9 @@ def test_a_data_set_of_another_family_is_refused(tmp_path: Path) -> None:
         trained(tmp_path / "work", tmp_path / "ours", replace(QWEN2_VL, patch=16))
 
 
-def test_experts_as_transformers_saves_them_are_those_that_are_published(tmp_path: Path) -> None:
-    oracle = _drawn(CASES["Qwen3-VL-MoE"]())
+@pytest.mark.parametrize("case", ["Qwen3-VL-MoE", "Qwen3.5-MoE"])
+def test_experts_as_transformers_saves_them_are_those_that_are_published(case: str, tmp_path: Path) -> None:
+    oracle = _drawn(CASES[case]())
     assert isinstance(oracle, Joint)
     oracle.save(tmp_path / "published")
     oracle.model.save_pretrained(tmp_path / "saved")
@@ -207,6 +215,39 @@ def test_a_tower_with_deepstack_joins_a_decoder_that_never_had_it(tmp_path: Path
     assert import_model(tmp_path / "out", None, tmp_path / "again", seed=5).drawn == ()
     again = read_imported(tmp_path / "again").tensors
     assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("experts", [False, True])
+def test_qwen3_5s_language_model_alone_joins_another_tower_and_goes_out_alone(experts: bool, tmp_path: Path) -> None:
+    """As `Qwen3_5ForCausalLM` is saved; of its text it says the same when it comes out again."""
+    whole = CASES["Qwen3.5-MoE" if experts else "Qwen3.5"]()
+    assert isinstance(whole, Joint)
+    language = AutoModelForCausalLM.from_config(whole.model.config.text_config).eval()
+    language.save_pretrained(tmp_path / "language")
+    vision = publish("Qwen2.5-VL", tmp_path / "vl")
+    import_model(tmp_path / "language", vision, tmp_path / "ours", seed=4)
+    report = export_model(tmp_path / "ours", tmp_path / "out")
+    assert report.written == ("language", "vision", "projector.safetensors")
+    back, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "language", output_loading_info=True)
+    assert type(back) is type(language)
+    assert not any(info.values()), info
+    ids = torch.arange(6, 30)[None]
+    with torch.no_grad():
+        assert torch.equal(back.eval()(ids).logits, language(ids).logits)
+
+
+def test_the_layer_that_predicts_a_second_token_is_left_out_and_the_export_says_so(tmp_path: Path) -> None:
+    published = publish("Qwen3.5", tmp_path / "published")
+    tensors = load_file(published / "model.safetensors")
+    tensors["mtp.layers.0.self_attn.q_proj.weight"] = torch.zeros(3, 3)
+    save_file(tensors, published / "model.safetensors")
+    config = json.loads((published / "config.json").read_text())
+    config["text_config"]["mtp_num_hidden_layers"] = 1
+    (published / "config.json").write_text(json.dumps(config))
+    import_model(published, None, tmp_path / "ours", seed=0)
+    export_model(tmp_path / "ours", tmp_path / "out")
+    assert not [name for name in open_folder(tmp_path / "out") if name.startswith("mtp.")]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["mtp_num_hidden_layers"] == 0
 
 
 def test_a_tokenizer_that_the_weights_do_not_know_is_refused(tmp_path: Path) -> None:
