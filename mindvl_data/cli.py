@@ -16,8 +16,13 @@ from mindvl_data.runtime.shown import cleaned
 from mindvl_data.runtime.terminal import errors, open_bar, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.progress import Progress, TaskID
+
     from mindvl_data.engines import Engine
     from mindvl_data.manifest import Manifest
+    from mindvl_data.manifest.referenced import Runner
     from mindvl_data.media import Access
     from mindvl_data.pipeline import BuildReport, CheckReport
 
@@ -329,6 +334,9 @@ def verify(
     media: Annotated[bool, typer.Option("--media", help="Read and hash every image that the packs point at.")] = False,
     media_root: MediaRoot = None,
     allow: Allow = None,
+    workers: Workers = None,
+    engine: EngineName = "local",
+    address: Address = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -340,12 +348,14 @@ def verify(
         from mindvl_data.media import access_to
 
         found = read_manifest(manifest)
-        with open_bar() as bar:
+        access = access_to(found.build_folder, media_root, allow or [])
+        results = []
+        with open_bar() as bar, _engine(engine, workers, address) as tasks:
             task = bar.add_task("verify", total=files(found))
-            results = []
-            for name, problems in checks(found, access_to(found.build_folder, media_root, allow or []), media):
+            tasks.share(None, [found.path] if found.store is None else [])
+            for name, problems in checks(found, access, media, _run(tasks, bar, task)):
                 results.append({"file": name, "problems": problems})
-                bar.advance(task)
+                bar.update(task, completed=max(len(results), bar.tasks[task].completed))
     bad = [result for result in results if result["problems"]]
     if as_json:
         print_json({"manifest": found.where, "id": found.id, "sound": not bad, "files": results})
@@ -429,6 +439,18 @@ def _engine(name: str, workers: int | None, address: str | None) -> Engine:
     from mindvl_data.engines import EngineOptions, engine_of
 
     return engine_of(name, EngineOptions(workers, address))
+
+
+def _run(engine: Engine, bar: Progress, task: TaskID) -> Runner:
+    """The engine's `run`, shown as it goes."""
+
+    def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+        def done(finished: int, of: int, note: str = "") -> None:
+            bar.update(task, completed=max(finished, bar.tasks[task].completed), note=note)
+
+        return engine.run(function, tasks, done)
+
+    return run
 
 
 def _build(

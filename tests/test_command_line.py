@@ -38,7 +38,10 @@ OPTIONS = {
     "report": ["--compare", "--debug", "--help", "--out", "BUILD"],
     "schema": ["--help"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
-    "verify": ["--allow", "--debug", "--help", "--json", "--media", "--media-root", "MANIFEST"],
+    "verify": [
+        *["--address", "--allow", "--debug", "--engine", "--help", "--json", "--media", "--media-root", "--workers"],
+        *["MANIFEST"],
+    ],
 }
 
 

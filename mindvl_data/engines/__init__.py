@@ -56,8 +56,11 @@ class Engine(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def share(self, folder: Path, files: Sequence[Path]) -> None:
-        """Say where tasks will write, and some files that they read: each machine that runs any must have both."""
+    def share(self, folder: Path | None, files: Sequence[Path]) -> None:
+        """Say where tasks write, if they do, and some files that they read: each machine that runs any must have both.
+
+        Before the first `run`.
+        """
         ...
 
     def run(

@@ -45,7 +45,7 @@ class LocalEngine:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
-    def share(self, folder: Path, files: Sequence[Path]) -> None:
+    def share(self, folder: Path | None, files: Sequence[Path]) -> None:
         """This machine has what it has."""
 
     def run(

@@ -63,7 +63,7 @@ class RayEngine:
     def __init__(self, address: str = "auto", most: int | None = None) -> None:
         self.address = address
         self._most = most
-        self._shared: tuple[Path, Sequence[Path]] | None = None
+        self._shared: tuple[Path | None, Sequence[Path]] = None, ()
         self._cluster: _Cluster | None = None
         self._open = contextlib.ExitStack()
 
@@ -81,7 +81,7 @@ class RayEngine:
         """As many as CPUs now, or as may run: it changes when nodes come and go."""
         return self._most or max(1, self._connected().cpus)
 
-    def share(self, folder: Path, files: Sequence[Path]) -> None:
+    def share(self, folder: Path | None, files: Sequence[Path]) -> None:
         self._shared = folder, files
 
     def run(
@@ -107,10 +107,10 @@ class RayEngine:
         if self._cluster is None:
             with contextlib.ExitStack() as stack:
                 ray = stack.enter_context(_connection(self.address))
-                wanted = stack.enter_context(_marked(self._shared))
+                wanted = stack.enter_context(_marked(*self._shared))
                 with _understood(self.address):
                     cluster = _Cluster(ray, wanted)
-                    cluster.check(self._shared and self._shared[0])
+                    cluster.check(self._shared[0])
                 self._open, self._cluster = stack.pop_all(), cluster
         return self._cluster
 
@@ -153,20 +153,17 @@ def _knock(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _marked(shared: tuple[Path, Sequence[Path]] | None) -> Iterator[nodes.Wanted]:
+def _marked(folder: Path | None, files: Sequence[Path]) -> Iterator[nodes.Wanted]:
     """What nodes must have. A file in the shared folder tells it from another machine's folder of the same name."""
-    wanted: nodes.Wanted = {"installed": dict(nodes.installed()), "files": {}}
-    if shared is None:
-        yield wanted
-        return
-    folder, files = shared
-    mark = folder.absolute() / f".shared-{secrets.token_hex(4)}.partial"
-    mark.write_text(secrets.token_hex())
-    wanted["files"] = {str(path.absolute()): fingerprints.of_file(path) for path in (mark, *files)}
+    seen = list(files)
+    if folder is not None:
+        seen.append(folder.absolute() / f".shared-{secrets.token_hex(4)}.partial")
+        seen[-1].write_text(secrets.token_hex())
     try:
-        yield wanted
+        hashes = {str(path.absolute()): fingerprints.of_file(path) for path in seen}
+        yield {"installed": dict(nodes.installed()), "files": hashes}
     finally:
-        for path in folder.glob(".shared-*.partial"):
+        for path in folder.glob(".shared-*.partial") if folder else ():
             path.unlink(missing_ok=True)
 
 

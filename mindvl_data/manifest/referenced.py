@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from mindvl_data.manifest.document import Manifest
 from mindvl_data.media import Access, MediaError, MediaReader
@@ -12,7 +13,11 @@ from mindvl_data.shards import Pack
 
 # The ranges that packs name in a file, (offset, size), and the SHA-256 of each where it is known.
 Ranges: TypeAlias = dict[tuple[int, int], bytes | None]
+# Runs a function over tasks, anywhere: its results in the order of the tasks.
+Runner: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 THREADS = 16
+# A task's: it opens each.
+FILES_AT_A_TIME = 256
 PROBLEMS_SHOWN = 3
 
 
@@ -28,16 +33,39 @@ class Referenced:
                 place = image.offset or 0, image.size or 0
                 self._files.setdefault(image.uri, {})[place] = image.sha256
 
-    def problems(self, manifest: Manifest, access: Access, hashed: bool) -> Iterator[tuple[str, list[str]]]:
+    def join(self, other: Referenced) -> None:
+        for uri, ranges in other._files.items():
+            self._files.setdefault(uri, {}).update(ranges)
+
+    def problems(
+        self, manifest: Manifest, access: Access, hashed: bool, run: Runner = map
+    ) -> Iterator[tuple[str, list[str]]]:
         """(uri, problems) of every file. hashed: read every range, in the place of a look at each file's size."""
+        files, folder = sorted(self._files.items()), manifest.build_folder
+        starts = range(0, len(files), FILES_AT_A_TIME)
+        tasks = [_LookTask(folder, access, hashed, files[start : start + FILES_AT_A_TIME]) for start in starts]
+        for found in run(_look, tasks):
+            yield from found
 
-        def look(item: tuple[str, Ranges]) -> tuple[str, list[str]]:
-            # A reader an item: it keeps files open, which threads cannot share.
-            with MediaReader(manifest.build_folder, access) as reader:
-                return item[0], _read(reader, *item) if hashed else _sized(reader, *item)
 
-        with ThreadPoolExecutor(THREADS) as pool:
-            yield from pool.map(look, sorted(self._files.items()))
+@dataclass(frozen=True)
+class _LookTask:
+    """Some files with the ranges of each, and what may be opened."""
+
+    build_folder: str
+    access: Access
+    hashed: bool
+    files: Sequence[tuple[str, Ranges]]
+
+
+def _look(task: _LookTask) -> list[tuple[str, list[str]]]:
+    def look(item: tuple[str, Ranges]) -> tuple[str, list[str]]:
+        # A reader an item: it keeps files open, which threads cannot share.
+        with MediaReader(task.build_folder, task.access) as reader:
+            return item[0], _read(reader, *item) if task.hashed else _sized(reader, *item)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(look, task.files))
 
 
 def _sized(reader: MediaReader, uri: str, ranges: Mapping[tuple[int, int], object]) -> list[str]:

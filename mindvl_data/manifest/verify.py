@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard, unknown_sources
-from mindvl_data.manifest.referenced import Referenced
+from mindvl_data.manifest.referenced import Referenced, Runner
 from mindvl_data.media import BUILD_SCHEME, Access, access_to, fixed_folder, source_roots
 from mindvl_data.shards import (
     Pack,
@@ -47,22 +48,48 @@ class _Seen:
         rows = zip(pack.sample_ids, pack.repeats, borders[:-1], borders[1:], strict=False)
         self.draws += [(uid, repeat, shard, pack.index, start, stop) for uid, repeat, start, stop in rows]
 
+    def join(self, other: _Seen) -> None:
+        """What the packs after these say."""
+        self.digests += other.digests
+        self.draws += other.draws
+        self.samples += other.samples
+        self.tokens += other.tokens
+        self.loss_tokens += other.loss_tokens
+        self.vision_tokens += other.vision_tokens
+        self.referenced.join(other.referenced)
 
-def verify(manifest: Manifest, access: Access | None = None, media: bool = False) -> Iterator[tuple[str, list[str]]]:
+
+@dataclass(frozen=True)
+class _ShardTask:
+    """One shard of a set, and how many packs are before it."""
+
+    manifest: Manifest
+    number: int
+    first: int
+
+
+def verify(
+    manifest: Manifest, access: Access | None = None, media: bool = False, run: Runner = map
+) -> Iterator[tuple[str, list[str]]]:
     """Yields (file name, problems) as it goes: the shards, the files beside them, the manifest, referenced media last.
 
-    media: read and hash every referenced image, whose files are otherwise only looked at: there, and long enough.
-    access: what may be opened for that; by default what this user's own build has noted.
+    Args:
+        manifest: Of the set.
+        access: What may be opened for referenced media; by default what this user's own build has noted.
+        media: Read and hash every referenced image, whose files are otherwise only looked at: there, and long enough.
+        run: Gives the results of a function over tasks in their order, as an engine does.
     """
     seen = _Seen()
-    first = 0
-    for number, shard in enumerate(manifest.shards):
-        yield shard.path, _shard_problems(manifest, number, shard, first, seen)
-        first += shard.packs
+    ends = accumulate(shard.packs for shard in manifest.shards)
+    firsts = (end - shard.packs for end, shard in zip(ends, manifest.shards, strict=True))
+    tasks = [_ShardTask(manifest, number, first) for number, first in enumerate(firsts)]
+    for shard, (problems, found) in zip(manifest.shards, run(_verified, tasks), strict=True):
+        seen.join(found)
+        yield shard.path, problems
     for name, expected in _listed(manifest):
         yield name, _file_problems(manifest, name, expected, seen)
-    yield manifest.path.name, _number_problems(manifest, first, seen)
-    yield from seen.referenced.problems(manifest, access or access_to(manifest.build_folder), media)
+    yield manifest.path.name, _number_problems(manifest, sum(shard.packs for shard in manifest.shards), seen)
+    yield from seen.referenced.problems(manifest, access or access_to(manifest.build_folder), media, run)
 
 
 def files(manifest: Manifest) -> int:
@@ -76,12 +103,14 @@ def _listed(manifest: Manifest) -> list[tuple[str, str]]:
     return sorted({(item["path"], item["sha256"]) for item in [manifest.data["draws"], *lists]})
 
 
-def _shard_problems(manifest: Manifest, number: int, shard: ShardInfo, first: int, seen: _Seen) -> list[str]:
+def _verified(task: _ShardTask) -> tuple[list[str], _Seen]:
+    """The problems of one shard, and what its packs say, as far as they can be read."""
+    seen, shard = _Seen(), task.manifest.shards[task.number]
     try:
-        with ShardReader(check_shard(manifest, shard), first) as reader:
-            return list(_pack_problems(manifest, number, shard, reader, seen))
+        with ShardReader(check_shard(task.manifest, shard), task.first) as reader:
+            return list(_pack_problems(task.manifest, task.number, shard, reader, seen)), seen
     except (ManifestError, ShardError, StoreError) as error:
-        return [str(error)]
+        return [str(error)], seen
 
 
 def _pack_problems(

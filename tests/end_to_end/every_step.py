@@ -50,7 +50,7 @@ def write_every_step(folder: Path, endpoint: str, media: str) -> Path:
         "name": "every-step",
         "tokenizer": str(QUICKSTART / "tokenizer.json"),
         "media": media,
-        "shard_bytes": 60_000,
+        "shard_bytes": 20_000,
         "sources": {
             "crawl": {"format": "captions", "path": "crawl-*.parquet", "kind": "caption"},
             "chats": {"format": "messages", "path": "chats.jsonl", "kind": "text"},

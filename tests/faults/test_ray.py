@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from mindvl_data.engines.ray import RayEngine
+from mindvl_data.manifest import read_manifest
+from mindvl_data.manifest.verify import verify
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from tests.end_to_end.every_step import write_every_step
@@ -71,11 +73,27 @@ def test_a_recipe_with_every_step_has_the_bytes_of_one_machine(
         here = build(loaded, tmp_path / "here")
         with RayEngine(cluster.address) as engine:
             there = build(loaded, tmp_path / "there", engine=engine)
+            check_verify(there.out / "warmup-256", engine)
     assert sets(there) == sets(here)
     assert there.work == here.work
     reasons = {reason for line in here.funnel for reason in line.reasons}
     assert reasons >= {"filtered", "contaminated", "duplicate", "near_duplicate", "balanced"}, "every step had work"
     assert here.stages[0].data["rewritten"]["recaption"]["asked"]
+
+
+def check_verify(folder: Path, engine: RayEngine) -> None:
+    """It says on the cluster what it says here, of a sound set and of a damaged one."""
+    manifest = read_manifest(folder)
+    sound = list(verify(manifest, media=True))
+    assert list(verify(manifest, media=True, run=engine.run)) == sound
+    assert not any(problems for _, problems in sound)
+    shard = folder / manifest.shards[-1].path
+    kept = shard.read_bytes()
+    shard.write_bytes(kept[:1000] + b"?" + kept[1001:])
+    damaged = list(verify(manifest, media=True))
+    assert list(verify(manifest, media=True, run=engine.run)) == damaged
+    assert dict(damaged)[shard.name]
+    shard.write_bytes(kept)
 
 
 def test_an_error_in_a_task_is_that_of_one_machine(cluster: Any, recipe_folder: Path, tmp_path: Path) -> None:
