@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import regex
 from pydantic import Field, field_validator
 
 from mindvl_data import vision
@@ -84,8 +84,8 @@ class Boxes(Model):
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:
         try:
-            re.compile(pattern or "")
-        except re.error as error:
+            regex.compile(pattern or "")
+        except regex.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
         return pattern
 

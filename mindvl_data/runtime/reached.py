@@ -32,6 +32,7 @@ LIBRARIES = {
     "open_clip": "open_clip_torch",
     "polars": "polars",
     "pyarrow": "pyarrow",
+    "regex": "regex",
     "simplejpeg": "simplejpeg",
     "tokenizers": "tokenizers",
     "torch": "torch",

@@ -34,10 +34,10 @@ def json_rows(file: SourceFile) -> Iterator[tuple[str, Any]]:
         handle = stack.enter_context(file.open())
         if codec:
             handle = stack.enter_context(pa.input_stream(pa.PythonFile(handle, "r"), codec, CHUNK_BYTES))
-        rows = _whole(handle, file) if file.piece is None else _piece(handle, file.piece)
-        for number, value in enumerate(rows, file.piece.first_row if file.piece else 0):
+        first = file.piece.first_row if file.piece else 0
+        for number, value in _whole(handle, file) if file.piece is None else _piece(handle, file.piece):
             if value is not None:
-                yield str(number), value
+                yield str(first + number), value
 
 
 def is_array(first: bytes, path: str) -> bool:
@@ -45,13 +45,13 @@ def is_array(first: bytes, path: str) -> bool:
     return first.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[") and ".json" in Path(path).suffixes
 
 
-def _whole(handle: IO[bytes], file: SourceFile) -> Iterator[Any]:
+def _whole(handle: IO[bytes], file: SourceFile) -> Iterator[tuple[int, Any]]:
     first = handle.read(CHUNK_BYTES)
     text = first.removeprefix(codecs.BOM_UTF8)
-    return _array(handle, text.lstrip(), file) if is_array(first, file.path) else _lines(handle, text)
+    return enumerate(_array(handle, text.lstrip(), file)) if is_array(first, file.path) else _lines(handle, text)
 
 
-def _piece(handle: IO[bytes], piece: Piece) -> Iterator[Any]:
+def _piece(handle: IO[bytes], piece: Piece) -> Iterator[tuple[int, Any]]:
     handle.seek(piece.start)
     part = _Part(handle, piece.stop - piece.start)
     first = part.read(CHUNK_BYTES)
@@ -75,19 +75,27 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def _lines(handle: _Readable, data: bytes) -> Iterator[Any]:
-    """The value of every line; None for an empty one, which counts as a row and is none."""
+def _lines(handle: _Readable, data: bytes) -> Iterator[tuple[int, Any]]:
+    """The number and value of every line; None for an empty one, which counts as a row and is none."""
+    number = 0
     while data:
+        # A gigabyte of empty lines packs into a few kilobytes: those of a whole chunk are counted and not looked at.
+        if data.isspace():
+            number += data.count(b"\n")
+            data = handle.read(CHUNK_BYTES)
+            continue
         *lines, data = data.split(b"\n")
         for line in lines:
-            yield _value(line)
+            yield number, _value(line)
+            number += 1
         if len(data) > RECORD_BYTES:
-            yield Drop("text_too_long", f"a line of more than {RECORD_BYTES} bytes")
+            yield number, Drop("text_too_long", f"a line of more than {RECORD_BYTES} bytes")
+            number += 1
             data = _rest_of_line(handle)
             continue
         chunk = handle.read(CHUNK_BYTES)
         if not chunk:
-            yield _value(data)
+            yield number, _value(data)
             return
         data += chunk
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pyarrow as pa
+import regex
 
 from mindvl_data.tables.schema import BOXES, Control, Drop, Part
 from mindvl_data.vision import Resolution, smart_resize
@@ -26,6 +27,8 @@ THOUSAND: Final = 1000
 # What annotation tools round away at a picture's edge: half a pixel, or half a thousandth.
 TOLERANCE: Final = {"pixels": 0.5, "unit": 0.0005, "thousand": 0.5}
 
+# Of a recipe's own pattern on one text.
+PATTERN_SECONDS: Final = 5
 NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 COORDINATES: Final = re.compile(r"[\s\d.,()\[\]eE+-]*")
 # No alternative can run over the beginning of the next one, so that any text is searched in linear time.
@@ -184,13 +187,29 @@ def _named(parts: Sequence[Part], objects: str) -> Iterator[tuple[_Mark, int | N
 
 
 def _searched(parts: Sequence[Part], rule: Boxes) -> Iterator[tuple[_Mark, int | None]]:
-    pattern = re.compile(rule.pattern) if rule.pattern else FOUND
     for number, part in enumerate(parts):
-        for match in pattern.finditer(part.text or ""):
-            mark = _own(number, match) if rule.pattern else _mark(number, match)
-            # A pair of tags around anything else, for example in a question about the format, is text.
-            if mark and (mark.numbers or mark.kind == "ref"):
-                yield mark, None
+        text = part.text or ""
+        if rule.pattern:
+            marks = [_own(number, match, inside) for match, inside in _matches(rule.pattern, text)]
+        else:
+            marks = [mark for match in FOUND.finditer(text) if (mark := _mark(number, match))]
+        # A pair of tags around anything else, for example in a question about the format, is text.
+        yield from ((mark, None) for mark in marks if mark.numbers or mark.kind == "ref")
+
+
+def _matches(pattern: str, text: str) -> Iterator[tuple[regex.Match[str], tuple[int, int]]]:
+    """Each match of a recipe's own pattern, and where its first group, or all of it, lies.
+
+    Raises:
+        BadBox: It takes too long on this text: a pattern can need a time that doubles with every letter.
+    """
+    compiled = regex.compile(pattern)
+    try:
+        for match in compiled.finditer(text, timeout=PATTERN_SECONDS):
+            yield match, match.span(1 if compiled.groups else 0)
+    except TimeoutError as error:
+        said = f"boxes.pattern takes more than {PATTERN_SECONDS} s on a text of {len(text)} characters; make it simpler"
+        raise BadBox("malformed_record", said) from error
 
 
 def _mark(number: int, match: re.Match[str]) -> _Mark | None:
@@ -205,8 +224,7 @@ def _mark(number: int, match: re.Match[str]) -> _Mark | None:
     return _Mark(number, kind, match.span(), inside, _numbers(match.string, inside), tagged=tagged)
 
 
-def _own(number: int, match: re.Match[str]) -> _Mark:
-    inside = match.span(1 if match.re.groups else 0)
+def _own(number: int, match: regex.Match[str], inside: tuple[int, int]) -> _Mark:
     return _Mark(number, "point", match.span(), inside, _numbers(match.string, inside))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from mindvl_train.kernels.registry import Kernels
@@ -25,6 +25,9 @@ from mindvl_train.models.layers import (
 from mindvl_train.models.moe import MixtureOfExperts, MoEConfig
 from mindvl_train.models.yarn import Yarn
 
+# A configuration of a few bytes must not make a model without end.
+MOST_LAYERS = 1024
+
 
 class DecoderConfig(BaseModel):
     """Sizes of the decoder, under the names of the published `config.json`."""
@@ -34,7 +37,7 @@ class DecoderConfig(BaseModel):
     vocab_size: int
     hidden_size: int
     intermediate_size: int
-    num_hidden_layers: int
+    num_hidden_layers: int = Field(ge=1, le=MOST_LAYERS)
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int

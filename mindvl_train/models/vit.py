@@ -9,7 +9,7 @@ from math import isqrt, prod
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from mindvl_data.vision.normalisation import CLIP, Channels, Normalisation
@@ -23,7 +23,7 @@ class VisionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    depth: int
+    depth: int = Field(ge=1, le=1024)
     hidden_size: int
     intermediate_size: int
     num_heads: int

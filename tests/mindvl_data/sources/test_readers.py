@@ -275,3 +275,16 @@ def test_a_file_that_is_no_finevision_parquet_is_named(tmp_path: Path, content: 
     pq.write_table(pa.table({"x": [1]}), path) if content is None else path.write_bytes(content)
     with pytest.raises(SourceError, match=r"data\.parquet"):
         read(path, "finevision")
+
+
+def test_a_flood_of_empty_lines_costs_little_and_is_counted(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl.zst"
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(b'{"text": "first"}\n')
+        for _ in range(50):
+            file.write(b"\n" * 1_000_000)
+        file.write(b'{"text": "last"}')
+    assert [(sample["key"], texts(sample)) for sample in read(path, "text").kept] == [
+        ("0", ["first"]),
+        ("50000001", ["last"]),
+    ]

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from mindvl_data.recipe import Boxes
 from mindvl_data.tables.schema import Control, Part
+from mindvl_data.tokenise import grounding
 from mindvl_data.tokenise.grounding import BadBox, grounded, scaled
 from mindvl_data.vision import Resolution, decode, patch_grid, read_header, smart_resize
 
@@ -137,6 +138,13 @@ def test_every_form_keeps_all_but_its_numbers(text: str, expected: str) -> None:
 )
 def test_what_is_no_box_is_text(text: str) -> None:
     assert grounded(sample(None, text), [SIZE], rule()) is None
+
+
+def test_a_pattern_that_takes_for_ever_on_a_text_is_a_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grounding, "PATTERN_SECONDS", 0.1)
+    hangs = rule(pattern=r"((?:a|aa)+)$")
+    with pytest.raises(BadBox, match=r"boxes\.pattern takes more than 0\.1 s on a text of 101 characters"):
+        grounded(sample(None, "a" * 100 + "b"), [SIZE], hangs)
 
 
 def test_a_pattern_of_ones_own() -> None:

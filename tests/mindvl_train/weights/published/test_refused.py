@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from mindvl_data.errors import UserError
 from mindvl_train.cli import app
 from mindvl_train.weights import tensor_files
 from mindvl_train.weights.imported import ImportedError, read_imported
@@ -160,6 +161,16 @@ def test_a_configuration_that_cannot_be_used(tmp_path: Path, changes: dict[str, 
     config = json.loads((published / "config.json").read_text())
     (published / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(PublishedError, match=message):
+        import_model(published, None, tmp_path / "ours", seed=0)
+
+
+@pytest.mark.parametrize("layers", [10_000_000, "many", -1])
+def test_a_number_of_layers_that_no_model_has(tmp_path: Path, layers: object) -> None:
+    published = publish("Qwen2.5-VL", tmp_path / "published")
+    config = json.loads((published / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = layers
+    (published / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="num_hidden_layers"):
         import_model(published, None, tmp_path / "ours", seed=0)
 
 
