@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from mindvl_train import plugins
@@ -138,6 +138,13 @@ def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part
         config = spec.config(vision=tower.read(vision.config), decoder=decoder_config)
     except KeyError as error:
         raise PublishedError(f"{language.path} or {vision.path}: config.json has no {error}") from error
+    except (ValidationError, TypeError, AttributeError) as error:
+        said = (
+            "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            if isinstance(error, ValidationError)
+            else str(error)
+        )
+        raise PublishedError(f"{language.path} or {vision.path}: config.json cannot be used ({said})") from error
     parts = {
         "decoder": Part(language.path, language.tensors, decoder.naming(decoder_config, language.tensors)),
         "vision": Part(vision.path, vision.tensors, tower.name_vision),
