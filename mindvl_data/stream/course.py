@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindvl_data.manifest import Manifest, ManifestError, read_manifest
+from mindvl_data.stream.schedule import Knots, Scheduled, scheduled
 from mindvl_data.stream.weights import Arrangement, arrange, whole_weights
 
 AnyManifest = Manifest | str | Path
@@ -20,9 +21,13 @@ AnyManifest = Manifest | str | Path
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several manifests at once: of Σ weights packs in a row, each has its weight (counted in packs)."""
+    """Several manifests at once: of Σ weights packs in a row, each has its weight (counted in packs).
 
-    weights: Sequence[tuple[AnyManifest, float]]
+    A weight may be a schedule: knots (packs of the mixture, weight) that begin at 0; shares are straight lines between
+    the knots of all, and stay after the last.
+    """
+
+    weights: Sequence[tuple[AnyManifest, float | Knots]]
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Stretch:
     """
 
     members: tuple[int, ...]
-    arrangement: Arrangement
+    arrangement: Arrangement | Scheduled
     start: int
     stop: int | None
     done: tuple[int, ...]
@@ -136,15 +141,14 @@ def lay_out(wanted: AnyManifest | Mixture | Curriculum, epochs: int | None) -> t
     if not periods:
         raise ManifestError("a curriculum needs at least one period")
     parts = [_members(period.of) for period in periods]
-    manifests = tuple({manifest.id: manifest for part in parts for manifest, _ in part}.values())
-    _check_fit(manifests)
+    manifests = tuple({manifest.id: manifest for part, _ in parts for manifest in part}.values())
+    check_fit(manifests)
     numbers = {manifest.id: number for number, manifest in enumerate(manifests)}
     sizes = tuple(manifest.num_packs for manifest in manifests)
     done, start = [0] * len(manifests), 0
     stretches: list[Stretch] = []
-    for number, (period, part) in enumerate(zip(periods, parts, strict=True)):
-        members = tuple(numbers[manifest.id] for manifest, _ in part)
-        arrangement = arrange([weight for _, weight in part])
+    for number, (period, (part, arrangement)) in enumerate(zip(periods, parts, strict=True)):
+        members = tuple(numbers[manifest.id] for manifest in part)
         length = _length(period, arrangement, [sizes[member] for member in members])
         if length is None and number < len(periods) - 1:
             raise ManifestError(f"period {number} of the curriculum is endless, but more follow: give it `packs`")
@@ -156,28 +160,36 @@ def lay_out(wanted: AnyManifest | Mixture | Curriculum, epochs: int | None) -> t
     return manifests, Course(_name(manifests, stretches), sizes, tuple(stretches))
 
 
-def _members(of: AnyManifest | Mixture) -> list[tuple[Manifest, int]]:
-    """Manifests with whole weights, by id: the order in which they are named changes nothing."""
+def _members(of: AnyManifest | Mixture) -> tuple[list[Manifest], Arrangement | Scheduled]:
+    """Manifests and how they stand, by id: the order in which they are named changes nothing."""
     if not isinstance(of, Mixture):
-        return [(_opened(of), 1)]
-    manifests = [_opened(manifest) for manifest, _ in of.weights]
+        return [_opened(of)], arrange([1])
+    given = [(_opened(manifest), weight) for manifest, weight in of.weights]
+    manifests = [manifest for manifest, _ in given]
     if len({manifest.seq_len for manifest in manifests}) > 1:
         lengths = ", ".join(f"{manifest.where} ({manifest.seq_len})" for manifest in manifests)
         raise ManifestError(f"a mixture needs one seq_len: {lengths}; put them in periods of a curriculum")
     if not manifests or len({manifest.id for manifest in manifests}) < len(manifests):
         raise ManifestError("a mixture names each manifest once: add up the weights of one that comes twice")
+    ordered = sorted(given, key=lambda member: member[0].id)
     try:
-        weights = whole_weights([weight for _, weight in of.weights])
+        arrangement = _arranged([weight for _, weight in ordered])
     except ValueError as error:
         raise ManifestError(f"a mixture of {', '.join(manifest.where for manifest in manifests)}: {error}") from error
-    return sorted(zip(manifests, weights, strict=True), key=lambda member: member[0].id)
+    return [manifest for manifest, _ in ordered], arrangement
+
+
+def _arranged(weights: Sequence[float | Knots]) -> Arrangement | Scheduled:
+    numbers = [weight for weight in weights if isinstance(weight, (int, float))]
+    return arrange(whole_weights(numbers)) if len(numbers) == len(weights) else scheduled(weights)
 
 
 def _opened(manifest: AnyManifest) -> Manifest:
     return manifest if isinstance(manifest, Manifest) else read_manifest(manifest)
 
 
-def _check_fit(manifests: Sequence[Manifest]) -> None:
+def check_fit(manifests: Sequence[Manifest]) -> None:
+    """Raises ManifestError where manifests cannot be streamed together."""
     first = manifests[0]
     for other in manifests:
         if not other.num_packs:
@@ -194,12 +206,13 @@ def _decisive(manifest: Manifest, what: str) -> object:
     return rule.patch, rule.merge, rule.normalisation
 
 
-def _length(period: Period, arrangement: Arrangement, sizes: Sequence[int]) -> int | None:
+def _length(period: Period, arrangement: Arrangement | Scheduled, sizes: Sequence[int]) -> int | None:
     if period.packs is not None and period.epochs is not None:
         raise ManifestError("a period has `packs` or `epochs`, not both")
     length = period.packs
     if period.epochs is not None:
-        length = min(arrangement.position(source, period.epochs * size) for source, size in enumerate(sizes))
+        ends = [arrangement.position(source, period.epochs * size) for source, size in enumerate(sizes)]
+        length = min((end for end in ends if end is not None), default=None)
     if length is not None and length < 1:
         raise ManifestError(f"a period of {length} packs: give it at least one")
     return length

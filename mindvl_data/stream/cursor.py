@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mindvl_data.stream.chosen import ChosenBatches
 from mindvl_data.stream.course import Course, Slot
 
 Last = Literal["pad", "wrap", "drop"]
@@ -19,7 +20,7 @@ class Step:
     skipped: int = 0
 
 
-def next_step(course: Course, n: int, global_batch: int, last: Last) -> Step:
+def next_step(course: Course | ChosenBatches, n: int, global_batch: int, last: Last) -> Step:
     """The global batch that starts at cursor `n`; a pure function.
 
     Where a border (the end of an epoch or of a curriculum's period) leaves less than a batch, `pad` fills it

@@ -13,7 +13,8 @@ import numpy as np
 from mindvl_data.manifest import Manifest, ManifestError
 from mindvl_data.media import access_to
 from mindvl_data.shards import Pack, padding_pack
-from mindvl_data.stream.course import AnyManifest, Curriculum, Mixture, Slot, alone, lay_out
+from mindvl_data.stream.chosen import ChosenBatches
+from mindvl_data.stream.course import AnyManifest, Course, Curriculum, Mixture, Slot, alone, lay_out
 from mindvl_data.stream.cursor import Last, Step, next_step
 from mindvl_data.stream.dealing import deal
 from mindvl_data.stream.reading import PackReader
@@ -25,7 +26,8 @@ Deal = Literal["turn", "cost"]
 class PackStream:
     """An iterable of the packs of one rank, that goes on exactly from `state_dict()` under any topology.
 
-    manifest: a manifest, its path or URL, a `Mixture` of several, a `Curriculum`, or a `SelectedEpoch` (once).
+    manifest: a manifest, its path or URL, a `Mixture` of several, a `Curriculum`, a `SelectedEpoch` (once)
+    or `ChosenBatches` (with the `global_batch` that they were chosen with).
     rank, world: of the data-parallel dimension; tensor- and context-parallel peers pass the same rank and get the same
     packs.
     global_batch: packs a step over all ranks (default: one a rank). epochs: None is endless. last: what becomes
@@ -39,7 +41,7 @@ class PackStream:
 
     def __init__(
         self,
-        manifest: AnyManifest | Mixture | Curriculum | SelectedEpoch,
+        manifest: AnyManifest | Mixture | Curriculum | SelectedEpoch | ChosenBatches,
         rank: int = 0,
         world: int = 1,
         global_batch: int | None = None,
@@ -51,9 +53,12 @@ class PackStream:
     ) -> None:
         self._selected = manifest if isinstance(manifest, SelectedEpoch) else None
         self.manifests: tuple[Manifest, ...]
+        self.course: Course | ChosenBatches
         if isinstance(manifest, SelectedEpoch):
             self.manifests = (manifest.manifest,)
             self.course = alone(manifest.name, manifest.num_packs)
+        elif isinstance(manifest, ChosenBatches):
+            self.manifests, self.course = manifest.manifests, manifest
         else:
             self.manifests, self.course = lay_out(manifest, epochs)
         self.global_batch = world if global_batch is None else global_batch

@@ -113,6 +113,29 @@ class SelectionConfig(Frozen):
     full: Share = 0.125
 
 
+class MemberConfig(Frozen):
+    """A set of a stage's mixture. `weight`: packs of it to those of the others, a number or a schedule: knots [packs of
+    the stage, weight] from pack 0 on, with straight lines of shares between them."""
+
+    manifest: str
+    weight: Annotated[float, Field(gt=0)] | Annotated[tuple[tuple[int, float], ...], Field(min_length=1)] = 1.0
+
+
+class ControlConfig(Frozen):
+    """Who chooses, step by step, which set of a mixture a step is of: `odm`, `given` or a plugin's.
+
+    every: steps between two looks at the losses. warmup: steps with the given weights before the first. smoothing,
+    floor, scale: of odm, how much of a reward stays when a new one comes, the least share of a set, what a loss counts.
+    """
+
+    name: str
+    every: Positive = 10
+    warmup: Annotated[int, Field(ge=0)] = 0
+    smoothing: Share = 0.9
+    floor: Share = 0.03
+    scale: Annotated[float, Field(gt=0)] = 1.0
+
+
 class StageConfig(Frozen):
     """One stage of a run: what it sees, what trains, how fast and how long.
 
@@ -122,7 +145,9 @@ class StageConfig(Frozen):
     """
 
     parent: str | None = Field(default=None, alias="from")
-    manifest: str
+    manifest: str | None = None
+    mixture: dict[str, MemberConfig] | None = None
+    control: ControlConfig | None = None
     train: tuple[str, ...] = ("*",)
     lr: Annotated[dict[str, float], Field(min_length=1)]
     schedule: ScheduleConfig = ScheduleConfig()
@@ -135,6 +160,26 @@ class StageConfig(Frozen):
     def _micro_divides_global(self) -> "StageConfig":
         if self.global_batch % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}")
+        return self
+
+    @property
+    def members(self) -> dict[str, MemberConfig]:
+        """The sets of its mixture by name; of one set alone, that of no name."""
+        return self.mixture or {"": MemberConfig(manifest=self.manifest or "")}
+
+    @model_validator(mode="after")
+    def _of_one_or_several(self) -> "StageConfig":
+        if (self.manifest is None) != bool(self.mixture):
+            raise ValueError("give either `manifest` or `mixture: {NAME: {manifest: …, weight: …}}`")
+        if self.selection and self.mixture:
+            raise ValueError("selection: an epoch is selected of one set; give `manifest`")
+        if self.control is None:
+            return self
+        members = list((self.mixture or {}).values())
+        if len(members) < 2 or any(not isinstance(each.weight, float) for each in members):
+            raise ValueError("control: it chooses among two or more sets of a `mixture` whose weights are numbers")
+        if self.until.epochs is not None:
+            raise ValueError("control: nobody knows when an epoch ends, so give `until: {packs: N}` or tokens")
         return self
 
     @model_validator(mode="after")

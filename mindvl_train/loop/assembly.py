@@ -118,7 +118,10 @@ def assemble(loaded: LoadedConfig, where: str, folder: Path | None = None) -> As
     model_config = validate(spec.config, settings, where, "model.config.")
     inputs = spec.inputs(model_config)
     holdout = open_manifest(Path(config.data) / config.holdout, "holdout") if config.holdout else None
-    manifests = {stage.name: stage.manifest for stage in stages} | ({"holdout": holdout} if holdout else {})
+    manifests = {
+        f"{stage.name}.{key}" if key else stage.name: each for stage in stages for key, each in stage.manifests.items()
+    }
+    manifests |= {"holdout": holdout} if holdout else {}
     known = _known(config.model, imported)
     check_fit(list(manifests.values()), inputs, known.tokenizer_sha256, known.special_ids)
     with torch.device("meta"):

@@ -9,8 +9,11 @@ from torch import nn
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest, read_manifest
+from mindvl_data.stream import Mixture
+from mindvl_data.stream.course import lay_out
 from mindvl_train import plugins
 from mindvl_train.config.schema import StageConfig, TrainConfig
+from mindvl_train.loop.controllers import Controller
 from mindvl_train.loop.schedules import Schedule
 from mindvl_train.loop.selections import Selection
 from mindvl_train.weights.fingerprints import fingerprints
@@ -32,19 +35,36 @@ class Stage:
         name: its key in the run's YAML.
         parent: the stage whose weights it begins with; None: the run's first weights.
         config: its part of the YAML.
-        manifest: what it trains on.
+        manifests: what it trains on, by name in its mixture; of one alone the name is empty.
         schedule: the learning rate's shape.
         total_steps: optimizer steps from beginning to end; with a selection the most that they can be.
         selection: what each epoch trains on; None: all.
+        controller: chooses among the sets of a mixture; None: their weights do.
     """
 
     name: str
     parent: str | None
     config: StageConfig
-    manifest: Manifest
+    manifests: Mapping[str, Manifest]
     schedule: Schedule
     total_steps: int
     selection: Selection | None = None
+    controller: Controller | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it trains on, or the first of several: they have one length, tokenizer and rule of pictures."""
+        return next(iter(self.manifests.values()))
+
+    @property
+    def streamed(self) -> Manifest | Mixture:
+        """What its packs come from."""
+        return _mixture(self.config, self.manifests) if self.config.mixture else self.manifest
+
+    @property
+    def where(self) -> str:
+        """Its manifests' paths, for messages."""
+        return ", ".join(str(manifest.path) for manifest in self.manifests.values())
 
     @property
     def tokens_per_step(self) -> int:
@@ -90,17 +110,37 @@ def open_manifest(path: Path, key: str) -> Manifest:
 
 
 def _open_stage(name: str, config: StageConfig, parent: str | None, data: Path) -> Stage:
-    manifest = open_manifest(data / config.manifest, f"stages.{name}.manifest")
-    packs = config.until.in_packs(manifest.num_packs, manifest.seq_len)
+    manifests = {
+        key: open_manifest(data / each.manifest, f"stages.{name}.{f'mixture.{key}.' if key else ''}manifest")
+        for key, each in config.members.items()
+    }
     return Stage(
         name=name,
         parent=parent,
         config=config,
-        manifest=manifest,
+        manifests=manifests,
         schedule=plugins.load(plugins.SCHEDULES, config.schedule.name),
-        total_steps=steps_for(packs, manifest.num_packs, config.global_batch),
+        total_steps=_total_steps(config, manifests),
         selection=plugins.load(plugins.SELECTIONS, config.selection.name) if config.selection else None,
+        controller=plugins.load(plugins.CONTROLLERS, config.control.name) if config.control else None,
     )
+
+
+def _total_steps(config: StageConfig, manifests: Mapping[str, Manifest]) -> int:
+    """Of one set, whose epochs end with a step of their own, or of a mixture, where none does."""
+    first, until = next(iter(manifests.values())), config.until
+    if not config.mixture:
+        packs = until.in_packs(first.num_packs, first.seq_len)
+        return steps_for(packs, first.num_packs, config.global_batch)
+    packs = until.in_packs(0, first.seq_len)
+    if until.epochs is not None:
+        _, course = lay_out(_mixture(config, manifests), until.epochs)
+        packs = course.end or 0
+    return -(-packs // config.global_batch)
+
+
+def _mixture(config: StageConfig, manifests: Mapping[str, Manifest]) -> Mixture:
+    return Mixture([(manifests[key], each.weight) for key, each in config.members.items()])
 
 
 def steps_for(packs: int, packs_per_epoch: int, global_batch: int) -> int:

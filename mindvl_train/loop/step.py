@@ -105,7 +105,7 @@ def describe_non_finite(stage: Stage, batches: Sequence[Batch], losses: Sequence
     more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
     what = "the loss is no number" if any(each["bad"] for each in heard) else f"the gradient's norm is {norm}"
     return (
-        f"{stage.name}: {what} on packs {', '.join(map(str, packs))} of {stage.manifest.path}, samples "
+        f"{stage.name}: {what} on packs {', '.join(map(str, packs))} of {stage.where}, samples "
         f"{', '.join(samples[:SHOWN])}{more}; look at them with `python -m mindvl_data explain MANIFEST SAMPLE` and "
         "`show MANIFEST --pack N`. The same command goes on with non_finite.action: skip; a lower learning rate is "
         "another run: give another --out"
@@ -117,7 +117,7 @@ def describe_without_targets(stage: Stage, batches: Sequence[Batch]) -> str:
     heard = [json.loads(words) for words in gather_words(json.dumps(_named(batches)))]
     packs = sorted({pack for each in heard for pack in each["packs"]})
     return (
-        f"{stage.name}: nothing to learn on packs {', '.join(map(str, packs))} of {stage.manifest.path}: no token of "
+        f"{stage.name}: nothing to learn on packs {', '.join(map(str, packs))} of {stage.where}: no token of "
         "them has a loss, so the step is left out; `python -m mindvl_data show MANIFEST --pack N` shows the loss mask"
     )
 

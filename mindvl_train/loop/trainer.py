@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
-from mindvl_data.stream import PackStream, SelectedEpoch
+from mindvl_data.stream import ChosenBatches, Mixture, PackStream, SelectedEpoch
 from mindvl_train.data.batch import Batch
 from mindvl_train.data.loader import Loader
 from mindvl_train.data.steps import StepBatches
 from mindvl_train.dtensor import local
 from mindvl_train.loop.assembly import Assembly
+from mindvl_train.loop.control import Control
+from mindvl_train.loop.controllers import Controller
 from mindvl_train.loop.losses import LossLog, of_step, summed
 from mindvl_train.loop.metrics import Record
 from mindvl_train.loop.optim import named, set_learning_rates
@@ -82,6 +84,7 @@ class Trainer:
         self.losses = losses
         self._sums: list[Tensor | None] = []
         self._epoch_steps = 1
+        self._control: Control | None = None
 
     def steps(self) -> Iterator[Progress]:
         """Takes those that are left; where the run stands after each."""
@@ -89,7 +92,10 @@ class Trainer:
         if self.stage.selection:
             yield from self._selected_epochs(self.stage.selection)
             return
-        loader = loader_of(self.stage.manifest, self.parts, self.mesh, config.global_batch, config.micro_batch)
+        if self.stage.controller:
+            yield from self._chosen_steps(self.stage.controller)
+            return
+        loader = loader_of(self.stage.streamed, self.parts, self.mesh, config.global_batch, config.micro_batch)
         if self.progress.stage_step:
             loader.stream.load_state_dict({"manifest": self.progress.manifest, "packs": self.progress.packs})
         yield from self._steps_of(loader, self.stage.total_steps - self.progress.stage_step)
@@ -122,6 +128,21 @@ class Trainer:
                 self.log({**where, **planner.described(selected)})
             yield from self._steps_of(loader, self._epoch_steps)
 
+    def _chosen_steps(self, controller: Controller) -> Iterator[Progress]:
+        """Steps each of one set, some at a time: their sets are chosen from the losses of those before."""
+        config, stage = self.stage.config, self.stage
+        assert config.control
+        self._control = Control(controller, config.control, stage, self.progress.control)
+        while (left := stage.total_steps - self.progress.stage_step) > 0:
+            done = self._control.begin(self.progress.stage_step)
+            loader = loader_of(self._control.batches, self.parts, self.mesh, config.global_batch, config.micro_batch)
+            if done:
+                loader.stream.load_state_dict({"manifest": self.progress.manifest, "packs": self.progress.packs})
+            else:
+                where = {"event": "mixture", "step": self.progress.step + 1, "stage": stage.name}
+                self.log({**where, "shares": self._control.shares})
+            yield from self._steps_of(loader, left)
+
     def _schedule_step(self) -> int:
         """The step that the schedule is asked for: with a selection the place in the epoch, as if it had all packs."""
         if not self.stage.selection:
@@ -141,6 +162,7 @@ class Trainer:
         loss = sum(row.loss for row in rows)
         finite = math.isfinite(loss + norm)
         self._advance(batches, skipped=bool(weight) and not finite)
+        chosen = self._note_choice(loss)
         if finite:
             self._leave_unreached()
             self.optimizer.step()
@@ -167,9 +189,18 @@ class Trainer:
                 **step_record(rows, self.mesh.sizes.share, seconds, self.parts.config.peak_tflops),
                 **noted,
                 "sources": by_source,
+                **chosen,
                 "skipped": self.progress.skipped,
             }
         )
+
+    def _note_choice(self, loss: float) -> dict[str, str]:
+        """Tells who chooses the sets what the step's was worth; for the log, which one it was."""
+        if self._control is None:
+            return {}
+        name = self._control.note(loss)
+        self.progress = replace(self.progress, control=self._control.state_dict())
+        return {"set": name}
 
     def _note_losses(self, batches: Sequence[Batch]) -> dict[str, dict[str, float]]:
         """Keeps what the step says of every sample; of every source the mean loss over all ranks."""
@@ -252,8 +283,14 @@ def _largest(gradient: Tensor) -> Tensor:
     return gradient.detach().abs().amax() if gradient.numel() else gradient.new_zeros(())
 
 
-def loader_of(of: Manifest | SelectedEpoch, parts: Assembly, mesh: Mesh, global_batch: int, micro_batch: int) -> Loader:
-    """This rank's batches of a manifest, from its beginning and without end, or of an epoch that was selected."""
+def loader_of(
+    of: Manifest | Mixture | SelectedEpoch | ChosenBatches,
+    parts: Assembly,
+    mesh: Mesh,
+    global_batch: int,
+    micro_batch: int,
+) -> Loader:
+    """This rank's batches of one set or several, without end, or of what was selected or chosen."""
     settings, ranks = parts.config.loader, mesh.sizes.data
     stream = PackStream(
         *(of, mesh.data_rank, ranks, global_batch),
@@ -263,5 +300,6 @@ def loader_of(of: Manifest | SelectedEpoch, parts: Assembly, mesh: Mesh, global_
         allow=settings.allow,
     )
     packs = global_batch // ranks
-    layout = replace(parts.layout, source_weights=stream.manifest.source_weights)
+    weights = {name: weight for each in stream.manifests for name, weight in each.source_weights.items()}
+    layout = replace(parts.layout, source_weights=weights)
     return Loader(stream, packs, micro_batch, layout, settings.workers, settings.ahead, settings.kind)

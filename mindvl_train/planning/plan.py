@@ -153,5 +153,8 @@ def as_used(model: nn.Module, precision: str) -> nn.Module:
 
 def _costliest(stage: Stage) -> Pack:
     """The pack with the most patches, then with the dearest attention; of those alike the first."""
-    attention, patches = pack_costs(stage.manifest).T
-    return pack_at(stage.manifest, int(np.lexsort((-attention, -patches))[0]))
+    found = []
+    for manifest in stage.manifests.values():
+        attention, patches = pack_costs(manifest).T
+        found.append(pack_at(manifest, int(np.lexsort((-attention, -patches))[0])))
+    return max(found, key=lambda pack: (pack.num_patches, pack.attention_cost))

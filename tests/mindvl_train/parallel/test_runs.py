@@ -130,3 +130,19 @@ def test_a_stage_that_selects_goes_on_on_another_mesh(pool: Pool, run_yaml: str,
     epochs = [[r for r in read_records(tmp_path / name / "metrics.jsonl") if r["event"] == "epoch"] for name in NAMES]
     assert epochs[0] == epochs[1]
     assert len(epochs[0]) == 5
+
+
+@pytest.mark.slow
+def test_sets_that_odm_chooses_are_the_same_on_another_mesh(pool: Pool, run_yaml: str, tmp_path: Path) -> None:
+    sets = "stages.everything.mixture={a: {manifest: first/manifest.json}, b: {manifest: holdout/manifest.json}}"
+    rule = "stages.everything.control={name: odm, every: 2, scale: 10.0}"
+    stage = ["stages.everything.manifest=null", "stages.everything.until={packs: 40}", "checkpoint.every_steps=1"]
+    arguments = [*SHORT[:4], sets, rule, *stage, "losses=true"]
+    pool.run(1, job, run_yaml, str(tmp_path / "alone"), arguments, None)
+    for ranks, stop in ((2, 5), (4, 8), (2, None)):
+        pool.run(ranks, job, run_yaml, str(tmp_path / "moved"), arguments, stop)
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
+    chosen = [[r["set"] for r in read_records(tmp_path / name / "metrics.jsonl") if "set" in r] for name in NAMES]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 10
+    assert set(chosen[0]) == {"a", "b"}
