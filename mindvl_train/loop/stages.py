@@ -132,10 +132,9 @@ def _total_steps(config: StageConfig, manifests: Mapping[str, Manifest]) -> int:
     if not config.mixture:
         packs = until.in_packs(first.num_packs, first.seq_len)
         return steps_for(packs, first.num_packs, config.global_batch)
-    packs = until.in_packs(0, first.seq_len)
-    if until.epochs is not None:
-        _, course = lay_out(_mixture(config, manifests), until.epochs)
-        packs = course.end or 0
+    # Sets that do not fit together are found here, before a file is written.
+    _, course = lay_out(_mixture(config, manifests), until.epochs)
+    packs = until.in_packs(0, first.seq_len) if until.epochs is None else course.end or 0
     return -(-packs // config.global_batch)
 
 

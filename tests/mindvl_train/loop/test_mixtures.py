@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
+from mindvl_data.manifest import ManifestError
 from mindvl_train.config.loading import load_config
 from mindvl_train.config.schema import ConfigError
 from mindvl_train.loop.metrics import read_records
+from mindvl_train.loop.stages import MissingManifestError
 from tests.mindvl_train.short_runs import Stop, StopAt, records_of, run_of
 from tests.mindvl_train.synthetic import TINY_MODEL, mixed_packs, pack_of, text_sample, write_data_set
 
@@ -104,9 +106,9 @@ def test_what_cannot_be_is_named(folder: Path, stage: dict[str, Any], message: s
 
 def test_sets_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
     long = {**SETS, "long": {"manifest": "long/manifest.json"}}
-    with pytest.raises(Exception, match=r"a mixture needs one seq_len: .*long/manifest.json \(32\)"):
-        run_of(run_yaml(folder, "long", mixture=long), tmp_path)
-    with pytest.raises(Exception, match=r"batches chosen among sets need one seq_len"):
-        run_of(run_yaml(folder, "odm-long", mixture=long, control={"name": "given"}), tmp_path)
-    with pytest.raises(Exception, match=r"stages.only.mixture.c.manifest: .*none.json does not exist"):
+    for control in (None, {"name": "given"}):
+        with pytest.raises(ManifestError, match=r"a mixture needs one seq_len: .*long/manifest.json \(32\)"):
+            run_of(run_yaml(folder, "long", mixture=long, control=control), tmp_path)
+    with pytest.raises(MissingManifestError, match=r"stages.only.mixture.c.manifest: .*none.json does not exist"):
         run_of(run_yaml(folder, "none", mixture={**SETS, "c": {"manifest": "none.json"}}), tmp_path)
+    assert not (tmp_path / "run.json").exists()
