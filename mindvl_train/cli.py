@@ -82,6 +82,22 @@ def average(
     or_exit(lambda: _average(folders, weights, out, as_json), debug)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, also of one at work.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The HTML file to write. [default: RUN/report.html]")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer", metavar="FILE", help="tokenizer.json to read answers with. [default: the data's]"),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Writes one HTML file to look at: losses by stage and source, speed, memory, answers at every checkpoint."""
+    or_exit(lambda: _report(folder, out, tokenizer), debug)
+
+
 @app.command("import")
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A published model, or what `export` wrote.")],
@@ -186,6 +202,12 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
     if not made.meshes:
         advice = "more ranks, a smaller micro_batch, or less to train"
         console.print(f"no mesh of {ranks} ranks fits {memory:g} GiB: {advice}")
+
+
+def _report(folder: Path, out: Path | None, tokenizer: Path | None) -> None:
+    from mindvl_train.report import write_report
+
+    open_console().print(str(write_report(folder, out, tokenizer)), soft_wrap=True)
 
 
 def _average(folders: list[Path], weights: str | None, out: Path, as_json: bool) -> None:

@@ -14,9 +14,9 @@ from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.sandbox import RenderError, render
 from mindvl_data.shards import Pack, PackImage
-from mindvl_train.answers.generation import generate
 from mindvl_train.answers.opened import Opened
 from mindvl_train.answers.shown import Piece, clip, picture
+from mindvl_train.models.generation import generate
 from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
 
 # Qwen's published template, for a model that was imported and not trained here; Qwen3-VL's has no system turn.

@@ -16,9 +16,9 @@ from mindvl_data import vision
 from mindvl_data.errors import UserError
 from mindvl_data.shards import Pack
 from mindvl_train.answers.evaluation import Score, evaluate, total
-from mindvl_train.answers.generation import generate, prompt_of
-from mindvl_train.answers.held_out import at_resolution, samples
 from mindvl_train.answers.opened import Opened
+from mindvl_train.data.held_out import at_resolution, samples
+from mindvl_train.models.generation import generate, prompt_of
 from mindvl_train.weights import processing
 
 

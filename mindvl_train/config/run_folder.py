@@ -17,7 +17,7 @@ START = "start"
 # What may change between two starts of one run, because no loss depends on it; what becomes of a loss that is no number
 # decides of steps to come alone.
 FREE_KEYS = (
-    *("name", "data", "out", "weights", "loader", "checkpoint", "loggers", "losses"),
+    *("name", "data", "out", "weights", "loader", "checkpoint", "loggers", "losses", "answers"),
     *("mesh", "activation_checkpointing", "peak_tflops", "non_finite"),
 )
 

@@ -257,6 +257,17 @@ class CheckpointConfig(Frozen):
     keep: Positive = 2
 
 
+class AnswersConfig(Frozen):
+    """Held-out questions that are answered at every checkpoint, for a look at what is learnt.
+
+    samples: how many; 0: none. tokens: of an answer at most; each costs a pass over its question. Only a model that one
+    rank has whole is asked.
+    """
+
+    samples: Annotated[int, Field(ge=0)] = 4
+    tokens: Positive = 32
+
+
 class TrainConfig(Frozen):
     """A run: the model, its stages in their order, and how it is carried out.
 
@@ -287,6 +298,7 @@ class TrainConfig(Frozen):
     checkpoint: CheckpointConfig = CheckpointConfig()
     # Whether the run's folder gets `losses.parquet`: of every sample the loss of its last visit.
     losses: bool = False
+    answers: AnswersConfig = AnswersConfig()
     loggers: tuple[str, ...] = ()
     callbacks: tuple[str, ...] = ()
 

@@ -87,6 +87,12 @@ class Assembly:
         return len(self.stages) + bool(self.average)
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Of every source that some stage sees, its kind."""
+        sources = [source for stage in self.stages for source in stage.manifest.data["sources"].items()]
+        return {name: str(source.get("kind") or name) for name, source in sources}
+
+    @property
     def total_tokens(self) -> int:
         """Tokens that the whole run delivers, padding included."""
         return sum(stage.total_tokens for stage in self.stages)

@@ -21,6 +21,7 @@ from mindvl_train.loop.callbacks import Callback
 from mindvl_train.loop.losses import LossLog, forget_after, write_last
 from mindvl_train.loop.metrics import FILE_NAME, Logger, Record, StageSummary, read_records, summarise
 from mindvl_train.loop.optim import build_optimizer, freeze_all_but, optimizer_tensors, prepare_state
+from mindvl_train.loop.questions import Question, ask, choose
 from mindvl_train.loop.stages import Stage, movement, steps_for
 from mindvl_train.loop.trainer import Trainer, loader_of
 from mindvl_train.models.initialise import give_weights
@@ -145,6 +146,7 @@ class Run:
         self.losses = LossLog(folder, mesh.rank) if parts.keeps_losses else None
         if self.losses and is_first():
             forget_after(folder, self.progress.step)
+        self.questions = self._questions()
         self.model = parallelise(parts.model, mesh, parts.config)
         give_weights(self.model, parts.config.seed, mesh.device, None if latest else parts.weights)
         if latest:
@@ -211,6 +213,20 @@ class Run:
             write_last(self.folder)
         self._call({"event": "checkpoint", "step": self.progress.step, "stage": stage})
 
+    def _questions(self) -> list[Question]:
+        """What is asked at checkpoints: of a model in one piece, the only one that can be continued token by token."""
+        config, holdout = self.parts.config, self.parts.holdout
+        asked = holdout and config.answers.samples and self.mesh.sizes.ranks == 1
+        asked = asked and hasattr(self.parts.model, "next_token")
+        return choose(holdout, config.answers, config.loader) if holdout and asked else []
+
+    def _ask(self, after: str) -> None:
+        if not self.questions:
+            return
+        parts, limit = self.parts, self.parts.config.answers.tokens
+        said = ask(self.model, self.questions, parts.layout, self.mesh.device, parts.record["special_ids"], limit)
+        self._log({"event": "answers", "step": self.progress.step, "stage": after, "answers": said})
+
     @torch.no_grad()
     def _evaluate(self, after: str) -> None:
         """The mean loss on the held-out set: every pack once."""
@@ -231,12 +247,14 @@ class Run:
             )
         mean = total(loss) / learnt
         self._log({"event": "evaluation", "step": self.progress.step, "stage": after, "loss": mean})
+        self._ask(after)
 
     def _checkpoint_is_due(self, stage: Stage) -> bool:
         step = self.progress.stage_step
         return step % self.parts.config.checkpoint.every_steps == 0 and step < stage.total_steps
 
     def _save(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
+        self._ask(stage.name)
         self._flush_losses()
         data = self.parts.data_of(stage.name)
         self.checkpoints.save(Checkpoint(self.progress, self._weights(), optimizer_tensors(optimizer), data=data))
@@ -261,6 +279,7 @@ class Run:
                 "ranks": self.mesh.sizes.ranks,
                 "mesh": str(self.mesh.sizes),
                 "kernels": self.parts.kernel_names,
+                "kinds": self.parts.kinds,
                 "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
                 "torch": torch.__version__,
                 "threads": torch.get_num_threads(),

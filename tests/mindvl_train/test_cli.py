@@ -26,6 +26,7 @@ OPTIONS = {
     "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
     "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
     "average": {"folders", "--out", "--weights", "--json", "--debug"},
+    "report": {"folder", "--out", "--tokenizer", "--debug"},
     "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
     "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
     "evaluate": {"source", "manifest", "--media-root", "--allow", "--accelerator", "--json", "--debug"},

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from mindvl_data.shards import Pack
 from mindvl_train.answers.evaluation import Score, by_kind, evaluate, total
-from mindvl_train.answers.held_out import samples
 from mindvl_train.data.batch import collate
+from mindvl_train.data.held_out import samples
 from tests.mindvl_train.synthetic import LAYOUT, image_sample, pack_of, text_sample, tiny_model
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mindvl_data.stream import PackStream
-from mindvl_train.answers.held_out import samples
 from mindvl_train.config.loading import load_config
 from mindvl_train.data.batch import collate
+from mindvl_train.data.held_out import samples
 from mindvl_train.loop.assembly import assemble
 from mindvl_train.loop.losses import LossLog, SampleLosses, forget_after, last_losses, write_last
 from mindvl_train.loop.metrics import read_records

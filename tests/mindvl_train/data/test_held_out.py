@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mindvl_data import vision
 from mindvl_data.shards import Pack
-from mindvl_train.answers.held_out import HeldOutError, at_resolution, samples
+from mindvl_train.data.held_out import HeldOutError, at_resolution, samples
 from tests.mindvl_train.synthetic import SPECIAL_IDS, Sample, image_sample, pack_of, text_sample
 
 AS_IT_IS = vision.Resolution(14, 2, 784, 1_003_520)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from mindvl_data.shards import Pack
-from mindvl_train.answers.generation import generate, prompt_of
 from mindvl_train.data.batch import BatchLayout, collate
+from mindvl_train.models.generation import generate, prompt_of
 from tests.mindvl_train.synthetic import LAYOUT, SPECIAL_IDS, image_sample, pack_of, text_sample, tiny_model
 
 CPU = torch.device("cpu")
