@@ -30,7 +30,7 @@ OPTIONS = {
     "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
     "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
     "evaluate": {"source", "manifest", "--media-root", "--allow", "--accelerator", "--json", "--debug"},
-    "generate": {"source", "prompt", "--image", "--tokenizer", "--limit", "--accelerator", "--debug"},
+    "generate": {"source", "prompt", "--image", "--video", "--tokenizer", "--limit", "--accelerator", "--debug"},
     "resolve": {
         *("source", "--eval", "--min-pixels", "--max-pixels", "--generate"),
         *("--plot", "--write", "--accelerator", "--json", "--debug"),
