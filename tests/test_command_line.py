@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_message(recipe_folder: Path,
     assert "is no SQL expression" in fails("filters.0.where=width >")
     assert "not true or false" in fails("filters.0.where=width + 1")
     budget = fails("stages.warmup.budget.tokens=9_000_000")
-    assert re.search(r"pass captions .* times, max_repeats is 4\. .* too few\. Add data", budget)
+    assert re.search(r"pass captions .* times, max_epochs is 4\. .* too few\. Add data", budget)
     assert "embed_limit" in fails("embed_limit=1000")
     assert "are longer than" in fails("stages.sft.overlong=error", "stages.sft.seq_len=512", "stages.sft.fit=each")
 

@@ -53,21 +53,20 @@ def _mixture(data: Mapping[str, Any]) -> Iterable[str]:
     mixture = data["mixture"]
     yield "## Mixture"
     yield ""
-    # Manifests of the first version put the numbers that were achieved beside the shares.
-    budget = mixture.get("budget") or {key: mixture.get(f"asked_{key}") for key in ("tokens", "epochs")}
-    if asked := ", ".join(f"{_number(value)} {key}" for key, value in budget.items() if value is not None):
-        yield f"Asked: {asked}."
+    if budget := ", ".join(f"{_number(value)} {key}" for key, value in (mixture.get("budget") or {}).items()):
+        yield f"Budget: {budget}."
         yield ""
-    counts = ("samples", "tokens", "loss_tokens", "vision_tokens", "repeats")
+    counts = ("samples", "tokens", "loss_tokens", "vision_tokens", "epochs")
     rows = []
     for name, line in mixture["sources"].items():
-        nested = isinstance(line["achieved"], Mapping)
-        achieved = line["achieved"] if nested else {**line, "share": line["achieved"]}
-        wanted = line["asked"].get("share") if nested else line["asked"]
-        shares = ("" if share is None else f"{share:.2%}" for share in (wanted, achieved.get("share")))
-        rows.append((name, *shares, *(_number(achieved.get(key)) for key in counts)))
+        shares = (line[side].get("share") for side in ("target", "actual"))
+        rows.append((name, *("" if share is None else f"{share:.2%}" for share in shares), *_counts(line, counts)))
     names = (name.replace("_", " ") for name in counts)
-    yield from _table(("source", "share asked", "achieved", *names), rows)
+    yield from _table(("source", "target share", "actual share", *names), rows)
+
+
+def _counts(line: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [_number(line["actual"].get(name)) for name in names]
 
 
 def _packing(data: Mapping[str, Any]) -> Iterable[str]:
@@ -75,13 +74,13 @@ def _packing(data: Mapping[str, Any]) -> Iterable[str]:
     yield "## Packing"
     yield ""
     yield (
-        f"{packing['packs']:,} packs, the lower bound is {packing['lower_bound']:,}; {packing['fill']:.2%} full, "
+        f"{packing['packs']:,} packs, at least {packing['minimum_packs']:,} are needed; {packing['fill']:.2%} full, "
         f"{packing['segments_per_pack']:g} samples a pack. No sample attends to another."
     )
     yield f"Order: {order['rule']}, steps of {order['step']:,} packs, seed {order['seed']}."
     balance = packing["cost_balance"][order["rule"]]
     costs = ", ".join(f"{value:g} in {name}" for name, value in balance.items())
-    yield f"The busiest pack of a step costs, relative to the step's mean: {costs}."
+    yield f"The slowest pack of a step costs, relative to the step's average: {costs}."
 
 
 def _hashes(data: Mapping[str, Any]) -> Iterable[str]:

@@ -193,7 +193,7 @@ def _why(mixture: Mapping[str, Any] | None, source: str, held: str | None) -> st
         return f"it is held out, in {held}: no stage draws it"
     if source not in mixture:
         return f"the stage's mixture has no {source}"
-    passes = mixture[source]["achieved"]["repeats"]
+    passes = mixture[source]["actual"]["epochs"]
     if passes >= 1:
         return f"every sample of {source} that fits this set is drawn {int(passes)} times or more"
     return (

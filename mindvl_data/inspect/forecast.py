@@ -31,7 +31,7 @@ def view(sets: Sequence[Mapping[str, Any]]) -> RenderableType:
     for made in sets:
         name = made["name"]
         for source, line in made["sources"].items():
-            amounts = (count(line["samples"]), count(line["tokens"]), f"{line['repeats']:.2f}")
+            amounts = (count(line["samples"]), count(line["tokens"]), f"{line['epochs']:.2f}")
             table.add_row(name, source, f"{line['share']:.1%}", *amounts)
             name = ""
         total = made["total"]

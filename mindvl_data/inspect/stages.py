@@ -31,7 +31,7 @@ def _numbers(data: Mapping[str, Any]) -> Iterator[str]:
     for name in ("samples", "tokens", "loss_tokens", "vision_tokens"):
         yield count(total[name])
     yield count(packing["packs"])
-    yield count(packing["lower_bound"])
+    yield count(packing["minimum_packs"])
     yield f"{packing['fill']:.2%}"
 
 
@@ -44,34 +44,34 @@ def count(number: int) -> str:
 
 
 def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Asked and achieved shares of every source and group, and how often each source was passed."""
+    """Target and actual shares of every source and group, and the epochs of each source."""
     table = Table(
         title="Mixture", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
     )
     for column in ("set", "by", "source"):
         table.add_column(column)
-    for column in ("asked", "achieved", "samples", "tokens", "of tokens", "passes"):
+    for column in ("target", "actual", "samples", "tokens", "of tokens", "epochs"):
         table.add_column(column, justify="right")
     for name, data in stages:
         mixture = data["mixture"]
         head = (name, mixture["by"].replace("_", " "))
         for source, line in mixture["sources"].items():
-            table.add_row(*head, source, *_shares(line["asked"], line["achieved"], mixture["total"]["tokens"]))
+            table.add_row(*head, source, *_shares(line["target"], line["actual"], mixture["total"]["tokens"]))
             head = ("", "")
         for group, line in mixture["groups"].items():
-            table.add_row("", "", Text(group, style="italic"), f"{line['asked']:.1%}", f"{line['achieved']:.2%}")
+            table.add_row("", "", Text(group, style="italic"), f"{line['target']:.1%}", f"{line['actual']:.2%}")
         table.add_section()
     return table
 
 
-def _shares(asked: Mapping[str, Any], achieved: Mapping[str, Any], tokens: int) -> tuple[str, ...]:
+def _shares(target: Mapping[str, Any], actual: Mapping[str, Any], tokens: int) -> tuple[str, ...]:
     return (
-        f"{asked['share']:.1%}",
-        f"{achieved['share']:.2%}",
-        count(achieved["samples"]),
-        count(achieved["tokens"]),
-        f"{achieved['tokens'] / tokens:.1%}",
-        f"{achieved['repeats']:.2f}",
+        f"{target['share']:.1%}",
+        f"{actual['share']:.2%}",
+        count(actual["samples"]),
+        count(actual["tokens"]),
+        f"{actual['tokens'] / tokens:.1%}",
+        f"{actual['epochs']:.2f}",
     )
 
 

@@ -152,7 +152,7 @@ MANIFEST = _keys(
     sources=_by_plain_name(_all(_keys(files=_either(LIST, _keys(path=FILE, sha256=TEXT))), _optional(weight=WEIGHT))),
     funnel=LIST,
     mixture=_keys(total=_optional(samples=COUNT, tokens=COUNT, loss_tokens=COUNT, vision_tokens=COUNT)),
-    packing=_keys(packs=COUNT, lower_bound=COUNT, tokens=COUNT, padding=COUNT, fill=NUMBER),
+    packing=_keys(packs=COUNT, minimum_packs=COUNT, tokens=COUNT, padding=COUNT, fill=NUMBER),
     order=_keys(step=POSITIVE),
     draws=_keys(path=FILE, sha256=TEXT),
     shards=_list_of(_keys(path=FILE, packs=COUNT, bytes=COUNT, sha256=TEXT)),

@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 
 from mindvl_data.manifest.document import FILE_NAME, READABLE_VERSIONS, Manifest, ManifestError
+from mindvl_data.manifest.first_version import translated
 from mindvl_data.manifest.form import problems_of_form
 from mindvl_data.shards import ShardCache, patiently
 
@@ -75,6 +76,8 @@ def _checked(raw: bytes, seal: bytes, where: str) -> dict[str, Any]:
             f"{where}: format_version is {version}, this version reads {' and '.join(map(str, READABLE_VERSIONS))}; "
             "build the data set again, or use the version that wrote it"
         )
+    if version == 1:
+        data = translated(data)
     problems = problems_of_form(data)
     if problems:
         raise ManifestError(f"{where}: not of the form of a manifest ({'; '.join(problems)}); build the data set again")

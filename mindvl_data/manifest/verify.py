@@ -169,8 +169,8 @@ def _number_problems(manifest: Manifest, packs: int, seen: _Seen) -> list[str]:
     found |= {f"mixture.total.{name}": getattr(seen, name) for name in manifest.data["mixture"]["total"]}
     said = {name: _at(manifest.data, name) for name in found}
     problems = [f"{name} is {said[name]}, its packs say {found[name]}" for name in found if said[name] != found[name]]
-    if packing["lower_bound"] > packs:
-        problems.append(f"packing.lower_bound {packing['lower_bound']} is above its {packs} packs")
+    if packing["minimum_packs"] > packs:
+        problems.append(f"packing.minimum_packs {packing['minimum_packs']} is above its {packs} packs")
     if content_id(seen.digests) != manifest.id:
         problems.append("its id is not the hash of the packs in its shards")
     return problems

@@ -8,7 +8,7 @@ limit is repacked sample by sample (two_limits).
 
 from mindvl_data.packing.apart import again
 from mindvl_data.packing.draw import words
-from mindvl_data.packing.limits import Limits, lower_bound
+from mindvl_data.packing.limits import Limits, minimum_packs
 from mindvl_data.packing.order import order_packs, step_balance
 from mindvl_data.packing.packs import PackError, Packs, index_type
 from mindvl_data.packing.planning import plan
@@ -20,7 +20,7 @@ __all__ = [
     "Packs",
     "again",
     "index_type",
-    "lower_bound",
+    "minimum_packs",
     "order_packs",
     "plan",
     "plan_windows",

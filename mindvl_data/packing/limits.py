@@ -45,7 +45,7 @@ def _check_column(name: str, values: NDArray[np.integer], least: int, most: int,
     raise PackError(f"sample {first} has {name} {values[first]}; a pack holds {least} to {most} {unit}")
 
 
-def lower_bound(counts: NDArray[np.int64], capacity: int) -> int:
+def minimum_packs(counts: NDArray[np.int64], capacity: int) -> int:
     """max(⌈Σ length / capacity⌉, L2) of a histogram of lengths (Martello & Toth 1990, section 8.3.2).
 
     L2 counts, for every threshold a ≤ capacity / 2: the lengths over capacity - a, which stand alone beside
@@ -64,7 +64,7 @@ def lower_bound(counts: NDArray[np.int64], capacity: int) -> int:
 
 def bound(counts: NDArray[np.int64], patches: NDArray[np.integer] | None, limits: Limits) -> int:
     """No plan within these limits has fewer packs: the largest bound of any one limit."""
-    found = max(lower_bound(counts, limits.capacity), -(-int(counts.sum()) // limits.max_samples))
+    found = max(minimum_packs(counts, limits.capacity), -(-int(counts.sum()) // limits.max_samples))
     if patches is None or limits.max_patches is None:
         return found
     if limits.max_patches == 0:

@@ -23,12 +23,12 @@ class Packs:
     """`index[offsets[i]:offsets[i + 1]]` are the samples of pack i.
 
     index: [samples], each exactly once. offsets: [packs + 1]. Both int32 where the number of samples fits it,
-    else int64. lower_bound: no plan within the same limits has fewer packs.
+    else int64. minimum_packs: no plan within the same limits has fewer packs.
     """
 
     index: NDArray[Any]
     offsets: NDArray[Any]
-    lower_bound: int
+    minimum_packs: int
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -52,7 +52,7 @@ class Packs:
             to = offsets[first : first + BLOCK + 1]
             shift = np.repeat(self.offsets[:-1][order[first : first + BLOCK]] - to[:-1], np.diff(to))
             index[to[0] : to[-1]] = self.index[shift + np.arange(to[0], to[-1])]
-        return Packs(index, offsets, self.lower_bound)
+        return Packs(index, offsets, self.minimum_packs)
 
 
 def index_type(samples: int) -> type[np.signedinteger[Any]]:

@@ -91,7 +91,7 @@ def _repacked(
     return Packs(
         np.concatenate([kept.index, repacked.index]),
         np.concatenate([kept.offsets, kept.offsets[-1] + repacked.offsets[1:]]),
-        packs.lower_bound,
+        packs.minimum_packs,
     )
 
 

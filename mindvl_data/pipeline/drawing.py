@@ -62,7 +62,7 @@ def _draw(pools: Mapping[str, Pool], spec: Spec, seed: int) -> tuple[Asked, Draw
         # What so many packs hold at most; how much less they do hold is only known once it is packed.
         budget = Budget(tokens=budget.packs * spec.fit_len)
     asked = ask(pools, spec.mixture, budget, spec.by, spec.stage)
-    check_repeats(pools, asked, spec.max_repeats, spec.by, spec.stage)
+    check_repeats(pools, asked, spec.max_epochs, spec.by, spec.stage)
     return asked, draw(pools, asked, seed, spec.stage)
 
 

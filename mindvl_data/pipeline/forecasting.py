@@ -54,7 +54,7 @@ def _forecast(recipe: Recipe, spec: Spec) -> dict[str, Any]:
     if budget and budget.packs:
         budget = Budget(tokens=budget.packs * spec.fit_len)
     asked = ask(stocks, spec.mixture, budget, spec.by, spec.stage)
-    check_repeats(stocks, asked, spec.max_repeats, spec.by, spec.stage)
+    check_repeats(stocks, asked, spec.max_epochs, spec.by, spec.stage)
     sources = {name: _drawn(asked, name, stock) for name, stock in stocks.items()}
     columns = ("samples", "tokens", "vision_tokens", "images", "image_bytes")
     total = {column: sum(source[column] for source in sources.values()) for column in columns}
@@ -93,7 +93,7 @@ def _drawn(asked: Asked, name: str, stock: Declared) -> dict[str, Any]:
         "vision_tokens": round(samples * (size.vision_tokens_per_sample or 0)),
         "images": round(samples * size.images_per_sample),
         "image_bytes": round(samples * (size.image_bytes_per_sample or 0)),
-        "repeats": round(passes, 4),
+        "epochs": round(passes, 4),
     }
 
 

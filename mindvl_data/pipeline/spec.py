@@ -22,7 +22,7 @@ class Spec:
     mixture: Group | None
     by: str
     budget: Budget | None
-    max_repeats: float
+    max_epochs: float
     max_patches: int | None = None
     max_samples: int | None = None
     window: int | None = None
@@ -51,7 +51,7 @@ def _spec(recipe: Recipe, name: str, stage: Stage, seq_len: int) -> Spec:
         mixture=stage.mixture,
         by=stage.by,
         budget=stage.budget,
-        max_repeats=stage.max_repeats,
+        max_epochs=stage.max_epochs,
         max_patches=stage.max_patches,
         max_samples=stage.max_samples,
         window=stage.window,

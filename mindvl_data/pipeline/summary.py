@@ -25,9 +25,9 @@ CHUNK = 1 << 20
 
 
 def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec) -> dict[str, Any]:
-    """What was asked of each source, and of each group, and what the draw gave, in every count there is.
+    """The target and the actual amount of each source, and of each group, in every count there is.
 
-    weights, source: of all samples. `repeats` are passes over what could be drawn.
+    weights, source: of all samples. `epochs` are over what could be drawn.
     """
     given = _by_source(weights, source, made.draw.samples, sources)
     totals = {column: sum(given[name][column] for name in made.asked.shares) for column in COUNTED}
@@ -39,15 +39,15 @@ def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequen
         got = given[name]
         lines[name] = {
             "pool": holds,
-            "asked": {
+            "target": {
                 "share": round(share, 6),
                 **{column: round(passes * value) for column, value in holds.items()},
-                "repeats": round(passes, 4),
+                "epochs": round(passes, 4),
             },
-            "achieved": {
+            "actual": {
                 "share": round(got[spec.by] / totals[spec.by], 6),
                 **got,
-                "repeats": round(got[spec.by] / holds[spec.by], 4),
+                "epochs": round(got[spec.by] / holds[spec.by], 4),
             },
         }
     budget = spec.budget.model_dump(exclude_none=True) if spec.budget else None
@@ -81,13 +81,13 @@ def _by_source(
 
 
 def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
-    """Every group by its path, with its share of the whole, asked and achieved."""
+    """Every group by its path, with its target and actual share of the whole."""
     for name, member in group.members.items():
         if isinstance(member, Group):
             of = [lines[source] for source in member.sources()]
             yield (
                 f"{path}{name}",
-                {side: round(sum(line[side]["share"] for line in of), 6) for side in ("asked", "achieved")},
+                {side: round(sum(line[side]["share"] for line in of), 6) for side in ("target", "actual")},
             )
             yield from _groups(member, lines, f"{path}{name}.")
 
@@ -100,18 +100,18 @@ def packing(
     seq_len: int,
     step: int,
 ) -> dict[str, Any]:
-    """Packs beside their lower bound, fill, and how level the steps of either order are: 1 means that no rank waits.
+    """Packs, the fewest there can be, fill, and how level the steps of either order are: at 1 no rank waits.
 
     costs: by order, then by name, of each pack in that order.
     """
     slots = len(packs) * seq_len
     return {
         "packs": len(packs),
-        "lower_bound": packs.lower_bound,
+        "minimum_packs": packs.minimum_packs,
         "tokens": tokens,
         "padding": slots - tokens,
         "fill": round(tokens / slots, 6),
-        "repeats_together": len(again(packs, draw.samples)) if draw.repeats.any() else 0,
+        "duplicates_in_pack": len(again(packs, draw.samples)) if draw.repeats.any() else 0,
         "segments_per_pack": round(len(packs.index) / len(packs), 3),
         "cost_balance": {
             rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}

@@ -18,7 +18,7 @@ from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import groups_of, numbers_of
 from mindvl_data.runtime import fingerprints, reached, seals
 from mindvl_data.runtime.memory import give_back
-from mindvl_data.steps.balance import capped, staying, tempered
+from mindvl_data.steps.balance import capped, flattened, staying
 from mindvl_data.steps.dedup import kept_of, ranks
 from mindvl_data.steps.filters import NO_FILTER
 from mindvl_data.steps.round_robin import chosen, ranking, styles_of, ties
@@ -166,7 +166,7 @@ def _balance(
         assert rule.cap is not None
         counts = capped(sizes, rule.cap)
     else:
-        counts = tempered(sizes, rule.share, rule.temperature)
+        counts = flattened(sizes, rule.share, rule.exponent)
     prefer = _preferred(run, partitions, scores, f"balance.{number}.prefer", pool)
     lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
     said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]

@@ -8,7 +8,7 @@ from mindvl_data.recipe.fields import Model, Share
 
 
 class Balance(Model):
-    """Keeps so many samples of each group: at most `cap`, or a `share` of all at a `temperature`."""
+    """Keeps so many samples of each group: at most `cap`, or a `share` of all, flattened by an `exponent`."""
 
     name: str
     by: str
@@ -16,8 +16,8 @@ class Balance(Model):
     Samples for which it is null stay."""
     cap: int | None = Field(None, ge=1)
     share: Share | None = None
-    temperature: float = Field(0, ge=0, le=1)
-    """Of `share`: groups stay in proportion to size ** temperature. 0: alike, as far as they reach; 1: as they are."""
+    exponent: float = Field(0, ge=0, le=1)
+    """Of `share`: groups stay in proportion to size ** exponent. 0: alike, as far as they reach; 1: as they are."""
     prefer: str | None = None
     """A Polars SQL expression: the samples in which it is largest stay. By default a hash of their ids decides."""
     sources: tuple[str, ...] | None = None

@@ -8,6 +8,9 @@ from typing import Any
 from mindvl_data.recipe.fields import nearest
 from mindvl_data.recipe.whole import Recipe
 
+# The section and the key of earlier recipes, and the key of today.
+RENAMED = {("balance", "temperature"): "exponent", ("stages", "max_repeats"): "max_epochs"}
+
 
 def problem(error: Any) -> str:
     """One line for one of pydantic's errors."""
@@ -16,6 +19,8 @@ def problem(error: Any) -> str:
     place = ".".join(str(part) for part in _without_kinds(loc))
     if error["type"] != "extra_forbidden":
         return f"{place}: {error['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+    if new := RENAMED.get((str(loc[0]), str(loc[-1]))):
+        return f"{place}: is called {new} now"
     return f"{place}: there is no such key{nearest(str(loc[-1]), _known_keys(loc[:-1]))}"
 
 

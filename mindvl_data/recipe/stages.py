@@ -30,7 +30,7 @@ class Stage(Model):
     """What the shares are shares of."""
     mixture: Group
     """Each source's share, alone or in groups: `{text: 0.2, captions: {share: 0.8, cc: 0.3, dfn: 0.7}}`."""
-    max_repeats: float = Field(4, gt=0, le=32767)
+    max_epochs: float = Field(4, gt=0, le=32767)
     """Passes over a source in this stage above which the build stops."""
     overlong: Literal["drop", "truncate", "error"] = "drop"
     fit: Literal["shortest", "each"] = "shortest"

@@ -1,7 +1,7 @@
 """Balance: how many samples of each group stay, and which.
 
 A cap a group is what MetaCLIP balances concepts by (Xu et al. 2023, arXiv 2309.16671: at most t texts a concept). A
-temperature keeps counts in proportion to n ** temperature: 1 is a plain sample, 0 draws by inverse frequency, as
+exponent keeps counts in proportion to n ** exponent: 1 is a plain sample, 0 draws by inverse frequency, as
 LLaVA-OneVision-1.5 weights concepts (An et al. 2025, arXiv 2509.23661), until groups are used up.
 """
 
@@ -18,13 +18,13 @@ def capped(sizes: NDArray[np.int64], cap: int) -> NDArray[np.int64]:
     return np.minimum(sizes, cap)
 
 
-def tempered(sizes: NDArray[np.int64], share: float, temperature: float) -> NDArray[np.int64]:
-    """How many of each group stay, int64 [groups]: `share` of all samples, in proportion to size ** temperature.
+def flattened(sizes: NDArray[np.int64], share: float, exponent: float) -> NDArray[np.int64]:
+    """How many of each group stay, int64 [groups]: `share` of all samples, in proportion to size ** exponent.
 
     What a group has not goes to the others in proportion. Rounded so that the sum is right, larger remainders first.
     """
     target = round(share * int(sizes.sum()))
-    weights = np.where(sizes > 0, sizes.astype(np.float64) ** temperature, 0.0)
+    weights = np.where(sizes > 0, sizes.astype(np.float64) ** exponent, 0.0)
     whole = np.zeros(len(sizes), bool)
     kept = np.zeros(len(sizes))
     while True:

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from vlm_lengths import MIXES, clipped, samples, uniform_mid
 
-from mindvl_data.packing import Packs, lower_bound, order_packs, plan, plan_windows, step_balance
+from mindvl_data.packing import Packs, minimum_packs, order_packs, plan, plan_windows, step_balance
 from mindvl_data.packing.compiled import FEW_SAMPLES, TIMES_WITHIN_TOKENS
 
 STEP = 64
@@ -116,7 +116,7 @@ def measured(name: str, case: Problem, folder: str) -> list[str]:
         seconds.append(time.process_time() - start)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before + lengths.nbytes / 1024
     packs = packer.index(answer)
-    bound = lower_bound(np.bincount(lengths, minlength=capacity + 1), capacity)
+    bound = minimum_packs(np.bincount(lengths, minlength=capacity + 1), capacity)
     check(packs, lengths, capacity)
     fill = lengths.sum() / (len(packs) * capacity)
     balance = [f"{a:.3f}  {p:.3f}" for a, p in balances(packs, lengths, patches, packer.ours)]
@@ -175,7 +175,7 @@ def steps_line(mix: str, capacity: int) -> list[str]:
     packs = plan(lengths, capacity, patches)
     (attention, vision), (shuffled_attention, shuffled_vision) = balances(packs, lengths, patches, True)
     return [
-        mix, f"{capacity:,}", f"{len(packs) // STEP:,}", f"+{len(packs) - packs.lower_bound}", f"{attention:.4f}",
+        mix, f"{capacity:,}", f"{len(packs) // STEP:,}", f"+{len(packs) - packs.minimum_packs}", f"{attention:.4f}",
         f"{vision:.4f}", f"{shuffled_attention:.2f}", f"{shuffled_vision:.2f}",
     ]  # fmt: skip
 
@@ -195,7 +195,7 @@ def limits_line(capacity: int, balance: bool, max_samples: int | None) -> list[s
     lost = 100 * lengths.sum() / capacity * (1 / len(one) - 1 / len(packs))
     return [
         f"{capacity:,}", str(balance), str(max_samples or "any"), f"{(one.sums(patches) > most).mean():.1%}",
-        f"{seconds:.2f}", f"+{len(packs) - packs.lower_bound}", f"{lost:.4f}",
+        f"{seconds:.2f}", f"+{len(packs) - packs.minimum_packs}", f"{lost:.4f}",
     ]  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def hundred_million(folder: str) -> list[str]:
     packs = plan(lengths, 8192, balance=False)
     seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return [f"{seconds:.2f}", f"{len(packs):,}", f"+{len(packs) - packs.lower_bound}", f"{peak:.2f}"]
+    return [f"{seconds:.2f}", f"{len(packs):,}", f"+{len(packs) - packs.minimum_packs}", f"{peak:.2f}"]
 
 
 def listed(console: Console, title: str, columns: str, lines: list[list[str]]) -> None:

@@ -39,7 +39,7 @@ def miniature(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Load
     text = re.sub(r"\{(0+)\.\.\d+\}", lambda zeros: f"{{{zeros[1]}..{zeros[1][:-1]}1}}", text)
     raw = yaml.safe_load(text) | {"tokenizer": str(QUICKSTART / "tokenizer.json")}
     for stage in raw["stages"].values():
-        stage["max_repeats"] = 10_000
+        stage["max_epochs"] = 10_000
         if stage.get("budget", {}).keys() & {"tokens", "samples"}:
             stage["budget"] = {"tokens": 30_000} if "tokens" in stage["budget"] else {"samples": 60}
     if "holdout" in raw:

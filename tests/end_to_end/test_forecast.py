@@ -63,7 +63,7 @@ def test_a_forecast_draws_as_a_build_does(
     assert tuple(line["tokens"] for line in found["sources"].values()) == tokens
     assert found["total"]["tokens"] == sum(tokens)
     assert found["packs"] == -(-sum(tokens) // 1000)
-    assert found["sources"]["a"]["repeats"] == samples[0] / 1000
+    assert found["sources"]["a"]["epochs"] == samples[0] / 1000
 
 
 def test_disk_counts_tokens_segments_and_embedded_images(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_training_is_said_for_a_model_and_a_device_of_the_table_or_of_ones_own(t
 
 def test_what_a_forecast_lacks_is_named(tmp_path: Path) -> None:
     path = recipe(tmp_path, {"seq_len": 1000, "mixture": {"a": 0.5, "b": 0.5}, "budget": {"tokens": 400_000}})
-    with pytest.raises(MixError, match=r"pass b 10\.00 times, max_repeats is 4.*30,000 too few"):
+    with pytest.raises(MixError, match=r"pass b 10\.00 times, max_epochs is 4.*30,000 too few"):
         forecast(load_recipe(path).recipe)
     with pytest.raises(BuildError, match=r"sources\.b\.size: a forecast reckons with declared sizes"):
         forecast(load_recipe(path, ["sources.b.size=null"]).recipe)

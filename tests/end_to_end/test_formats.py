@@ -153,7 +153,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
     }
     share = 1 / len(FORMATS)
     stages = {"all": {"seq_len": 8192, "budget": {"tokens": 8000}, "mixture": dict.fromkeys(FORMATS, share)}}
-    stages["all"]["max_repeats"] = 1000
+    stages["all"]["max_epochs"] = 1000
     recipe = {"name": "formats", "tokenizer": str(QUICKSTART / "tokenizer.json"), "sources": sources, "stages": stages}
     recipe["resolution"] = {"max_pixels": 28 * 28 * 64}
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
@@ -219,7 +219,7 @@ def test_the_ledger_has_every_sample_that_the_funnel_lost(recipe_folder: Path, t
 
 def test_the_order_in_which_files_are_named_changes_nothing(tmp_path: Path) -> None:
     files = [f"data/captions-00{i}.tar" for i in range(2)]
-    stages = "{only: {seq_len: 1024, budget: {tokens: 9000}, mixture: {captions: 0.5, text: 0.5}, max_repeats: 99}}"
+    stages = "{only: {seq_len: 1024, budget: {tokens: 9000}, mixture: {captions: 0.5, text: 0.5}, max_epochs: 99}}"
     ids = set()
     for number, order in enumerate(itertools.permutations(files)):
         changes = [f"sources.captions.path={json.dumps(order)}", f"stages={stages}"]

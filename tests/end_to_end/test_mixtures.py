@@ -47,9 +47,9 @@ def test_epochs_of_each_source_pass_it_so_often(out: Path) -> None:
     assert set(found["text"]) == {1}
     assert mixture["budget"] is None
     vqa = mixture["sources"]["vqa"]
-    assert vqa["achieved"]["repeats"] == vqa["asked"]["repeats"] == 2
-    assert vqa["achieved"]["samples"] == 2 * vqa["pool"]["samples"] == 2 * found["vqa"][2]
-    assert mixture["groups"]["g"]["asked"] == mixture["sources"]["text"]["asked"]["share"]
+    assert vqa["actual"]["epochs"] == vqa["target"]["epochs"] == 2
+    assert vqa["actual"]["samples"] == 2 * vqa["pool"]["samples"] == 2 * found["vqa"][2]
+    assert mixture["groups"]["g"]["target"] == mixture["sources"]["text"]["target"]["share"]
 
 
 @pytest.mark.parametrize("by", ["samples", "loss_tokens"])
@@ -66,11 +66,11 @@ def test_shares_of_something_else_than_tokens(out: Path, by: str) -> None:
     assert 60_000 <= mixture["total"]["tokens"] < 60_000 + longest
     for name, share in (("vqa", 0.6), ("captions", 0.3), ("documents", 0.1)):
         line = mixture["sources"][name]
-        assert line["asked"]["share"] == pytest.approx(share)
-        assert line["achieved"]["share"] == pytest.approx(line["achieved"][by] / total, abs=1e-6)
-        assert abs(line["achieved"]["share"] - share) < 0.05
-        assert line["achieved"]["samples"] == sum(source == name for pack in packs for source in pack.sources)
-    assert mixture["groups"]["pictures"]["asked"] == pytest.approx(0.4)
+        assert line["target"]["share"] == pytest.approx(share)
+        assert line["actual"]["share"] == pytest.approx(line["actual"][by] / total, abs=1e-6)
+        assert abs(line["actual"]["share"] - share) < 0.05
+        assert line["actual"]["samples"] == sum(source == name for pack in packs for source in pack.sources)
+    assert mixture["groups"]["pictures"]["target"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("asked", [1, 7, 30])
@@ -96,12 +96,12 @@ def test_temperature_flattens_the_shares_of_what_is_there(out: Path) -> None:
     sources = mixture["sources"]
     roots = {name: line["pool"]["tokens"] ** 0.5 for name, line in sources.items()}
     for name, root in roots.items():
-        assert sources[name]["asked"]["share"] == pytest.approx(root / sum(roots.values()), abs=1e-6)
-    assert max(line["asked"]["repeats"] for line in sources.values()) == 1
+        assert sources[name]["target"]["share"] == pytest.approx(root / sum(roots.values()), abs=1e-6)
+    assert max(line["target"]["epochs"] for line in sources.values()) == 1
 
 
 def test_a_source_too_small_for_its_share_stops_the_build_before_anything_is_written(tmp_path: Path) -> None:
-    asked = ["stages.sft.by=samples", "stages.sft.budget={samples: 900}", "stages.sft.max_repeats=2"]
+    asked = ["stages.sft.by=samples", "stages.sft.budget={samples: 900}", "stages.sft.max_epochs=2"]
     with pytest.raises(MixError, match=r"stages\.sft\.budget: 900 samples at a share of 0\.48 pass documents"):
         build(load_recipe(QUICKSTART / "recipe.yaml", asked), tmp_path / "out")
     assert not list((tmp_path / "out").glob("*/manifest.json"))

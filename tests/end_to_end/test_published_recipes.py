@@ -45,7 +45,7 @@ def test_it_builds_on_a_miniature_of_every_source(path: Path, tmp_path: Path, mo
         assert [problem for _, problems in verify(manifest) for problem in problems] == []
         drawn = manifest.data["mixture"]["sources"]
         if manifest.stage != "holdout":
-            assert all(line["achieved"]["samples"] > 0 for line in drawn.values()), drawn
+            assert all(line["actual"]["samples"] > 0 for line in drawn.values()), drawn
     mixed = {name for stage in mini.recipe.stages.values() for name in stage.mixture.sources()}
     assert mixed == set(mini.recipe.sources)
     dropping = {line.step for line in report.funnel if line.step.startswith("filter") and line.entered > line.left}

@@ -106,7 +106,7 @@ def write_recipe(folder: Path, **more: Any) -> Path:
                 "seq_len": 1024,
                 "budget": {"epochs": 1},
                 "mixture": {"llava": 0.5, "messages": 0.1, "tars": 0.2, "cells": 0.1, "text": 0.1},
-                "max_repeats": 30,
+                "max_epochs": 30,
             }
         },
     }

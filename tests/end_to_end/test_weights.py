@@ -29,7 +29,7 @@ def data_set(folder: Path, **weight: float) -> Path:
         "name": "weights",
         "tokenizer": str(QUICKSTART / "tokenizer.json"),
         "sources": {"one": source, "two": source | weight},
-        "stages": {"sft": {"seq_len": 64, "budget": {"packs": 4}, "max_repeats": 9, "mixture": mixture}},
+        "stages": {"sft": {"seq_len": 64, "budget": {"packs": 4}, "max_epochs": 9, "mixture": mixture}},
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return build(load_recipe(folder / "recipe.yaml"), folder / "built").out

@@ -128,7 +128,7 @@ def make_manifest(
             "mixture": {"total": totals},
             "packing": {
                 "packs": len(packs),
-                "lower_bound": 1,
+                "minimum_packs": 1,
                 "tokens": totals["tokens"],
                 "padding": len(packs) * seq_len - totals["tokens"],
                 "fill": round(totals["tokens"] / (len(packs) * seq_len), 6),

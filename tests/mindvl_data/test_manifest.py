@@ -93,7 +93,7 @@ def test_half_a_manifest_is_none(manifest: Path, name: str) -> None:
     ("key", "value", "words"),
     [
         ("packing", {"fill": 0.99}, "packing.fill is 0.99"),
-        ("packing", {"lower_bound": 11}, "above its 10 packs"),
+        ("packing", {"minimum_packs": 11}, "above its 10 packs"),
         ("mixture", {"total": {"tokens": 1}}, "mixture.total.tokens is 1"),
     ],
 )
@@ -112,7 +112,7 @@ def test_numbers_that_lie_are_found(manifest: Path, key: str, value: dict, words
         {"shards": [{"path": "/etc/passwd", "packs": 1, "bytes": 1, "sha256": ""}]},
         {"draws": {"path": "../../x", "sha256": ""}},
         {"packing": {}},
-        {"packing": {"packs": 11, "lower_bound": 1, "tokens": 1, "padding": 0, "fill": 1.0}},
+        {"packing": {"packs": 11, "minimum_packs": 1, "tokens": 1, "padding": 0, "fill": 1.0}},
         {"seq_len": 0},
         {"tokenizer": []},
         {"order": {"step": "x"}},

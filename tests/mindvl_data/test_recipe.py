@@ -41,6 +41,11 @@ def test_the_quickstart_is_read_as_written() -> None:
         ("stages.warmup.seq_len=many", r"stages\.warmup\.seq_len\.0: Input should be a valid integer"),
         ("resolution.min_pixels=9999999", r"resolution: min_pixels 9999999 is above max_pixels"),
         ("stages.warmup.resolution.max_pixels=9", r"stages\.warmup\.resolution: min_pixels 3136 is above max_pixels 9"),
+        ("stages.warmup.max_repeats=2", r"stages\.warmup\.max_repeats: is called max_epochs now"),
+        (
+            "balance=[{name: a, by: source, share: 0.5, temperature: 1}]",
+            r"balance\.0\.temperature: is called exponent now",
+        ),
         (
             "processor=qwen3vl",
             r"processor: no mindvl_data.processors plugin is called 'qwen3vl'; did you mean",

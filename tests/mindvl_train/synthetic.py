@@ -256,7 +256,7 @@ def write_data_set(folder: Path, packs: Sequence[Pack], rule: Resolution = QWEN2
     tokens = sum(pack.num_tokens for pack in packs)
     packing = {
         "packs": len(packs),
-        "lower_bound": 1,
+        "minimum_packs": 1,
         "tokens": tokens,
         "padding": len(packs) * seq_len - tokens,
         "fill": tokens / (len(packs) * seq_len),

@@ -104,7 +104,7 @@ def test_energon_captions_as_energon_prepares_them(mds: Path, tmp_path: Path) ->
         "packed_mds": {"format": "captions", "path": str(mds / "gz"), "kind": "caption"},
     }
     mixture = dict(zip(sources, (0.4, 0.3, 0.3), strict=True))
-    stages = {"only": {"seq_len": 512, "budget": {"tokens": 3000}, "max_repeats": 99, "mixture": mixture}}
+    stages = {"only": {"seq_len": 512, "budget": {"tokens": 3000}, "max_epochs": 99, "mixture": mixture}}
     tokenizer = str(QUICKSTART / "tokenizer.json")
     recipe = {"name": "peers", "tokenizer": tokenizer, "sources": sources, "stages": stages}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))

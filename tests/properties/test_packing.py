@@ -83,7 +83,7 @@ def assert_sound(packs: Packs, lengths: Numbers, capacity: int) -> None:
     assert packs.offsets[-1] == len(lengths)
     assert (np.diff(packs.offsets) > 0).all()
     assert (packs.sums(lengths) <= capacity).all()
-    assert len(packs) >= packs.lower_bound >= -(-int(lengths.sum()) // capacity)
+    assert len(packs) >= packs.minimum_packs >= -(-int(lengths.sum()) // capacity)
 
 
 @given(problems(), st.booleans())

@@ -90,18 +90,16 @@ def mixture(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     total = data["mixture"]["total"]
     lines = []
     for source, line in data["mixture"]["sources"].items():
-        target, actual = line["asked"], line["achieved"]
-        # The first manifests kept counts beside the share.
-        target, actual = (one if isinstance(one, Mapping) else {"share": one} for one in (target, actual))
+        target, actual = line["target"], line["actual"]
         lines.append(
             {
                 "source": source,
                 "target": target["share"],
                 "actual": actual["share"],
-                "epochs": actual.get("repeats", line.get("repeats")),
-                "counts": {key: actual.get(key, line.get(key, 0)) for key in COUNTS},
+                "epochs": actual.get("epochs"),
+                "counts": {key: actual.get(key, 0) for key in COUNTS},
                 "targets": {key: target.get(key) for key in COUNTS},
-                "shares": {key: actual.get(key, line.get(key, 0)) / (total[key] or 1) for key in COUNTS},
+                "shares": {key: actual.get(key, 0) / (total[key] or 1) for key in COUNTS},
             }
         )
     return lines
@@ -117,7 +115,7 @@ def summary(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
         "seq_len": data["seq_len"],
         **{key: data["mixture"]["total"][key] for key in COUNTS},
         "packs": packing["packs"],
-        "min_packs": packing["lower_bound"],
+        "min_packs": packing["minimum_packs"],
         "fill": packing["fill"],
         "step": order["step"],
         "order": order["rule"],

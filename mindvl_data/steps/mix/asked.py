@@ -61,17 +61,17 @@ def largest_amount(pools: Mapping[str, Stock], shares: Mapping[str, float], epoc
     return min(epochs * pools[name].size / share for name, share in shares.items())
 
 
-def check_repeats(pools: Mapping[str, Stock], asked: Asked, max_repeats: float, by: str, stage: str) -> None:
-    """Raises MixError, saying how much is missing, where a source would be passed more than `max_repeats` times."""
+def check_repeats(pools: Mapping[str, Stock], asked: Asked, max_epochs: float, by: str, stage: str) -> None:
+    """Raises MixError, saying how much is missing, where a source would be passed more than `max_epochs` times."""
     passes = {name: asked.passes(name, pools[name]) for name in asked.shares}
     worst = max(passes, key=passes.__getitem__)
-    if passes[worst] <= max_repeats * (1 + 1e-9):
+    if passes[worst] <= max_epochs * (1 + 1e-9):
         return
     unit, size = by.replace("_", " "), pools[worst].size
-    need = math.ceil(asked.amount * asked.shares[worst] / max_repeats)
+    need = math.ceil(asked.amount * asked.shares[worst] / max_epochs)
     raise MixError(
         f"stages.{stage}.budget: {asked.amount:,.0f} {unit} at a share of {asked.shares[worst]:g} pass {worst} "
-        f"{passes[worst]:.2f} times, max_repeats is {max_repeats:g}. {worst} has {size:,} {unit} "
-        f"here, {need - size:,} too few. Add data, lower its share, raise max_repeats, or ask for "
-        f"at most {math.floor(largest_amount(pools, asked.shares, max_repeats)):,} {unit}"
+        f"{passes[worst]:.2f} times, max_epochs is {max_epochs:g}. {worst} has {size:,} {unit} "
+        f"here, {need - size:,} too few. Add data, lower its share, raise max_epochs, or ask for "
+        f"at most {math.floor(largest_amount(pools, asked.shares, max_epochs)):,} {unit}"
     )

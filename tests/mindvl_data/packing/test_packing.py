@@ -13,7 +13,7 @@ from mindvl_data.packing import (
     PackError,
     Packs,
     compiled,
-    lower_bound,
+    minimum_packs,
     order_packs,
     plan,
     plan_windows,
@@ -43,7 +43,7 @@ def assert_sound(packs: Packs, lengths: NDArray[np.int32], capacity: int) -> Non
     assert np.array_equal(np.sort(packs.index), np.arange(len(lengths)))
     assert (np.diff(packs.offsets) > 0).all()
     assert (packs.sums(lengths) <= capacity).all()
-    assert len(packs) >= packs.lower_bound
+    assert len(packs) >= packs.minimum_packs
 
 
 def best(lengths: tuple[int, ...], capacity: int) -> int:
@@ -65,20 +65,20 @@ def test_the_lower_bound_never_passes_the_optimum() -> None:
     capacity = 10
     for lengths in itertools.combinations_with_replacement(range(2, 11), 5):
         counts = np.bincount(lengths, minlength=capacity + 1)
-        assert lower_bound(counts, capacity) <= best(lengths, capacity)
+        assert minimum_packs(counts, capacity) <= best(lengths, capacity)
 
 
 def test_the_bound_knows_that_large_samples_cannot_share() -> None:
     # 60 % of 4,096 each: Σ length / capacity says 6 packs, but no two fit together.
-    assert lower_bound(np.bincount([2458] * 10, minlength=4097), 4096) == 10
-    assert plan(np.full(10, 2458), 4096).lower_bound == 10
+    assert minimum_packs(np.bincount([2458] * 10, minlength=4097), 4096) == 10
+    assert plan(np.full(10, 2458), 4096).minimum_packs == 10
 
 
 def test_the_bound_counts_samples_and_patches_too() -> None:
     lengths, patches = np.full(12, 2), np.full(12, 5)
-    assert plan(lengths, 8).lower_bound == 3
-    assert plan(lengths, 8, max_samples=2).lower_bound == 6
-    assert plan(lengths, 8, patches, max_patches=5).lower_bound == 12
+    assert plan(lengths, 8).minimum_packs == 3
+    assert plan(lengths, 8, max_samples=2).minimum_packs == 6
+    assert plan(lengths, 8, patches, max_patches=5).minimum_packs == 12
 
 
 @pytest.mark.parametrize(("length", "words"), [(0, "length 0"), (-3, "length -3"), (9, "length 9")])
@@ -110,7 +110,7 @@ def test_what_makes_no_sense_is_said(arguments: dict[str, object], words: str) -
 
 def test_no_samples_make_no_packs() -> None:
     packs = plan(np.zeros(0, np.int64), 8, np.zeros(0, np.int64), 5, 3)
-    assert len(packs) == packs.lower_bound == 0
+    assert len(packs) == packs.minimum_packs == 0
     assert packs.offsets.tolist() == [0]
 
 
@@ -160,7 +160,7 @@ def test_patches_that_bind_harder_than_tokens() -> None:
     most = int(0.5 * patches.sum() / len(plan(lengths, 4096)))
     packs = plan(lengths, 4096, patches, max(most, int(patches.max())))
     assert_sound(packs, lengths, 4096)
-    assert len(packs) <= 1.02 * packs.lower_bound
+    assert len(packs) <= 1.02 * packs.minimum_packs
 
 
 def test_the_seed_says_which_samples_of_a_length_go_together() -> None:

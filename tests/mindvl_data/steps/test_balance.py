@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.steps.balance import capped, staying, tempered
+from mindvl_data.steps.balance import capped, flattened, staying
 
 SIZES = st.lists(st.integers(0, 200), min_size=1, max_size=12)
 
@@ -13,24 +13,24 @@ SIZES = st.lists(st.integers(0, 200), min_size=1, max_size=12)
 @settings(deadline=None)
 @given(SIZES, st.floats(0.01, 1), st.sampled_from([0.0, 0.3, 0.5, 1.0]))
 def test_a_share_is_kept_whole_and_no_group_gives_more_than_it_has(
-    sizes: list[int], share: float, temperature: float
+    sizes: list[int], share: float, exponent: float
 ) -> None:
-    found = tempered(np.array(sizes), share, temperature)
+    found = flattened(np.array(sizes), share, exponent)
     assert found.sum() == round(share * sum(sizes))
     assert (found >= 0).all()
     assert (found <= sizes).all()
-    # The larger of two groups never keeps less; at temperature 0 what is not used up keeps alike.
+    # The larger of two groups never keeps less; at exponent 0 what is not used up keeps alike.
     for size, kept in zip(sizes, found, strict=True):
         for other, theirs in zip(sizes, found, strict=True):
             assert size < other or kept >= theirs - 1
-            if temperature == 0 and kept < size and theirs < other:
+            if exponent == 0 and kept < size and theirs < other:
                 assert abs(kept - theirs) <= 1
 
 
-@pytest.mark.parametrize(("temperature", "expected"), [(0, [10, 45, 45]), (1, [1, 9, 90]), (0.5, [8, 22, 70])])
-def test_tempered_counts_by_hand(temperature: float, expected: list[int]) -> None:
+@pytest.mark.parametrize(("exponent", "expected"), [(0, [10, 45, 45]), (1, [1, 9, 90]), (0.5, [8, 22, 70])])
+def test_flattened_counts_by_hand(exponent: float, expected: list[int]) -> None:
     # At 0.5 the weights are √10 : √90 : √900, of 100 that is 7.42, 22.26, 70.37.
-    assert tempered(np.array([10, 90, 900]), 0.1, temperature).tolist() == expected
+    assert flattened(np.array([10, 90, 900]), 0.1, exponent).tolist() == expected
 
 
 def test_a_cap_is_a_cap() -> None:

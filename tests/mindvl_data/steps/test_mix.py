@@ -174,7 +174,7 @@ def test_epochs_beside_a_budget_say_the_proportions() -> None:
 @pytest.mark.parametrize(
     ("by", "words"),
     [
-        ("tokens", r"pass a 5\.00 times, max_repeats is 4.*100 tokens here, 25 too few.*at most 800 tokens"),
+        ("tokens", r"pass a 5\.00 times, max_epochs is 4.*100 tokens here, 25 too few.*at most 800 tokens"),
         ("samples", r"50 samples.*pass a 5\.00 times.*10 samples here, 3 too few.*at most 80 samples"),
         ("loss_tokens", r"pass a 5\.00 times.*40 loss tokens here, 10 too few.*at most 320 loss tokens"),
     ],

@@ -78,14 +78,14 @@ def by_words(folder: Path, **allocate: Any) -> dict[str, Any]:
 def test_a_mixture_by_the_means_of_a_column(tmp_path: Path) -> None:
     report = built(tmp_path, **by_words(tmp_path))
     mixture = report.stages[0].data["mixture"]
-    assert {name: line["achieved"]["samples"] for name, line in mixture["sources"].items()} == {"long": 12, "short": 4}
+    assert {name: line["actual"]["samples"] for name, line in mixture["sources"].items()} == {"long": 12, "short": 4}
     assert mixture["allocated_by"] == {"stages.only.mixture.all.allocate.score": {"long": 3, "short": 1}}
     assert not built(tmp_path, **by_words(tmp_path)).work
     # Only what is left counts, and a cap holds.
     filters = [{"name": "brief", "where": "words <= 2"}]
     capped = built(tmp_path, filters=filters, **by_words(tmp_path, caps={"long": 0.5})).stages[0].data["mixture"]
     assert capped["allocated_by"] == {"stages.only.mixture.all.allocate.score": {"long": 2, "short": 1}}
-    found = {name: line["achieved"]["samples"] for name, line in capped["sources"].items()}
+    found = {name: line["actual"]["samples"] for name, line in capped["sources"].items()}
     assert found == {"long": 8, "short": 8}
 
 
