@@ -2,6 +2,8 @@
 
 local.py    in this process, or in processes that it starts
 ray.py      on a Ray cluster
+cluster.py  its nodes, and a task sent to one of them
+flight.py   the tasks of one run there: in flight, lost, sent again
 nodes.py    what every machine of a cluster must have before a task runs there
 worker.py   what every worker process sets up before its first task
 """
@@ -41,7 +43,8 @@ class Engine(Protocol):
     """Where tasks run. A context manager: on leaving, no task of it runs any more.
 
     workers: how many tasks run at a time; nothing that is built depends on it. less_memory: what to do where memory
-    was short, for the end of a message.
+    was short, for the end of a message. elsewhere: whether tasks run on other machines, so that also what would take
+    the whole of this one is sent out.
     """
 
     @property
@@ -49,6 +52,9 @@ class Engine(Protocol):
 
     @property
     def less_memory(self) -> str: ...
+
+    @property
+    def elsewhere(self) -> bool: ...
 
     def __enter__(self) -> Self: ...
 
@@ -69,6 +75,7 @@ class Engine(Protocol):
         tasks: Sequence[T],
         done: Done = silent,
         sizes: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> list[R]:
         """`[function(task) for task in tasks]`, in whatever order they are run.
 
@@ -76,6 +83,8 @@ class Engine(Protocol):
             function: At the top level of a module; it may run more than once for a task.
             done: Called as tasks end.
             sizes: Of the tasks in bytes, what `done` counts in; by default each counts one.
+            device: Of which each task takes one where tasks run elsewhere: cpu, cuda, npu, or auto for cuda where
+                there is any.
 
         Raises:
             EngineError: A worker died, or memory was short.

@@ -28,6 +28,7 @@ class LocalEngine:
     """A pool that starts with the first work worth sharing. Results come in the order of the tasks."""
 
     less_memory = "with fewer --workers"
+    elsewhere = False
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
@@ -54,6 +55,7 @@ class LocalEngine:
         tasks: Sequence[T],
         done: Done = silent,
         sizes: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> list[R]:
         """See Engine.run; a single task, or all of them for a single worker, run in this process."""
         weights = sizes or [1] * len(tasks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from mindvl_data.steps.scores.compute import Pictures
 
 ModelScore = ClipScore | JudgeScore
+# Where a model's tasks go out to a cluster: samples of each, and tasks for each worker before their answers are kept.
+TASK_SAMPLES = 1024
+TASKS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,21 @@ def _clip(run: Run, name: str, score: ClipScore, pictures: Pictures) -> Model:
     content = [fingerprints.of_tree(path) for path in clip.model_files(asked)]
     how = ["clip", score.model, score.weights, score.embeddings, content, clip.VERSION]
     schema = clip.columns(name, score.embeddings)
-    return Model(how, schema, lambda todo: clip.answers(asked, todo, name, score.embeddings))
+    if not run.engine.elsewhere:
+        return Model(how, schema, lambda todo: clip.answers(asked, todo, name, score.embeddings))
+
+    def sent_out(todo: Iterable[Asked]) -> Iterator[pl.DataFrame]:
+        parts = (part for one in todo for part in one.parts(_whole_batches(score.batch)))
+        while some := list(itertools.islice(parts, TASKS_AT_A_TIME * run.engine.workers)):
+            tasks = [clip.ClipTask(asked, part, name, score.embeddings) for part in some]
+            yield from run.engine.run(seals.OnSoundFiles(clip.ask), tasks, device=score.device)
+
+    return Model(how, schema, sent_out)
+
+
+def _whole_batches(batch: int) -> int:
+    """The samples of a task: as many batches as come near to TASK_SAMPLES, the same as on one machine."""
+    return batch * max(1, TASK_SAMPLES // batch)
 
 
 def _judge(run: Run, name: str, score: JudgeScore) -> Model:

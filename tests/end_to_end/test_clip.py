@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mindvl_data.pipeline import build
+from mindvl_data.engines.local import LocalEngine
+from mindvl_data.pipeline import asking, build
 from mindvl_data.recipe import load_recipe
 from mindvl_data.steps.scores import ScoreError
 from tests.mindvl_data.crawl import built, crawl, kept, recipe
@@ -96,6 +97,34 @@ def test_matched_pairs_score_above_mismatched_ones_and_are_asked_once(tmp_path: 
     moved = built(tmp_path, scores={"fit": score}, filters=rules)
     assert moved.work["ask fit"] == 1
     assert len(kept(moved)) == 5
+
+
+class Elsewhere(LocalEngine):
+    """As a cluster is: what would take the whole machine goes out as tasks, which note their device."""
+
+    elsewhere = True
+
+    def run(self, function: Any, tasks: Any, *rest: Any, device: str = "cpu") -> list[Any]:
+        self.devices = [*getattr(self, "devices", []), *[device] * len(tasks)]
+        return super().run(function, tasks, *rest)
+
+
+def test_on_a_cluster_the_same_is_said_by_tasks_of_whole_batches(
+    tmp_path: Path, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "TASK_SAMPLES", 4)
+    for number in range(2):
+        crawl(tmp_path / f"crawl-{number}.parquet", [*pairs(), {"caption": str(number)}], 9 * number)
+    scores = {"fit": {"by": "clip", "model": str(clip_folder), "batch": 2, "embeddings": True, "device": "auto"}}
+    loaded = load_recipe(recipe(tmp_path, scores=scores, filters=[{"name": "fits", "where": "fit > 0.5"}]))
+    here = build(loaded, tmp_path / "here")
+    engine = Elsewhere(1)
+    there = build(loaded, tmp_path / "there", engine=engine)
+    assert there.work == here.work
+    assert engine.devices.count("auto") >= 3
+    for stage in here.stages:
+        files = [(out / stage.name / "manifest.json").read_bytes() for out in (here.out, there.out)]
+        assert files[0] == files[1]
 
 
 def test_a_model_is_asked_only_about_what_is_left_and_a_plan_asks_nobody(tmp_path: Path, clip_folder: Path) -> None:

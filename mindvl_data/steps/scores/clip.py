@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,25 @@ def columns(name: str, embeddings: bool) -> dict[str, pl.DataType]:
     return found | ({f"{name}_image": EMBEDDING, f"{name}_text": EMBEDDING} if embeddings else {})
 
 
-def answers(clip: Clip, todo: Iterable[Asked], name: str, embeddings: bool) -> Iterator[pl.DataFrame]:
+@dataclass(frozen=True)
+class ClipTask:
+    """What to ask about, and the columns wanted: see `answers`."""
+
+    clip: Clip
+    asked: Asked
+    name: str
+    embeddings: bool
+
+
+def ask(task: ClipTask) -> pl.DataFrame:
+    """The answers of one task; the process keeps the model for the next."""
+    found = list(answers(task.clip, [task.asked], task.name, task.embeddings, _kept))
+    return pl.concat(found)
+
+
+def answers(
+    clip: Clip, todo: Iterable[Asked], name: str, embeddings: bool, load: Callable[[Clip], _Model] | None = None
+) -> Iterator[pl.DataFrame]:
     """A batch of answers after the other; the model is loaded when there is something to ask.
 
     The similarity is the cosine, its mean over a sample's images.
@@ -49,7 +68,7 @@ def answers(clip: Clip, todo: Iterable[Asked], name: str, embeddings: bool) -> I
     model = None
     with ThreadPoolExecutor(DECODERS) as threads:
         for batch in (batch for asked in todo for batch in batches(asked, clip.batch)):
-            model = model or _Model(clip)
+            model = model or (load or _Model)(clip)
             pictures = list(threads.map(lambda images: _decoded(images, clip.max_pixels), batch.images))
             found = dict(zip(columns(name, True), _fits(model, pictures, batch.texts), strict=True))
             table = pl.DataFrame({"key": batch.keys, **found})
@@ -129,6 +148,11 @@ class _Model:
         with self._torch.inference_mode():
             found: np.ndarray = encode(inputs.to(self._device), normalize=True).float().cpu().numpy()
         return found
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(clip: Clip) -> _Model:
+    return _Model(clip)
 
 
 def _device(name: str, torch: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ class Asked:
     rows: NDArray[np.int64]
     keys: pl.Series
     pictures: Pictures
+
+    def parts(self, size: int) -> Iterator[Asked]:
+        """The same lines in parts of so many."""
+        for start in range(0, len(self.rows), size):
+            yield replace(self, rows=self.rows[start : start + size], keys=self.keys.slice(start, size))
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,19 @@ def test_a_task_that_kills_its_workers_is_given_up_with_what_to_do(engine: RayEn
     assert engine.run(double, [1]) == [2], "and the cluster is of use for others"
 
 
+def test_tasks_that_want_a_device_go_where_there_is_one(cluster: Any, engine: RayEngine) -> None:
+    with pytest.raises(EngineError, match="no node of the cluster has the device cuda"):
+        engine.run(node_after, [0], device="cuda")
+    assert engine.run(double, [1], device="auto") == [2]
+    node = cluster.add_node(**NODE, num_gpus=1)
+    time.sleep(1.5)
+    assert set(engine.run(node_after, [0, 0, 0], device="cuda")) == {node.node_id}
+    assert set(engine.run(node_after, [0, 0, 0], device="auto")) == {node.node_id}
+    with pytest.raises(EngineError, match="no node of the cluster has the device npu"):
+        engine.run(node_after, [0], device="npu")
+    cluster.remove_node(node)
+
+
 def alone(folder: Path) -> int:
     mine = folder / str(os.getpid())
     mine.touch()
