@@ -23,6 +23,12 @@ MESSAGES = pa.list_(
             ("role", pa.string()),
             ("content", pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))),
             ("loss", pa.bool_()),
+            ("weight", pa.float32()),
+            ("reasoning_content", pa.string()),
+            # JSON: no two tools have arguments of one type.
+            ("tool_calls", pa.string()),
+            ("tool_call_id", pa.string()),
+            ("name", pa.string()),
         ]
     )
 )
@@ -33,6 +39,7 @@ TYPES = {
     "repeat": pa.int32(),
     "uid": pa.string(),
     "messages": MESSAGES,
+    "tools": pa.string(),
     "num_tokens": pa.int32(),
     "cu_seqlens": pa.list_(pa.int32()),
     "sample_ids": pa.list_(pa.string()),
@@ -71,7 +78,16 @@ def datasets(records: Iterator[Record], folder: Path, manifest: Manifest) -> Non
 
 def _row(record: Record) -> dict[str, Any]:
     images = [{"bytes": data, "path": f"{i}.{suffix}"} for i, (suffix, data) in enumerate(record.images)]
-    return {"key": record.key, **record.meta, **record.arrays, "images": images}
+    meta = dict(record.meta)
+    if "messages" in meta:
+        meta["messages"] = [_message(message) for message in meta["messages"]]
+        meta["tools"] = json.dumps(meta["tools"], ensure_ascii=False) if meta["tools"] else None
+    return {"key": record.key, **meta, **record.arrays, "images": images}
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": json.dumps(calls, ensure_ascii=False)} if calls else message
 
 
 def _schema(names: list[str]) -> pa.Schema:

@@ -74,6 +74,7 @@ def samples(
                         "repeat": pack.repeats[segment],
                         "uid": said["uid"] or "",
                         "messages": said["messages"],
+                        "tools": said["tools"] or [],
                     },
                     images=[_file(image) for image in mine] if images else [],
                 )

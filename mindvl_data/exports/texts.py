@@ -77,7 +77,7 @@ class Texts:
         rows = np.flatnonzero(self._ids[np.minimum(places, len(self._ids) - 1)] == ids)
         lines = batch.select(COLUMNS[1:]).take(pa.array(rows)).to_pylist()
         for row, line in zip(rows, lines, strict=True):
-            said = {"uid": line["uid"], "messages": messages(line["parts"])}
+            said = {"uid": line["uid"], "messages": messages(line["parts"]), "tools": tools(line["parts"])}
             yield int(places[row]), json.dumps(said, ensure_ascii=False).encode()
 
 
@@ -88,16 +88,27 @@ def _ids(values: Sequence[bytes]) -> Any:
 def messages(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Parts of the samples table as messages whose content is a list of texts and image places.
 
-    `loss` is there where the data says of a turn whether it is trained on.
+    `loss` and `weight` are there where the data says of a turn whether it is trained on, and what it weighs; what a
+    message says beside its content under OpenAI's names.
     """
     found = []
-    for _, turn in itertools.groupby(parts, key=lambda part: part["turn"]):
+    said = (part for part in parts if part["field"] != "tools")
+    for _, turn in itertools.groupby(said, key=lambda part: part["turn"]):
         mine = list(turn)
         content = [
-            {"type": "image"} if part["text"] is None else {"type": "text", "text": part["text"]} for part in mine
+            {"type": "image"} if part["text"] is None else {"type": "text", "text": part["text"]}
+            for part in mine
+            if part["field"] is None
         ]
-        message: dict[str, Any] = {"role": mine[0]["role"], "content": content}
-        if mine[0]["loss"] is not None:
-            message["loss"] = mine[0]["loss"]
+        message: dict[str, Any] = {"role": mine[0]["role"], "content": content or None}
+        message |= {part["field"]: part["text"] for part in mine if part["field"] is not None}
+        if "tool_calls" in message:
+            message["tool_calls"] = json.loads(message["tool_calls"])
+        message |= {name: mine[0][name] for name in ("loss", "weight") if mine[0][name] is not None}
         found.append(message)
     return found
+
+
+def tools(parts: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    """The tools of a conversation, None where it has none."""
+    return next((json.loads(part["text"]) for part in parts if part["field"] == "tools"), None)

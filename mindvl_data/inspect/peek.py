@@ -181,7 +181,8 @@ def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
     for part in sample.parts:
         if not turns or turns[-1]["turn"] != part.turn:
             turns.append({"turn": part.turn, "role": part.role, "text": ""})
-        turns[-1]["text"] += f"[image {next(places)}]" if part.text is None else part.text
+        said = f"[image {next(places)}]" if part.text is None else part.text
+        turns[-1]["text"] += f"[{part.field}: {said}] " if part.field else said
     return {
         "key": clean(sample.key),
         "uid": sample.uid and clean(sample.uid),

@@ -191,6 +191,8 @@ def _rules(recipe: Recipe, source: Source) -> Rules:
         max_video_frames=recipe.limits.video_frames,
         replace_invalid_utf8=source.invalid_utf8 == "replace",
         decode=source.check == "decode",
+        thinking=source.thinking,
+        split=source.split == "turns",
     )
 
 

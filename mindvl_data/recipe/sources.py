@@ -105,6 +105,10 @@ class Source(Model):
     """`all` trains on prompts too."""
     weight: float = Field(1.0, gt=0)
     """What a loss token of it weighs in the trainer's sum; nothing is drawn by it."""
+    thinking: Literal["keep", "last", "drop"] = "keep"
+    """Which thoughts of an assistant stay: all that the chat template keeps, those of the last round, or none."""
+    split: Literal["turns"] | None = None
+    """`turns`: a conversation with thoughts becomes a sample for every round, for a template that forgets them."""
     columns: dict[str, str] = Field({})
     """The data's names of fields, by the format's: `{caption: alt_text}`."""
     uids: str | None = None

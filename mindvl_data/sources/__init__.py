@@ -27,7 +27,9 @@ DEFAULT_RENDER = "chat"
 # One record of a text format is at most this long: a broken file must not be read into memory whole. It is far
 # above `limits.text_chars`, because images may stand in a record as base64.
 RECORD_BYTES = 64 << 20
-LOSS_FIELDS = ("loss", "weight", "train", "training")
+LOSS_FIELDS = ("loss", "train", "training")
+# What a turn may weigh at most: more is a mistake, and drowns every other turn.
+MOST_WEIGHT = 1000
 # What a filter can compare; times as pyarrow gives them.
 SINGLE = (str, int, float, bool, date, time, timedelta)
 
@@ -167,7 +169,7 @@ def attempt(key: str, parse: Callable[..., Sample], *args: Any) -> Record:
 
 
 def loss_of(turn: Row) -> bool | None:
-    """Whether a turn says itself that it is trained on: by `loss`, OpenAI's `weight` (0 or 1), `train` or `training`.
+    """Whether a turn says itself that it is trained on: by `loss`, `train` or `training`, or a `weight` of 0.
 
     Raises Unusable where it is no truth value, or two of them differ.
     """
@@ -177,7 +179,26 @@ def loss_of(turn: Row) -> bool | None:
             raise Unusable("malformed_record", f"`{name}` is {loss!r}, not true or false (or 1 or 0)")
     if len(set(map(bool, said.values()))) > 1:
         raise Unusable("malformed_record", f"`{'` and `'.join(said)}` of a turn differ")
+    if turn.get("weight") is not None and not _weight(turn["weight"]):
+        if any(said.values()):
+            raise Unusable("malformed_record", f"`{'` and `'.join(said)}` and `weight` of a turn differ")
+        return False
     return next(map(bool, said.values()), None)
+
+
+def weight_of(turn: Row) -> float | None:
+    """What a turn's loss tokens weigh, None for 1: its `weight`, OpenAI's 0 and 1 or any number between and above.
+
+    Raises Unusable where it is none.
+    """
+    weight = 1.0 if turn.get("weight") is None else _weight(turn["weight"])
+    return None if weight in (0, 1) else weight
+
+
+def _weight(said: Any) -> float:
+    if not isinstance(said, (bool, int, float)) or not 0 <= said <= MOST_WEIGHT:
+        raise Unusable("malformed_record", f"`weight` is {said!r}, not a number from 0 to {MOST_WEIGHT}")
+    return float(said)
 
 
 def first_text(*values: Any, where: str) -> str:

@@ -3,14 +3,18 @@
 With images beside the messages (`images`), `<image>` in a text, or a block of the type `image` without an image of its
 own, is the place of the next (or, with `index`, of that one); without, `<image>` is text. Likewise `videos`, `<video>`
 and blocks of the type `video`, whose clip may have a `start` and an `end`, or be a list of frames.
+
+What a model thought is a message's `reasoning_content`; the tools of a conversation stand in `tools` beside the
+messages, an assistant's calls in `tool_calls`, and a message of the role `tool` is what one gave.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, listed, loss_of, uid_of
+from mindvl_data.sources import Asked, Image, Record, Row, Sample, Unusable, listed, loss_of, uid_of, weight_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.images import MARKER, VIDEO_MARKER, image_of, is_absent
 from mindvl_data.sources.pieces import row_pieces
@@ -19,10 +23,12 @@ from mindvl_data.sources.rows import samples
 from mindvl_data.sources.videos import video_of
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("messages", "uid", "id", *MEDIA_FIELDS)
+COLUMNS = ("messages", "tools", "uid", "id", *MEDIA_FIELDS)
 # The last two are what captions and plain texts are in our exports: `render: caption` or `plain` reads them.
-ROLES = ("system", "user", "assistant", "caption", "text")
-TOOLS = frozenset({"tool", "function", "tool_call", "tool_response"})
+ROLES = ("system", "user", "assistant", "tool", "caption", "text")
+TOOLS = frozenset({"function", "tool_call", "tool_response"})
+# Under which names data have what a model thought; the first that is there counts.
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
 # The types of blocks of media, and where in one the medium may stand.
 BLOCKS = {"image": MARKER, "image_url": MARKER, "video": VIDEO_MARKER, "video_url": VIDEO_MARKER}
 FIELDS = {MARKER: ("image", "image_url", "url"), VIDEO_MARKER: ("video", "video_url", "url", "frames")}
@@ -52,9 +58,10 @@ def _sample(key: str, row: Row) -> Sample:
     parts: list[Part] = []
     for turn, message in enumerate(messages):
         parts.extend(_turn(turn, message, inside, beside if markers else None))
+    parts = [*_tools(row, parts), *parts]
     if beside and not inside:
         # Places are left out where all media stand before the first question.
-        first = next((i for i, part in enumerate(parts) if part.role == "user"), 0)
+        first = next((i for i, part in enumerate(parts) if part.role == "user" and part.field is None), 0)
         parts[first:first] = [Part(parts[first].turn if parts else 0, "user", None, None)] * len(beside.all)
         return Sample(key, parts, beside.all, uid_of(row, "uid", "id"))
     return Sample(key, parts, _in_places(inside, beside), uid_of(row, "uid", "id"))
@@ -103,19 +110,70 @@ def _turn(turn: int, message: Any, media: list[Place], beside: Media | None) -> 
         tool = isinstance(role, str) and role in TOOLS
         reason = "unsupported_role" if tool else "malformed_record"
         raise Unusable(reason, f"message {turn} is of the role {role!r}; there are: {', '.join(ROLES)}")
-    if message.get("tool_calls"):
-        raise Unusable("unsupported_role", f"message {turn} calls a tool")
-    loss = loss_of(message)
-    for block in _blocks(message.get("content"), turn):
+    if message.get("function_call"):
+        raise Unusable("unsupported_role", f"message {turn} calls a function; `tool_calls` is how OpenAI has it now")
+    loss, weight = loss_of(message), weight_of(message)
+    if role == "tool" and loss:
+        raise Unusable("malformed_record", f"message {turn} is what a tool gave, and is to be learnt")
+    parts = [*_beside(turn, role, loss, message)]
+    if not parts or message.get("content") is not None:
+        parts += _said(Part(turn, role, loss, None), message, media, beside)
+    yield from (part._replace(weight=weight) for part in parts)
+
+
+def _beside(turn: int, role: str, loss: bool | None, message: Row) -> Iterator[Part]:
+    """What a message says beside its content: see schema.FIELDS."""
+    thought = next((message[name] for name in THOUGHTS if message.get(name) is not None), None)
+    texts = {"reasoning_content": thought, **{name: message.get(name) for name in ("tool_call_id", "name")}}
+    for field, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise Unusable("malformed_record", f"`{field}` of message {turn} is no text")
+        if text is not None and (text.strip() or field != "reasoning_content"):
+            yield Part(turn, role, loss, text, field)
+    calls = listed(message, "tool_calls")
+    if calls is None and message.get("tool_calls") is not None:
+        raise Unusable("malformed_record", f"`tool_calls` of message {turn} is no list")
+    if calls and role != "assistant":
+        raise Unusable("malformed_record", f"message {turn} is of the role {role!r} and calls a tool")
+    if not all(map(_is_call, calls or ())):
+        raise Unusable("malformed_record", f"`tool_calls` of message {turn} has one without the name of a function")
+    if calls:
+        yield Part(turn, role, loss, _json(calls), "tool_calls")
+
+
+def _is_call(call: Any) -> bool:
+    """OpenAI's, with its `function`, or what that holds."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _tools(row: Row, parts: Sequence[Part]) -> list[Part]:
+    """The conversation's tools, before its first message."""
+    tools = listed(row, "tools")
+    if tools is None and row.get("tools") is not None:
+        raise Unusable("malformed_record", "`tools` is no list")
+    return [Part(parts[0].turn, parts[0].role, None, _json(tools), "tools")] if tools and parts else []
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Unusable("malformed_record", f"tools or their calls are no JSON ({error})") from error
+
+
+def _said(place: Part, message: Row, media: list[Place], beside: Media | None) -> Iterator[Part]:
+    """A message's content, its parts like `place`."""
+    for block in _blocks(message.get("content"), place.turn):
         if isinstance(block, Place):
             media.append(block)
-            yield Part(turn, role, loss, None)
+            yield place
         elif beside is not None:
-            for part, marker in split_at(Part(turn, role, loss, block), beside):
+            for part, marker in split_at(place._replace(text=block), beside):
                 media.extend([Place(marker)] if marker else [])
                 yield part
         else:
-            yield Part(turn, role, loss, block)
+            yield place._replace(text=block)
 
 
 def _blocks(content: Any, turn: int) -> Iterator[str | Place]:

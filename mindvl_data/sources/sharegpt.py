@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed, loss_of, uid_of
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, listed, loss_of, uid_of, weight_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.places import MEDIA_FIELDS, in_places, media_of
@@ -58,7 +58,7 @@ def _turn(number: int, item: Any) -> Part:
     if who not in ROLES:
         reason = "unsupported_role" if who in TOOLS else "malformed_record"
         raise Unusable(reason, f"turn {number} is from {who!r}; there are: {', '.join(ROLES)}")
-    return Part(number, ROLES[who], loss_of(item), item["value"])
+    return Part(number, ROLES[who], loss_of(item), item["value"], weight=weight_of(item))
 
 
 read.pieces = row_pieces  # type: ignore[attr-defined]

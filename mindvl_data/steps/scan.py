@@ -38,6 +38,7 @@ from mindvl_data.sources import (
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
 from mindvl_data.sources.measuring import check_frames, clip_line, frames_line
 from mindvl_data.sources.measuring import joined as joined_pictures
+from mindvl_data.sources.rounds import Thinking, shaped
 from mindvl_data.sources.subset import UidSubset
 from mindvl_data.tables import videos
 from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
@@ -69,6 +70,8 @@ class Rules:
     max_video_frames: int = MAX_FRAMES
     replace_invalid_utf8: bool = False
     decode: bool = False
+    thinking: Thinking = "keep"
+    split: bool = False
 
 
 @dataclass(frozen=True)
@@ -287,15 +290,17 @@ class _Scanner:
                     raise Unusable("excluded", f"{record.key} is excluded by .nv-meta/split.yaml")
                 if not times:
                     raise Unusable("not_in_subset", f"uid {record.uid}")
-                measured = self._measured(record)
+                rules = self._task.rules
+                measured = [(one.key, self._measured(one)) for one in shaped(record, rules.thinking, rules.split)]
             except Unusable as error:
                 lost.add(record.key, error.drop)
                 continue
             for copy in range(times):
-                kept.add(record.key if copy == 0 else f"{record.key}-{copy}", measured)
-                self.videos += [(self._lines, image, line) for image, line in measured.videos]
-                self._lines += 1
-            chars += measured.text_chars
+                for key, one in measured:
+                    kept.add(key if copy == 0 else f"{key}-{copy}", one)
+                    self.videos += [(self._lines, image, line) for image, line in one.videos]
+                    self._lines += 1
+            chars += sum(one.text_chars for _, one in measured)
             if chars > BATCH_CHARS:
                 break
         return kept, lost

@@ -59,8 +59,10 @@ def marked(message: Mapping[str, Any], mark: str) -> dict[str, Any]:
     if isinstance(content, str):
         found["content"] = _mark(content, mark)
     elif isinstance(content, list):
+        said = any(_has_words(block["text"]) for block in content if block["type"] == "text")
         found["content"] = [
-            {**block, "text": _mark(block["text"], mark)} if block["type"] == "text" else block for block in content
+            {**block, "text": _mark(block["text"], mark, said)} if block["type"] == "text" else block
+            for block in content
         ]
     if isinstance(message.get("reasoning_content"), str):
         found["reasoning_content"] = _mark(message["reasoning_content"], mark)
@@ -77,14 +79,19 @@ def _marked_call(call: Any, mark: str) -> Any:
     return {**call, "name": _mark(call["name"], mark)} if isinstance(call.get("name"), str) else call
 
 
-def _mark(text: str, mark: str) -> str:
+def _has_words(text: str) -> bool:
+    return any(piece.strip() for piece in TAGS.split(text)[::2])
+
+
+def _mark(text: str, mark: str, said: bool = False) -> str:
     """The mark around the words of a text and around those of what is thought in it, within their white space.
 
-    And before the thought: of a template that takes texts as they are, an empty one belongs to the words.
+    And before the thought: of a template that takes texts as they are, an empty one belongs to the words. said: whether
+    there are words beside it.
     """
-    pieces = TAGS.split(text)
-    if not any(piece.strip() for piece in pieces[::2]):
+    if not (said or _has_words(text)):
         return text
+    pieces = TAGS.split(text)
     marked = [_within(piece, mark) if not n % 2 and piece.strip() else piece for n, piece in enumerate(pieces)]
     if len(pieces) > 1 and pieces[1] == "<think>" and not pieces[0].strip():
         marked[1] = mark + marked[1]

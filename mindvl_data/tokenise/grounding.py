@@ -188,7 +188,7 @@ def _named(parts: Sequence[Part], objects: str) -> Iterator[tuple[_Mark, int | N
 
 def _searched(parts: Sequence[Part], rule: Boxes) -> Iterator[tuple[_Mark, int | None]]:
     for number, part in enumerate(parts):
-        text = part.text or ""
+        text = "" if part.field else part.text or ""
         if rule.pattern:
             marks = [_own(number, match, inside) for match, inside in _matches(rule.pattern, text)]
         else:

@@ -21,7 +21,7 @@ from mindvl_data.runtime import sandbox
 from mindvl_data.runtime.sandbox import RenderError
 from mindvl_data.tables.schema import Control, Part
 from mindvl_data.tokenise.conversation import IMAGE, Conversation, Turn, other_arguments, private
-from mindvl_data.tokenise.render import IMAGE_TOKENS, TEMPLATES, ChatTemplate, Refused
+from mindvl_data.tokenise.render import IMAGE_TOKENS, TEMPLATES, ChatTemplate, Refused, opening
 
 # Published templates that a table stands for, by the SHA-256 of their text without white space around it.
 PUBLISHED: Final = {
@@ -82,7 +82,8 @@ class JinjaTemplate:
         turns = [self._turn([*turn], hide) for _, turn in groupby(said, attrgetter("turn"))]
         if not turns:
             raise Refused("empty", "no message")
-        images = sum(part.text is None for part in said)
+        # Where there are clips, places are written as control tokens (see clips).
+        images = sum(part.text is None or (isinstance(part, Control) and part.text == IMAGE_TOKENS[1]) for part in said)
         return Conversation(turns, self._hide(json.loads(tools[0]), hide) if tools else None, hidden, images)
 
     def _turn(self, parts: Sequence[Part], hide: Mapping[str, str]) -> Turn:
@@ -94,7 +95,7 @@ class JinjaTemplate:
             if part.field is not None:
                 value = json.loads(part.text or "null") if part.field == "tool_calls" else part.text
                 message[part.field] = self._hide(value, hide)
-        return Turn(message, next((part.loss for part in parts if part.loss is not None), None))
+        return Turn(message, opening(parts).loss)
 
     def _content(self, parts: Sequence[Part], hide: Mapping[str, str]) -> str | list[dict[str, str]]:
         """One text is a text; several, and images, are blocks, where the template takes them."""

@@ -23,7 +23,7 @@ from mindvl_data.tables.schema import Part
 from mindvl_data.tokenise.conversation import IMAGE, Conversation, Turn, marked, private
 from mindvl_data.tokenise.forms import Piece, Segment
 from mindvl_data.tokenise.jinja import JinjaTemplate
-from mindvl_data.tokenise.render import IMAGE_TOKENS, Refused
+from mindvl_data.tokenise.render import IMAGE_TOKENS, VIDEO_PAD, Refused
 
 EMPTY_THINKING: Final = re.compile(r"<think>\s*</think>\s*")
 GENERATION: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -195,9 +195,9 @@ def _cut(template: JinjaTemplate, text: str, learnt: Learnt, said: Conversation)
             yield from (Piece((), name, False) for name in IMAGE_TOKENS)
             continue
         beside = token in IMAGE_TOKENS and any(
-            IMAGE_TOKENS[1] == near[0] for near in tokens[max(0, number - 1) : number + 2]
+            near[0] in (IMAGE_TOKENS[1], VIDEO_PAD) for near in tokens[max(0, number - 1) : number + 2]
         )
-        yield Piece((), token, not beside and learnt.holds(found.start()))
+        yield Piece((), token, not beside and token != VIDEO_PAD and learnt.holds(found.start()))
     yield from _piece(template, text, Span(place, len(text)), learnt, said)
 
 

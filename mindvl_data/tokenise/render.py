@@ -70,7 +70,8 @@ TEMPLATES: Final[dict[str, ChatTemplate]] = {
 IMAGE_TOKENS: Final = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 # What captions and plain texts, which have no template, are rendered with.
 NO_TEMPLATE: Final = ChatTemplate("", "")
-_MEDIA: Final = (*IMAGE_TOKENS, "<|video_pad|>")
+VIDEO_PAD: Final = "<|video_pad|>"
+_MEDIA: Final = (*IMAGE_TOKENS, VIDEO_PAD)
 _IMAGE = tuple(Stretch(name, False, True) for name in IMAGE_TOKENS)
 
 
@@ -89,7 +90,7 @@ def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[S
         turns.insert(0, [Part(-1, "system", None, template.default_system)])
     for turn in turns:
         role = turn[0].role
-        trained = _trained(_opening(turn), loss == "all" or role == "assistant")
+        trained = _trained(opening(turn), loss == "all" or role == "assistant")
         scaffold = trained and loss == "all"
         for text in _split(template.prefix):
             yield Stretch(text.replace("{role}", role), scaffold, _is_special(text))
@@ -137,7 +138,7 @@ def _trained(part: Part, default: bool) -> bool:
     return default if part.loss is None else part.loss
 
 
-def _opening(turn: Sequence[Part]) -> Part:
+def opening(turn: Sequence[Part]) -> Part:
     """A part of a turn that has the turn's own loss: the time before a pair of frames has none."""
     return next((part for part in turn if _is_media(part)), turn[0])
 

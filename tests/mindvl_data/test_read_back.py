@@ -80,7 +80,7 @@ def test_a_turn_says_under_several_names_that_it_is_not_trained_on(tmp_path: Pat
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", field: value}]
     (tmp_path / "m.jsonl").write_text(json.dumps({"messages": messages}))
     assert [part[2] for part in turns_of(read(tmp_path / "m.jsonl", "messages"))[0]] == [None, False]
-    messages[1][field] = 0.5
+    messages[1][field] = -0.5
     (tmp_path / "m.jsonl").write_text(json.dumps({"messages": messages}))
     assert read(tmp_path / "m.jsonl", "messages").drops["0"][0] == "malformed_record"
 

@@ -116,7 +116,8 @@ def turns(parts: Sequence[Mapping[str, Any]], most: int = TEXT) -> list[list[str
         if part["text"] is None:
             made[-1][1] += "[image]"
             continue
-        made[-1][1] += part["text"][:most] + ("…" if len(part["text"]) > most else "")
+        said = part["text"][:most] + ("…" if len(part["text"]) > most else "")
+        made[-1][1] += f"[{part['field']}: {said}] " if part.get("field") else said
         most -= len(part["text"])
     return made
 

@@ -30,7 +30,8 @@ VERSION = 1
 def replaceable(samples: Path, replace: str) -> NDArray[np.bool_]:
     """Which lines of a samples table have exactly one text that is a caption (an answer), bool [n]."""
     parts = pl.read_parquet(samples, columns=["parts"])["parts"]
-    said = pl.element().struct.field("text").is_not_null() & (pl.element().struct.field("role") == ROLE[replace])
+    part = pl.element().struct
+    said = part.field("text").is_not_null() & part.field("field").is_null() & (part.field("role") == ROLE[replace])
     return (parts.list.eval(said).list.sum() == 1).to_numpy()
 
 
@@ -84,7 +85,8 @@ def replace_texts(task: ReplaceTask) -> None:
 
 def _replaced(line: dict[str, Any], replace: str, text: str) -> dict[str, Any]:
     """Counted and hashed as the scan does it."""
-    said = [part["text"] is not None and part["role"] == ROLE[replace] for part in line["parts"]]
+    role = ROLE[replace]
+    said = [part["text"] is not None and not part["field"] and part["role"] == role for part in line["parts"]]
     parts = [{**part, "text": text} if mine else part for part, mine in zip(line["parts"], said, strict=True)]
     texts = [part["text"] or "" for part in parts]
     digest = hashlib.sha256("\0".join(texts).encode()).digest()

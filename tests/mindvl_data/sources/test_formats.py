@@ -188,8 +188,8 @@ def test_messages_with_images_beside_them(folder: Path) -> None:
         "kept",
         "image_count_mismatch",
         "kept",
-        "unsupported_role",
-        "unsupported_role",
+        "kept",
+        "malformed_record",
         "malformed_record",
         "missing_image",
     ]

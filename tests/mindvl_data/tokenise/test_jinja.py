@@ -1,5 +1,6 @@
 """Any chat template: ids and masks held against transformers', over the published templates of many families."""
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError as JinjaError
 
+from mindvl_data.sources import messages as messages_format
 from mindvl_data.tables.schema import Part
 from mindvl_data.tokenise import TEMPLATES, Encoded, encode
 from tests.mindvl_data.tokenise.published import FAMILIES, published
@@ -232,3 +234,111 @@ def test_what_a_template_refuses_is_refused_with_its_words() -> None:
     encoded = one("gemma3", turn(0, "user", "Hi") + turn(1, "user", "there"))
     assert "Conversation roles must alternate" in encoded.refused[0].detail
     assert encoded.offsets.tolist() == [0, 0]
+
+
+# --- tools and thoughts
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weigh",
+            "description": 'Weighs a stone <b>&</b> "more".',
+            "parameters": {"type": "object", "properties": {"stone": {"type": "integer"}}, "required": ["stone"]},
+        },
+    }
+]
+
+
+@st.composite
+def with_tools(draw: st.DrawFn, as_text: bool) -> list[dict[str, Any]]:
+    """Rounds of a question, a call with or without words and thoughts, what the tool gave, and the answer."""
+    said: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 2))):
+        arguments: Any = {"stone": draw(st.integers(0, 9)), "why": draw(plain)}
+        call = {"name": "weigh", "arguments": json.dumps(arguments) if as_text else arguments}
+        calls = [{"id": "123456789", "type": "function", "function": call}]
+        thought = {"reasoning_content": draw(plain)} if draw(st.booleans()) else {}
+        said.append({"role": "user", "content": "Q" + draw(plain)})
+        said.append({"role": "assistant", "content": draw(plain), "tool_calls": calls, **thought})
+        said.append({"role": "tool", "content": draw(plain), "tool_call_id": "123456789"})
+        said.append({"role": "assistant", "content": "A" + draw(plain), **thought})
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "as_text"),
+    [
+        *(("qwen3", True), ("qwen3", False), ("qwen3_training", True), ("qwen3_vl", True), ("qwen3_5", False)),
+        *(("mistral_v3_tekken", False), ("deepseekv3", True)),
+    ],
+)
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_tools_and_thoughts_have_the_ids_of_transformers(name: str, as_text: bool, data: st.DataObject) -> None:
+    said = data.draw(with_tools(as_text))
+    assume("[" not in json.dumps([message["content"] for message in said])[1:])
+    parts = messages_format._sample("0", {"messages": said, "tools": TOOLS}).parts
+    encoded = one(name, parts)
+    oracle = published(name).oracle
+    normal = [{key: value for key, value in message.items() if value != {}} for message in said]
+    expected = oracle.apply_chat_template(
+        normal, tools=TOOLS, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert not encoded.refused
+    assert encoded.ids.tolist() == expected["input_ids"]
+    if name == "qwen3_training":
+        assert encoded.loss.tolist() == [bool(learnt) for learnt in expected["assistant_masks"]]
+
+
+def called(name: str) -> str:
+    said = [
+        {"role": "user", "content": "How heavy?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "reasoning_content": "I weigh it.",
+            "tool_calls": [{"type": "function", "function": {"name": "weigh", "arguments": {"stone": 1}}}],
+        },
+        {"role": "tool", "content": "2 kg"},
+        {"role": "assistant", "content": "Two."},
+    ]
+    parts = messages_format._sample("0", {"messages": said, "tools": TOOLS}).parts
+    return trained(name, one(name, parts)).rpartition("</tools>")[2].partition("<|im_end|>\n")[2]
+
+
+def test_calls_are_learnt_and_what_tools_gave_is_not() -> None:
+    asked = "<|im_start|>user\nHow heavy?<|im_end|>\n<|im_start|>assistant\n"
+    gave = "<|im_start|>user\n<tool_response>\n2 kg\n</tool_response><|im_end|>\n"
+    call = '<tool_call>\n{"name": "weigh", "arguments": {"stone": 1}}\n</tool_call><|im_end|>'
+    thought = "<think>\nI weigh it.\n</think>\n\n"
+    assert called("qwen3") == (
+        f"{asked}⟦{thought}{call}⟧\n{gave}<|im_start|>assistant\n<think>\n\n</think>\n\n⟦Two.<|im_end|>⟧\n"
+    )
+    assert called("qwen3_vl") == f"{asked}⟦{call}⟧\n{gave}<|im_start|>assistant\n⟦Two.<|im_end|>⟧\n"
+    assert "<think>\n⟦I weigh it.\n</think>\n\n<tool_call>\n<function=weigh>" in called("qwen3_5")
+
+
+def test_arguments_are_given_as_the_template_wants_them() -> None:
+    """OpenAI has them as JSON in a text, which Qwen3.5's template does not take."""
+    call = {"function": {"name": "weigh", "arguments": '{"stone": 1}'}}
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    encoded = one("qwen3_5", messages_format._sample("0", {"messages": said}).parts)
+    assert "<parameter=stone>\n1\n</parameter>" in trained("qwen3_5", encoded)
+
+
+def test_a_table_says_what_it_has_no_form_for() -> None:
+    for parts in (turn(0, "tool", "x"), [Part(0, "assistant", None, "[]", "tool_calls")]):
+        encoded = encode([parts], "chat", TEMPLATES["chatml"], published("qwen3").tokeniser)
+        assert encoded.refused[0].reason == "unsupported_role"
+        assert "name one in Jinja" in encoded.refused[0].detail
+
+
+def test_a_table_writes_a_thought_before_its_answer() -> None:
+    parts = [
+        Part(0, "user", None, "?"),
+        Part(1, "assistant", None, "hm", "reasoning_content"),
+        *turn(1, "assistant", "A"),
+    ]
+    encoded = encode([parts], "chat", TEMPLATES["chatml"], published("qwen3").tokeniser)
+    assert trained("qwen3", encoded).endswith("assistant\n⟦<think>\nhm\n</think>\n\nA<|im_end|>⟧\n")
