@@ -128,7 +128,7 @@ def _beside(turn: int, role: str, loss: bool | None, message: Row) -> Iterator[P
     for field, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise Unusable("malformed_record", f"`{field}` of message {turn} is no text")
-        if text is not None and (text.strip() or field != "reasoning_content"):
+        if text is not None:
             yield Part(turn, role, loss, text, field)
     calls = listed(message, "tool_calls")
     if calls is None and message.get("tool_calls") is not None:

@@ -71,7 +71,7 @@ def _round_ends(parts: Sequence[Part]) -> list[int]:
 
 def _thinks(part: Part) -> bool:
     said = part.text is not None and part.field is None and "</think>" in part.text
-    return part.role == "assistant" and (said or part.field == THOUGHTS)
+    return part.role == "assistant" and (said or (part.field == THOUGHTS and bool(part.text)))
 
 
 def _untrained(part: Part) -> Part:

@@ -151,7 +151,7 @@ def _content(part: Part, trained: bool, thought: bool = False) -> Iterator[Stret
     if part.text is None:
         yield from _IMAGE
     elif thought:
-        yield from (Stretch(text, trained) for text in ("<think>\n", part.text, "\n</think>\n\n"))
+        yield from (Stretch(text, trained) for text in ("<think>\n", part.text, "\n</think>\n\n") if part.text)
     else:
         yield Stretch(part.text, trained and not _is_media(part), isinstance(part, Control))
 
