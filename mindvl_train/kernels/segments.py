@@ -31,6 +31,10 @@ class Segments:
         """Tokens in each segment."""
         return [stop - start for start, stop in zip(self.cu_seqlens, self.cu_seqlens[1:], strict=False)]
 
+    def within(self, start: int, stop: int) -> "Segments":
+        """Those of a run of the stream, and of its segments at the edges what lies in it."""
+        return Segments((0, *(end - start for end in self.cu_seqlens if start < end < stop), stop - start))
+
     def owners(self, device: torch.device) -> Tensor:
         """[T] int64: the number of every token's segment."""
         lengths = torch.tensor(self.lengths, dtype=torch.int64, device=device)

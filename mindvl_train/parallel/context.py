@@ -1,9 +1,9 @@
 """Ranks that share packs: each holds a run of their tokens and some of their images.
 
 Attention sees whole packs: before it every rank gives the tokens of the other heads away and gets all tokens
-of its own (DeepSpeed Ulysses, arXiv 2309.14509), so segments stay as they are. The vision tower sees whole
-frames, which know nothing of each other: they are dealt to the ranks, and their features are sent to where the
-placeholders are.
+of its own (DeepSpeed Ulysses, arXiv 2309.14509), so segments stay as they are. So does the delta rule; the short
+convolution before it sees the last tokens of the rank before. The vision tower sees whole frames, which know nothing
+of each other: they are dealt to the ranks, and their features are sent to where the placeholders are.
 """
 
 from dataclasses import replace
@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mindvl_train.data.batch import Batch
-from mindvl_train.kernels.registry import Attention
+from mindvl_train.kernels.registry import Attention, CausalConvolution, DeltaRule
 from mindvl_train.kernels.segments import Segments
 from mindvl_train.models.decoder import DecoderAttention
+from mindvl_train.models.delta_net import GatedDeltaNet, ShortConvolution
 from mindvl_train.models.latent_attention import LatentAttention
 from mindvl_train.models.vlm import VLM
 from mindvl_train.parallel.collectives import exchange
@@ -25,10 +26,15 @@ from mindvl_train.parallel.mesh import Mesh
 
 def divide(model: nn.Module, mesh: Mesh) -> None:
     """Lets the decoder's attention see the tokens of all context ranks, and features find their tokens."""
-    for module in model.modules():
-        if isinstance(module, DecoderAttention | LatentAttention) and mesh.sizes.context > 1:
-            attention = Ulysses(module.kernels.attention, mesh.context.get_group())
-            module.kernels = replace(module.kernels, attention=attention)
+    for module in model.modules() if mesh.sizes.context > 1 else ():
+        group = mesh.context.get_group()
+        if isinstance(module, DecoderAttention | LatentAttention):
+            module.kernels = replace(module.kernels, attention=Ulysses(module.kernels.attention, group))
+        elif isinstance(module, GatedDeltaNet):
+            module.kernels = replace(module.kernels, delta_rule=UlyssesDeltaRule(module.kernels.delta_rule, group))
+        elif isinstance(module, ShortConvolution):
+            convolution = NeighbouredConvolution(module.kernels.causal_convolution, group)
+            module.kernels = replace(module.kernels, causal_convolution=convolution)
     if isinstance(model, VLM) and mesh.sizes.share > 1:
         group = mesh.share.get_group()
         model.send_features = FeatureExchange(group)
@@ -49,22 +55,68 @@ class Ulysses:
         # With fewer key-value heads than ranks, several ranks get the same one.
         copies = ranks // gcd(ranks, kv_heads)
         key, value = (heads.repeat_interleave(copies, dim=1) for heads in (key, value))
-        query, key, value = (self._to_heads(each) for each in (query, key, value))
-        return self._to_tokens(self._kernel(query, key, value, segments, causal=causal, scale=scale))
+        query, key, value = (_to_heads(each, self._group) for each in (query, key, value))
+        return _to_tokens(self._kernel(query, key, value, segments, causal=causal, scale=scale), self._group)
 
-    def _to_heads(self, tokens: Tensor) -> Tensor:
-        """[T / ranks, heads, D] → [T, heads / ranks, D]."""
-        ranks = self._group.size()
-        by_rank = tokens.reshape(len(tokens), ranks, -1, tokens.shape[2]).transpose(0, 1)
-        even = [1] * ranks
-        return exchange(by_rank, even, even, self._group).flatten(0, 1)
 
-    def _to_tokens(self, heads: Tensor) -> Tensor:
-        """The inverse."""
-        ranks = self._group.size()
-        even = [1] * ranks
-        by_rank = exchange(heads.reshape(ranks, -1, *heads.shape[1:]), even, even, self._group)
-        return by_rank.transpose(0, 1).flatten(1, 2)
+class UlyssesDeltaRule:
+    """A delta rule over all tokens and a share of the heads, for a share of the tokens and all heads."""
+
+    def __init__(self, kernel: DeltaRule, group: dist.ProcessGroup) -> None:
+        self._kernel = kernel
+        self._group = group
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, segments: Segments
+    ) -> Tensor:
+        """As the kernel, but for a rank's run of T / ranks tokens; `segments` are those of all T."""
+        query, key, value = (_to_heads(each, self._group) for each in (query, key, value))
+        decay, beta = (_to_heads(each.unsqueeze(-1), self._group).squeeze(-1) for each in (decay, beta))
+        return _to_tokens(self._kernel(query, key, value, decay, beta, segments), self._group)
+
+
+class NeighbouredConvolution:
+    """A convolution over a rank's run of tokens, behind the last ones of the rank before."""
+
+    def __init__(self, kernel: CausalConvolution, group: dist.ProcessGroup) -> None:
+        self._kernel = kernel
+        self._group = group
+
+    def __call__(self, stream: Tensor, weight: Tensor, segments: Segments) -> Tensor:
+        """As the kernel, but for a rank's run of T / ranks tokens; `segments` are those of all T.
+
+        Raises:
+            ValueError: a filter sees beyond the rank before.
+        """
+        run, seen, rank = len(stream), weight.shape[1] - 1, self._group.rank()
+        if run < seen:
+            raise ValueError(
+                f"a run of {run} tokens a context rank is shorter than the {seen} that a filter looks back"
+            )
+        send, receive = [0] * self._group.size(), [0] * self._group.size()
+        if rank + 1 < len(send):
+            send[rank + 1] = seen
+        if rank:
+            receive[rank - 1] = seen
+        before = exchange(stream[run - sum(send) :], send, receive, self._group)
+        inside = segments.within(rank * run - len(before), (rank + 1) * run)
+        return self._kernel(torch.cat((before, stream)), weight, inside)[len(before) :]
+
+
+def _to_heads(tokens: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """[T / ranks, heads, D] → [T, heads / ranks, D]."""
+    ranks = group.size()
+    by_rank = tokens.reshape(len(tokens), ranks, -1, tokens.shape[2]).transpose(0, 1)
+    even = [1] * ranks
+    return exchange(by_rank, even, even, group).flatten(0, 1)
+
+
+def _to_tokens(heads: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The inverse."""
+    ranks = group.size()
+    even = [1] * ranks
+    by_rank = exchange(heads.reshape(ranks, -1, *heads.shape[1:]), even, even, group)
+    return by_rank.transpose(0, 1).flatten(1, 2)
 
 
 class FeatureExchange:

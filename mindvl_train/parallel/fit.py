@@ -42,7 +42,7 @@ class Limits:
         experts: a common divisor of their numbers; 0 without any.
         stages: of the run.
         holdout_seq_len: tokens of a pack of the held-out set, which is read a pack at a time; 0 without one.
-        state_heads: key heads of the layers that remember; 0 without any.
+        state_heads: key heads of the delta layers; 0 without any.
     """
 
     heads: int
@@ -121,13 +121,8 @@ def _of_heads(sizes: Sizes, limits: Limits) -> Iterator[str]:
         yield f"tensor {sizes.tensor} does not divide the {limits.kv_heads} key-value heads"
     elif max(limits.kv_heads // sizes.tensor, sizes.context) % min(limits.kv_heads // sizes.tensor, sizes.context):
         yield f"context {sizes.context} and the {limits.kv_heads // sizes.tensor} key-value heads do not divide"
-    if limits.state_heads % sizes.tensor:
-        yield f"tensor {sizes.tensor} does not divide the {limits.state_heads} key heads of the layers that remember"
-    if limits.state_heads and sizes.context > 1:
-        yield (
-            f"context {sizes.context}: the state and the convolution of the layers that remember run along a pack, "
-            "which context ranks cut; tensor ranks may share it"
-        )
+    if limits.state_heads % sizes.share:
+        yield f"context · tensor ({sizes.share}) does not divide the {limits.state_heads} key heads of delta layers"
     if limits.width % sizes.tensor:
         yield f"tensor {sizes.tensor} does not divide a feed-forward width of {limits.width}"
 

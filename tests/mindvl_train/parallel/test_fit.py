@@ -26,19 +26,16 @@ def test_what_a_model_can_be_divided_by() -> None:
     assert limits_of(model, []) == Limits(heads=4, kv_heads=2, width=32, experts=6, stages=[])
 
 
-def test_context_ranks_do_not_cut_a_state_and_tensor_ranks_share_its_heads() -> None:
+def test_ranks_share_the_heads_of_delta_layers() -> None:
     settings = {**TINY_MODEL, "decoder": {**TINY_MODEL["decoder"], **QWEN3_5}}
     with torch.device("meta"):
         model = VLM(VLMConfig(**settings), resolve(KernelConfig(), "cpu"))
     limits = limits_of(model, [STAGE])
     assert (limits.heads, limits.kv_heads, limits.state_heads) == (4, 2, 2)
     assert not list(problems(Sizes(tensor=2), 2, limits))
-    with pytest.raises(MeshError, match=r"context 2: the state and the convolution .* run along a pack"):
-        sizes_for(MeshConfig(context=2), 2, limits)
-    three = replace(limits, heads=6, kv_heads=3)
-    assert "tensor 3 does not divide the 2 key heads of the layers that remember" in list(
-        problems(Sizes(tensor=3), 3, three)
-    )
+    assert not list(problems(Sizes(context=2), 2, limits))
+    with pytest.raises(MeshError, match=r"context · tensor \(4\) does not divide the 2 key heads of delta layers"):
+        sizes_for(MeshConfig(context=2, tensor=2), 4, limits)
 
 
 def test_a_held_out_set_is_divided_like_a_stage() -> None:

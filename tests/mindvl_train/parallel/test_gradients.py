@@ -168,15 +168,21 @@ def test_features_of_inner_layers_travel_to_their_tokens_too(
     [
         (False, "short segments", Sizes(shard=2)),
         (False, "short segments", Sizes(tensor=2)),
+        (False, "short segments", Sizes(context=2)),
+        (False, "short segments", Sizes(context=4)),
+        (False, "mixed", Sizes(context=2, tensor=2)),
         (False, "mixed", Sizes(shard=2, tensor=2)),
         (True, "mixed", Sizes(shard=2, expert=2)),
         (True, "short segments", Sizes(tensor=2, expert=2)),
+        (True, "short segments", Sizes(shard=2, context=2, expert=2)),
     ],
     ids=str,
 )
 def test_layers_that_remember(pool: Pool, experts: bool, packs: str, sizes: Sizes) -> None:
     """Qwen3.5, dense and with a shared expert; less sharp, for what `test_no_leak` says of it."""
-    decoder = QWEN3_5 | ({"moe": SHARED_EXPERT} if experts else {})
+    # Four key heads, for four ranks to share.
+    delta = QWEN3_5["delta"] | {"num_key_heads": 4, "num_value_heads": 8}
+    decoder = QWEN3_5 | {"delta": delta} | ({"moe": SHARED_EXPERT} if experts else {})
     assert_same_step(pool, Case(PACKS[packs], decoder=decoder, layout={"position_axes": 3}, factor=3), sizes)
 
 
@@ -192,9 +198,12 @@ def test_experts_without_tokens(pool: Pool, sizes: Sizes) -> None:
     assert_same_step(pool, case, sizes)
 
 
-def test_weights_used_in_bfloat16_are_close(pool: Pool) -> None:
+@pytest.mark.parametrize("decoder", ["experts", "remembering"])
+def test_weights_used_in_bfloat16_are_close(pool: Pool, decoder: str) -> None:
     """Kept and summed in float32; a step of bfloat16 is 2⁻⁸."""
-    case = Case(mixed_packs(4, 24), decoder=DECODERS["experts"], settings={"precision": "bfloat16"})
+    layout = {"position_axes": 3 if decoder == "remembering" else 1}
+    chosen = QWEN3_5 if decoder == "remembering" else DECODERS[decoder]
+    case = Case(mixed_packs(4, 24), decoder=chosen, layout=layout, settings={"precision": "bfloat16"})
     loss, gradients = pool.run(2, on_a_mesh, case, Sizes(shard=2))
     expected_loss, expected = in_one_process(case)
     assert loss == pytest.approx(expected_loss, rel=2e-2)
