@@ -12,8 +12,9 @@ import typer
 from rich.filesize import decimal
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.progress import open_progress
 from mindvl_data.runtime.shown import cleaned
-from mindvl_data.runtime.terminal import errors, open_bar, open_console, print_json, reported, shown
+from mindvl_data.runtime.terminal import errors, open_console, print_json, reported, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -350,7 +351,7 @@ def verify(
         found = read_manifest(manifest)
         access = access_to(found.build_folder, media_root, allow or [])
         results = []
-        with open_bar() as bar, _engine(engine, workers, address) as tasks:
+        with open_progress(errors) as bar, _engine(engine, workers, address) as tasks:
             task = bar.add_task("verify", total=files(found))
             tasks.share(None, [found.path] if found.store is None else [])
             for name, problems in checks(found, access, media, _run(tasks, bar, task)):
@@ -388,7 +389,7 @@ def export(
         from mindvl_data.manifest import read_manifest
 
         found = read_manifest(manifest)
-        with open_bar() as bar:
+        with open_progress(errors) as bar:
             task = bar.add_task(f"export to {to}", total=found.num_packs)
 
             def progress(done: int, total: int) -> None:
@@ -468,7 +469,7 @@ def _build(
 
     leave_pandas_out()
     loaded = load_recipe(recipe, overrides)
-    with open_bar() as bar:
+    with open_progress(errors) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(step: str, done: int, total: int, note: str = "") -> None:

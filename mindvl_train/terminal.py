@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.shown import SafeConsole
-from mindvl_data.runtime.terminal import exit_code, stoppable
+from mindvl_data.runtime.terminal import exit_code, log_to_standard_error, stoppable
 
 
 def is_first() -> bool:
@@ -18,6 +18,7 @@ def is_first() -> bool:
 
 def or_exit(action: Callable[[], None], debug: bool) -> None:
     """Does it; an error that a person can act on is one message and exit code 2."""
+    log_to_standard_error()
     try:
         with stoppable():
             action()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from mindvl_data.errors import UserError
 from mindvl_data.expanded import masked_values
@@ -37,8 +35,6 @@ SERVICES = {
     "huggingface_hub",
     "urllib3",
 }
-# Steps whose progress is counted in bytes.
-IN_BYTES = ("split", "scan")
 
 
 def shown(path: Path | None) -> str | None:
@@ -58,37 +54,16 @@ def open_console(*, stderr: bool = False, markup: bool = False) -> SafeConsole:
     return SafeConsole(stderr=stderr, width=width, markup=markup, highlight=markup)
 
 
-class _Done(ProgressColumn):
-    """How much is done of how much: bytes and their rate where files are read through, tasks elsewhere."""
-
-    def render(self, task: Task) -> Text:
-        if task.description not in IN_BYTES:
-            return Text(f"{task.completed:,.0f}/{task.total or 0:,.0f}")
-        done, total = decimal(int(task.completed)), decimal(int(task.total or 0))
-        return Text(f"{done} of {total}, {decimal(int(task.speed or 0))}/s")
-
-
-class _Note(ProgressColumn):
-    """What the engine has to say of the tasks that are not finished."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("note", ""))
-
-
-def open_bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        _Done(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        _Note(),
-    )
-    return Progress(*columns, console=errors)
-
-
 def print_json(value: Any) -> None:
     typer.echo(exact(json.dumps(masked_values(value), indent=2, ensure_ascii=False)))
+
+
+def log_to_standard_error() -> None:
+    """What the packages log, for people: with its time where nobody looks on, bare words on a terminal."""
+    words = "%(message)s" if errors.is_terminal else "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(format=words, level=logging.WARNING)
+    for package in ("mindvl_data", "mindvl_train"):
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 @contextmanager
@@ -98,6 +73,7 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             # Names and texts that are not UTF-8, or that the terminal's own encoding cannot write.
             stream.reconfigure(errors="backslashreplace")
+    log_to_standard_error()
     try:
         with stoppable(), _heard():
             yield
