@@ -78,6 +78,9 @@ def _packing(data: Mapping[str, Any]) -> Iterable[str]:
         f"{packing['segments_per_pack']:g} samples a pack. No sample attends to another."
     )
     yield f"Order: {order['rule']}, steps of {order['step']:,} packs, seed {order['seed']}."
+    if rule := order.get("curriculum"):
+        falls, missing = ", falling" if rule["descending"] else "", f"{rule['missing']:,} draws have no value"
+        yield f"Curriculum: by {rule['by']}{falls}, {rule['windows']:,} windows; {missing}."
     balance = packing["cost_balance"][order["rule"]]
     costs = ", ".join(f"{value:g} in {name}" for name, value in balance.items())
     yield f"The slowest pack of a step costs, relative to the step's average: {costs}."

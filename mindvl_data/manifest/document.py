@@ -107,6 +107,11 @@ class Manifest:
         return dict(self.data["order"])
 
     @property
+    def borders(self) -> tuple[int, ...]:
+        """Where the windows of a curriculum begin and end, in packs; () where the set has none."""
+        return tuple(self.data["order"].get("curriculum", {}).get("borders", ()))
+
+    @property
     def shards(self) -> tuple[ShardInfo, ...]:
         return tuple(ShardInfo(**shard) for shard in self.data["shards"])
 

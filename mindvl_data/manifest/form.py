@@ -153,7 +153,7 @@ MANIFEST = _keys(
     funnel=LIST,
     mixture=_keys(total=_optional(samples=COUNT, tokens=COUNT, loss_tokens=COUNT, vision_tokens=COUNT)),
     packing=_keys(packs=COUNT, minimum_packs=COUNT, tokens=COUNT, padding=COUNT, fill=NUMBER),
-    order=_keys(step=POSITIVE),
+    order=_all(_keys(step=POSITIVE), _optional(curriculum=_keys(borders=_list_of(COUNT)))),
     draws=_keys(path=FILE, sha256=TEXT),
     shards=_list_of(_keys(path=FILE, packs=COUNT, bytes=COUNT, sha256=TEXT)),
 )

@@ -9,7 +9,7 @@ limit is repacked sample by sample (two_limits).
 from mindvl_data.packing.apart import again
 from mindvl_data.packing.draw import words
 from mindvl_data.packing.limits import Limits, minimum_packs
-from mindvl_data.packing.order import order_packs, step_balance
+from mindvl_data.packing.order import edges_of, order_packs, step_balance
 from mindvl_data.packing.packs import PackError, Packs, index_type
 from mindvl_data.packing.planning import plan
 from mindvl_data.packing.windows import plan_windows
@@ -19,6 +19,7 @@ __all__ = [
     "PackError",
     "Packs",
     "again",
+    "edges_of",
     "index_type",
     "minimum_packs",
     "order_packs",

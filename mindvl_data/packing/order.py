@@ -30,13 +30,18 @@ def order_packs(
     """
     if borders is None:
         return _order(attention, vision, rule, step, seed, name)
-    edges = np.unique(np.append(borders[:-1] // step * step, borders[-1])).tolist()
+    edges = edges_of(borders, step).tolist()
     spans = [slice(first, last) for first, last in itertools.pairwise(edges)]
     parts = [
         span.start + _order(attention[span], vision[span], rule, step, seed, f"{name}\0window {span.start}")
         for span in spans
     ]
     return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def edges_of(borders: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    """Where windows begin and end in whole steps, int64; a last step that is not full belongs to the last."""
+    return np.unique(np.append(borders[:-1] // step * step, borders[-1]))
 
 
 def _order(

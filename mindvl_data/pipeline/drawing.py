@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mindvl_data.errors import BuildError
 from mindvl_data.packing import Packs, index_type, plan, plan_windows
 from mindvl_data.recipe import Budget
+from mindvl_data.steps.curriculum import rising
 from mindvl_data.steps.mix import Asked, Draw, Pool, ask, check_repeats, draw, pass_order
 
 if TYPE_CHECKING:
@@ -31,8 +32,18 @@ class Drawn:
     borders: NDArray[np.int64] | None
 
 
-def drawn(corpus: Corpus, fitted: Fitted, spec: Spec, names: Sequence[str], seed: int) -> Drawn:
-    """Draw and pack one set. Raises MixError, PackError or BuildError."""
+def drawn(
+    corpus: Corpus,
+    fitted: Fitted,
+    spec: Spec,
+    names: Sequence[str],
+    seed: int,
+    column: NDArray[np.floating[Any]] | None = None,
+) -> Drawn:
+    """Draw and pack one set; column: of every sample, what a curriculum orders by.
+
+    Raises MixError, PackError or BuildError.
+    """
     pools = {name: _pool(corpus, fitted, spec.by, name) for name in names}
     asked, found = _draw(pools, spec, seed)
     if not len(found):
@@ -40,11 +51,13 @@ def drawn(corpus: Corpus, fitted: Fitted, spec: Spec, names: Sequence[str], seed
     _check_patches(corpus, fitted.weights, found, spec)
     if spec.budget and spec.budget.packs:
         at_fit_len = replace(spec, seq_len=spec.fit_len)
-        found, packs, borders = _within_packs(corpus, fitted.weights, found, at_fit_len, spec.budget.packs, seed)
+        found, packs, borders = _within_packs(
+            corpus, fitted.weights, found, at_fit_len, spec.budget.packs, seed, column
+        )
         if spec.seq_len != spec.fit_len:
-            packs, borders = _pack(corpus, fitted.weights, found, spec, seed)
+            packs, borders = _pack(corpus, fitted.weights, found, spec, seed, column)
     else:
-        packs, borders = _pack(corpus, fitted.weights, found, spec, seed)
+        packs, borders = _pack(corpus, fitted.weights, found, spec, seed, column)
     return Drawn(asked, pools, found, packs, borders)
 
 
@@ -76,14 +89,20 @@ def _everything(pools: Mapping[str, Pool], spec: Spec, seed: int) -> tuple[Asked
 
 
 def _within_packs(
-    corpus: Corpus, weights: Weights, found: Draw, spec: Spec, most: int, seed: int
+    corpus: Corpus,
+    weights: Weights,
+    found: Draw,
+    spec: Spec,
+    most: int,
+    seed: int,
+    column: NDArray[np.floating[Any]] | None,
 ) -> tuple[Draw, Packs, NDArray[np.int64] | None]:
     """The largest draw looked at that makes `most` packs, by bisection: a draw and the packs of it."""
     ends = np.cumsum(weights.tokens[found.samples], dtype=np.int64)
     good, bad = 0, int(np.searchsorted(ends, most * spec.seq_len, side="right")) + 1
     end = min(bad - 1, len(found))
     while True:
-        packs, borders = _pack(corpus, weights, found.first(end), spec, seed)
+        packs, borders = _pack(corpus, weights, found.first(end), spec, seed, column)
         if len(packs) > most:
             bad = end
         else:
@@ -94,24 +113,41 @@ def _within_packs(
         fewer = int(np.searchsorted(ends, ends[end - 1] - (len(packs) - most) * spec.seq_len, side="right"))
         end = fewer if good < fewer < bad else (good + bad) // 2
     if end != good:
-        packs, borders = _pack(corpus, weights, found.first(good), spec, seed)
+        packs, borders = _pack(corpus, weights, found.first(good), spec, seed, column)
     return found.first(good), packs, borders
 
 
 def _pack(
-    corpus: Corpus, weights: Weights, found: Draw, spec: Spec, seed: int
+    corpus: Corpus,
+    weights: Weights,
+    found: Draw,
+    spec: Spec,
+    seed: int,
+    column: NDArray[np.floating[Any]] | None,
 ) -> tuple[Packs, NDArray[np.int64] | None]:
     lengths, patches = weights.tokens[found.samples], weights.patches[found.samples]
     # Without repeats nothing has to be kept apart.
     samples = found.samples if found.repeats.any() else None
-    if spec.window is None:
+    window = spec.window
+    if column is not None:
+        stored = _rising(corpus, found, spec, column)
+        window = -(-len(found) // (spec.curriculum.windows if spec.curriculum else 1))
+    elif window is not None:
+        stored = _as_stored(corpus, found)
+    else:
         limits = (patches, spec.max_patches, spec.max_samples)
         return plan(lengths, spec.seq_len, *limits, seed=seed, samples=samples), None
-    stored = _as_stored(corpus, found)
     limits = (patches[stored], spec.max_patches, spec.max_samples)
     of = None if samples is None else samples[stored]
-    packs, borders = plan_windows(lengths[stored], spec.seq_len, spec.window, *limits, seed=seed, samples=of)
+    packs, borders = plan_windows(lengths[stored], spec.seq_len, window, *limits, seed=seed, samples=of)
     return replace(packs, index=stored[packs.index]), borders
+
+
+def _rising(corpus: Corpus, found: Draw, spec: Spec, column: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """The draws, int64 [draws], in the order of the stage's curriculum."""
+    assert spec.curriculum
+    groups = corpus.source[found.samples] if spec.curriculum.per else None
+    return rising(column[found.samples], groups, spec.curriculum.descending)
 
 
 def _check_patches(corpus: Corpus, weights: Weights, found: Draw, spec: Spec) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
-from mindvl_data.pipeline import allocating
+from mindvl_data.pipeline import allocating, curricula
 from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
 from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
@@ -52,7 +52,8 @@ class Prepared:
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
     estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
-    `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`. `scores`: see
+    `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`. `ordered_by`: see
+    `curricula.columns`. `scores`: see
     `Scores.described`, of all that any rule named.
     """
 
@@ -70,6 +71,7 @@ class Prepared:
     rewritten: Rewritten
     count_drops: Sequence[Path]
     means: Mapping[str, Mapping[str, float]]
+    ordered_by: Mapping[str, curricula.Column]
     scores: Mapping[str, Mapping[str, Any]]
 
     def at(self, resolution: Resolution) -> Prepared:
@@ -101,6 +103,7 @@ def prepare(run: Run) -> Prepared:
     funnel += thinned.funnel
     kept = thinned.kept
     means = allocating.means(run, partitions, scores, kept)
+    ordered_by = curricula.columns(run, partitions, scores, kept)
     rewritten = rewrite_texts(run, partitions, kept, scores)
     tasks: list[CountTask] = []
     estimates: dict[str, Estimate] = {}
@@ -132,6 +135,7 @@ def prepare(run: Run) -> Prepared:
         rewritten=rewritten,
         count_drops=[task.drops for task in tasks],
         means=means,
+        ordered_by=ordered_by,
         scores=scores.described(),
     )
 

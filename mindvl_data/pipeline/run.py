@@ -76,6 +76,8 @@ class Run:
             groups = stage.mixture.allocating(f"stages.{name}.mixture")
             scores = {path: group.allocate.score for path, group in groups if group.allocate}
             found |= {path: score for path, score in scores.items() if isinstance(score, str)}
+            if stage.curriculum and stage.curriculum.by != "tokens":
+                found[f"stages.{name}.curriculum.by"] = stage.curriculum.by
         rules = {place: Rule(place, "", said, None, None, None, "drop") for place, said in found.items() if said}
         for named in rules.values():
             parse(named)

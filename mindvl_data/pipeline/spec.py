@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mindvl_data.recipe import Budget, Group, Recipe, Stage
+    from mindvl_data.recipe import Budget, Curriculum, Group, Recipe, Stage
     from mindvl_data.vision import Resolution
 
 
@@ -26,6 +26,7 @@ class Spec:
     max_patches: int | None = None
     max_samples: int | None = None
     window: int | None = None
+    curriculum: Curriculum | None = None
 
     @property
     def name(self) -> str:
@@ -55,4 +56,5 @@ def _spec(recipe: Recipe, name: str, stage: Stage, seq_len: int) -> Spec:
         max_patches=stage.max_patches,
         max_samples=stage.max_samples,
         window=stage.window,
+        curriculum=stage.curriculum,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
-from mindvl_data.packing import Packs, order_packs
+from mindvl_data.packing import Packs, edges_of, order_packs
 from mindvl_data.pipeline import publish
 from mindvl_data.pipeline.allocating import with_means
 from mindvl_data.pipeline.drawing import Drawn, drawn
@@ -63,7 +63,8 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     among &= prepared.held if spec.mixture is None else ~prepared.held
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
     scores = {name: told for name, told in prepared.scores.items() if name in names}
-    content_key = _content_key(run, prepared, spec, names, among)
+    column = prepared.ordered_by[spec.stage].of(corpus) if spec.stage in prepared.ordered_by else None
+    content_key = _content_key(run, prepared, spec, names, among, column)
     beside = [scores, prepared.thinned.evaluations, prepared.rewritten.told]
     keys = {
         "content": content_key,
@@ -75,7 +76,9 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         return Planned(spec, names, keys, there.data, there)
 
     fitted = _fit(run, prepared, spec, among)
-    made = drawn(corpus, fitted, spec, names, recipe.seed)
+    if spec.curriculum and column is None:
+        column = fitted.weights.tokens.astype(np.float64)
+    made = drawn(corpus, fitted, spec, names, recipe.seed, column)
     packs, costs = _ordered(fitted.weights, made, spec, recipe)
     mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
     data = {
@@ -87,12 +90,24 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
         "mixture": mixed,
         "packing": packing(packs, made.draw, mixed["total"]["tokens"], costs, spec.seq_len, recipe.order.step),
-        "order": {"rule": recipe.order.rule, "step": recipe.order.step, "seed": recipe.seed},
+        "order": {
+            "rule": recipe.order.rule,
+            "step": recipe.order.step,
+            "seed": recipe.seed,
+            **_curriculum(spec, recipe, made, column),
+        },
     }
     return Planned(spec, names, keys, data, None, fitted, made.draw, packs)
 
 
-def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str], among: NDArray[np.bool_]) -> str:
+def _content_key(
+    run: Run,
+    prepared: Prepared,
+    spec: Spec,
+    names: Sequence[str],
+    among: NDArray[np.bool_],
+    column: NDArray[np.float64] | None,
+) -> str:
     """What the bytes of the shards depend on: the partitions used, what may be drawn of each, and the rules."""
     recipe, corpus = run.recipe, prepared.corpus
     starts = corpus.starts[: len(prepared.stores) + 1].tolist()
@@ -106,6 +121,7 @@ def _content_key(run: Run, prepared: Prepared, spec: Spec, names: Sequence[str],
         names,
         used,
         [recipe.seed, recipe.media, recipe.shard_bytes, recipe.order.model_dump()],
+        None if column is None else fingerprints.of_bytes(column[among].tobytes()),
         reached.code(*(made.__module__ for made in MAKERS), alone=(__name__, "mindvl_data.pipeline.assembly")),
     )
 
@@ -172,6 +188,17 @@ def _ordered(
     }
     ordered = {rule: {name: values[order] for name, values in costs.items()} for rule, order in orders.items()}
     return made.packs.reordered(orders[recipe.order.rule]), ordered
+
+
+def _curriculum(
+    spec: Spec, recipe: Recipe, made: Drawn, column: NDArray[np.floating[Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """What the manifest says of a stage's curriculum: its rule, where windows begin and end, draws without a value."""
+    if spec.curriculum is None or made.borders is None or column is None:
+        return {}
+    missing = int(np.isnan(column[made.draw.samples]).sum())
+    borders = edges_of(made.borders, recipe.order.step).tolist()
+    return {"curriculum": {**spec.curriculum.model_dump(exclude_none=True), "borders": borders, "missing": missing}}
 
 
 def _stage_funnel(

@@ -10,12 +10,13 @@ from mindvl_data.recipe.forecast import DeviceSize, Forecast, ModelSize, Size, T
 from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe, read_yaml
 from mindvl_data.recipe.mixture import Budget, Group, Passes
 from mindvl_data.recipe.sources import Boxes, Limits, PixelBounds, Resolution, Source
-from mindvl_data.recipe.stages import Order, Stage
+from mindvl_data.recipe.stages import Curriculum, Order, Stage
 from mindvl_data.recipe.whole import Recipe
 
 __all__ = [
     "Boxes",
     "Budget",
+    "Curriculum",
     "DeviceSize",
     "Filter",
     "Forecast",

@@ -20,6 +20,19 @@ class Order(Model):
     """Packs a step: a multiple of the global batch that will be trained with."""
 
 
+class Curriculum(Model):
+    """Orders a stage's packs by a column of their samples, from low to high, a window at a time."""
+
+    by: str
+    """`tokens`, a sample's exact length, or a Polars SQL expression: a score, a field of the data, `text_chars`.
+    Samples for which it is null are spread evenly over the windows."""
+    windows: int = Field(8, ge=2, le=4096)
+    """So many windows with as many draws each: within one, packs are full, levelled and shuffled as ever."""
+    descending: bool = False
+    per: Literal["source"] | None = None
+    """Orders each source by itself, so that every window has the stage's shares; by default all together."""
+
+
 class Stage(Model):
     """One training stage: how much of what, at which sequence lengths."""
 
@@ -42,6 +55,8 @@ class Stage(Model):
     window: int | None = Field(None, ge=1)
     """Draw each source in the order in which it lies, and pack this many samples at a time: reads are nearly
     sequential, at a small loss of fill. By default any sample may share a pack with any other."""
+    curriculum: Curriculum | None = None
+    """The order of its packs by a column; by default none."""
     resolution: PixelBounds = PixelBounds()
     video: VideoBounds = VideoBounds()
 
@@ -54,6 +69,8 @@ class Stage(Model):
         names = list(self.mixture.sources())
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"mixture: the source {twice[0]!r} stands in it twice")
+        if self.curriculum and self.window:
+            raise ValueError("curriculum: `window` draws in the order of the files; give one of both")
         if len(set(self.seq_len)) != len(self.seq_len):
             raise ValueError("a sequence length is given twice")
         return self

@@ -7,6 +7,7 @@ that one pack is one range read; buffers are uncompressed, so that a memory map 
 from mindvl_data.shards.cache import ShardCache, cache_folder
 from mindvl_data.shards.checking import pack_problems
 from mindvl_data.shards.fetching import Patience, StoreError, patiently
+from mindvl_data.shards.ids import places_among
 from mindvl_data.shards.layout import ShardError, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
@@ -38,6 +39,7 @@ __all__ = [
     "pack_problems",
     "padding_pack",
     "patiently",
+    "places_among",
     "read_costs",
     "schema",
     "sha256_once",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +27,11 @@ class EpochOrder:
         return int(self.steps[number]) * self.step + inside if number < len(self.steps) else place
 
 
-def order_of_epoch(manifest_id: str, epoch: int, packs: int, step: int) -> EpochOrder:
+def order_of_epoch(manifest_id: str, epoch: int, packs: int, step: int, borders: Sequence[int] = ()) -> EpochOrder:
     """Drawn from (id, epoch) by hashing: no generator whose stream may change with a version.
 
     A last step that is not full stays last, so that no other step is torn: steps that the build made alike in
-    cost stay whole.
+    cost stay whole. borders: of the windows of a curriculum, in which steps stay.
     """
     full = packs // step
     if epoch == 0 or full < 2:
@@ -43,11 +44,12 @@ def order_of_epoch(manifest_id: str, epoch: int, packs: int, step: int) -> Epoch
         keys += one.digest()
     # A digest as four big-endian words sorts as its bytes do; lexsort takes the last key first.
     words = np.frombuffer(keys, ">u8").reshape(full, 4)
-    return EpochOrder(epoch, step, np.lexsort(words.T[::-1]).astype(np.int64))
+    windows = np.searchsorted(np.array(borders, np.int64), np.arange(full) * step, side="right")
+    return EpochOrder(epoch, step, np.lexsort((*words.T[::-1], windows)).astype(np.int64))
 
 
-def epoch_order(manifest_id: str, epoch: int, packs: int, step: int) -> NDArray[np.int64]:
+def epoch_order(manifest_id: str, epoch: int, packs: int, step: int, borders: Sequence[int] = ()) -> NDArray[np.int64]:
     """The whole of an epoch's order: places → pack numbers, int64 [packs]."""
-    steps = order_of_epoch(manifest_id, epoch, packs, step).steps
+    steps = order_of_epoch(manifest_id, epoch, packs, step, borders).steps
     moved = (steps[:, None] * step + np.arange(step)).ravel()
     return np.concatenate([moved, np.arange(len(moved), packs)])

@@ -34,7 +34,9 @@ class PackReader:
         """The pack that stands at a place of an epoch."""
         if self._order is None or self._order.epoch != epoch:
             step = int(self._manifest.order["step"])
-            self._order = order_of_epoch(self._manifest.id, epoch, self._manifest.num_packs, step)
+            self._order = order_of_epoch(
+                self._manifest.id, epoch, self._manifest.num_packs, step, self._manifest.borders
+            )
         return self._order.pack(place)
 
     def read(self, number: int) -> Pack:

@@ -89,7 +89,8 @@ def select_epoch(
     if not kept.any():
         raise ManifestError(f"{manifest.where}: epoch {epoch} would keep none of its {len(segments):,} segments")
     place = np.empty(manifest.num_packs, np.int64)
-    place[epoch_order(manifest.id, epoch, manifest.num_packs, int(manifest.order["step"]))] = np.arange(len(place))
+    step = int(manifest.order["step"])
+    place[epoch_order(manifest.id, epoch, manifest.num_packs, step, manifest.borders)] = np.arange(len(place))
     chosen = np.flatnonzero(kept)
     chosen = chosen[np.argsort(place[segments.pack[chosen]], kind="stable")]
     lengths, patches = segments.length[chosen], segments.patches[chosen]

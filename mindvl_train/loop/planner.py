@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
 from mindvl_data.packing import words
+from mindvl_data.shards import places_among
 from mindvl_data.stream import SelectedEpoch, segments_of, select_epoch
 from mindvl_train.loop.losses import FOLDER, LastLosses, LossLog, last_losses
 from mindvl_train.loop.selections import Selection
@@ -67,15 +68,5 @@ def losses_of(ids: NDArray[np.uint64], last: LastLosses) -> NDArray[np.float64]:
         ids: uint64 [n, 2].
         last: as they were written.
     """
-    found = np.full(len(ids), np.nan)
-    if not len(last.step):
-        return found
-    # Both sorted by the whole id: places of equal ones are found on bytes, whose order does not matter.
-    known = np.ascontiguousarray(last.ids).view("S16").ravel()
-    order = np.argsort(known, kind="stable")
-    asked = np.ascontiguousarray(ids).view("S16").ravel()
-    place = np.minimum(np.searchsorted(known[order], asked), len(known) - 1)
-    hit = order[place]
-    same = (last.ids[hit] == ids).all(axis=1)
-    found[same] = last.mean[hit[same]]
-    return found
+    place = places_among(last.ids, ids)
+    return np.where(place >= 0, np.append(last.mean, np.nan)[place], np.nan)
