@@ -580,12 +580,12 @@ def _show_pack(manifest: Manifest, number: int, access: Access, as_json: bool) -
     from mindvl_data.inspect import packs
     from mindvl_data.manifest import pack_at
 
-    pack, image_pad = pack_at(manifest, number), manifest.tokenizer["special_ids"]["image_pad"]
+    pack, pads = pack_at(manifest, number), manifest.pads
     decode, note = packs.decoder_of(manifest, access)
     if as_json:
-        print_json({"pack": number, "segments": packs.segments(pack, image_pad, decode)})
+        print_json({"pack": number, "segments": packs.segments(pack, pads, decode)})
     else:
-        open_console().print(packs.view(pack, image_pad, decode), note)
+        open_console().print(packs.view(pack, pads, decode), note)
 
 
 def _show_picture(manifest: Manifest) -> None:

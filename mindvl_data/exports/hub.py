@@ -50,16 +50,20 @@ TYPES = {
     "tokens": pa.list_(pa.int32()),
     "loss_mask": pa.list_(pa.uint8()),
     "images": IMAGES,
+    "videos": IMAGES,
+    "image_files": pa.list_(pa.int32()),
+    "image_times": pa.list_(pa.list_(pa.float64())),
 }
+PICTURES = frozenset({"jpg", "png", "webp", "gif", "bmp", "tif"})
 
 
 def datasets(records: Iterator[Record], folder: Path, manifest: Manifest) -> None:
-    """`data/train-00000.parquet` … and the data card as README.md; images decode as the library's Image."""
+    """`data/train-00000.parquet` … and the data card as README.md; images are the library's Image, clips its Video."""
     (folder / "data").mkdir()
     (folder / "README.md").write_text(card(manifest.data), encoding="utf-8")
     number, writer, rows, size = 0, None, list[dict[str, Any]](), 0
     for record in records:
-        rows.append(_row(record))
+        rows.append(_row(record, "video" in manifest.data["resolution"]))
         size += sum(len(data) for _, data in record.images)
         if writer is None:
             schema = _schema(list(rows[0]))
@@ -76,13 +80,17 @@ def datasets(records: Iterator[Record], folder: Path, manifest: Manifest) -> Non
         writer.close()
 
 
-def _row(record: Record) -> dict[str, Any]:
-    images = [{"bytes": data, "path": f"{i}.{suffix}"} for i, (suffix, data) in enumerate(record.images)]
+def _row(record: Record, has_clips: bool) -> dict[str, Any]:
+    """A line; of a set with clips all lines have a list of them."""
+    files = [(suffix, {"bytes": data, "path": f"{i}.{suffix}"}) for i, (suffix, data) in enumerate(record.images)]
+    images = [file for suffix, file in files if suffix in PICTURES]
+    videos = [file for suffix, file in files if suffix not in PICTURES]
     meta = dict(record.meta)
     if "messages" in meta:
         meta["messages"] = [_message(message) for message in meta["messages"]]
         meta["tools"] = json.dumps(meta["tools"], ensure_ascii=False) if meta["tools"] else None
-    return {"key": record.key, **meta, **record.arrays, "images": images}
+    row = {"key": record.key, **meta, **record.arrays, "images": images}
+    return row | ({"videos": videos} if has_clips else {})
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
@@ -93,6 +101,7 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 def _schema(names: list[str]) -> pa.Schema:
     """With the note by which `datasets` knows the images for images; it finds out all else."""
     features = {name: _feature(TYPES[name]) for name in names} | {"images": _list({"_type": "Image"})}
+    features |= {"videos": _list({"_type": "Video"})} if "videos" in names else {}
     note = {"info": {"features": features}}
     return pa.schema([(name, TYPES[name]) for name in names], metadata={"huggingface": json.dumps(note)})
 

@@ -10,18 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.errors import UserError
 from mindvl_data.exports.texts import Texts
 from mindvl_data.manifest import Manifest, ManifestError, packs_of, unknown_sources
 from mindvl_data.shards import Pack, PackImage
 from mindvl_data.stream import PackStream
 from mindvl_data.vision import read_header
+from mindvl_data.vision.video.container import PREFIX_BYTES, container_of
 
 SUFFIXES = {"jpeg": "jpg", "tiff": "tif"}
+CLIP_SUFFIXES = {"matroska": "mkv", "mpegts": "ts", "asf": "wmv", "mpeg": "mpg"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """meta: text, whole numbers, or lists and objects of them. arrays: [seq_len] each. images: (suffix, bytes)."""
+    """meta: text, whole numbers, or lists and objects of them. arrays: [seq_len] each. images: (suffix, bytes), of
+    pictures and clips; a clip stands there once, whatever the number of its entries."""
 
     key: str
     meta: Mapping[str, Any]
@@ -44,8 +48,9 @@ def packs(stream: PackStream, progress: Callable[[int, int], None]) -> Iterator[
                 "repeats": list(pack.repeats),
                 "image_starts": [image.start for image in pack.images],
                 "image_grids": [list(image.grid) for image in pack.images],
+                **_frames(pack),
             },
-            images=[_file(image) for image in pack.images],
+            images=files_of(pack.images),
             arrays={"tokens": pack.tokens, "loss_mask": pack.loss_mask.astype(np.uint8)},
         )
         progress(number + 1, manifest.num_packs)
@@ -76,7 +81,7 @@ def samples(
                         "messages": said["messages"],
                         "tools": said["tools"] or [],
                     },
-                    images=[_file(image) for image in mine] if images else [],
+                    images=files_of(mine) if images else [],
                 )
                 number += 1
             progress(done, manifest.num_packs)
@@ -100,8 +105,39 @@ def _by_segment(pack: Pack) -> list[list[PackImage]]:
     return found
 
 
+def _frames(pack: Pack) -> dict[str, Any]:
+    """Of a pack with clips, which file of `images` each entry is of, and the seconds of the frames that it shows."""
+    if not any(image.is_video for image in pack.images):
+        return {}
+    shared = [bool(again) for again in _shared(pack.images)]
+    files = (np.cumsum(~np.array(shared, bool)) - 1).tolist()
+    times = [[frame.time for frame in image.frames] for image in pack.images]
+    return {"image_files": files, "image_times": times}
+
+
+def _shared(images: Sequence[PackImage]) -> Iterator[bool]:
+    """Whether each is the same clip as the one before, looked at further on."""
+    before = None
+    for image in images:
+        again = before is not None and image.is_video and image.data is before.data
+        yield bool(again and before is not None and before.frames[-1].index <= image.frames[0].index)
+        before = image
+
+
+def files_of(images: Sequence[PackImage]) -> list[tuple[str, bytes]]:
+    """(suffix, bytes) of each picture and clip."""
+    return [_file(image) for image, again in zip(images, _shared(images), strict=True) if not again]
+
+
 def _file(image: PackImage) -> tuple[str, bytes]:
     assert image.data is not None
     data = bytes(image.data)
+    if image.is_video and (container := container_of(data[:PREFIX_BYTES])):
+        return CLIP_SUFFIXES.get(container, container), data
+    if image.is_video:
+        raise UserError(
+            "a clip is a list of frames, which no export has a file for: export packs as they are, or from data "
+            "whose clips are files"
+        )
     name = read_header(data).format
     return SUFFIXES.get(name, name), data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import Manifest
 from mindvl_data.tables.samples import tables_of
+from mindvl_data.tables.videos import VideoTable
 
 FILE = "texts.scratch"
 COLUMNS = ["sample_id", "uid", "parts"]
@@ -68,16 +69,22 @@ class Texts:
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         for table in tables_of(self._build):
             path = self._build / "samples" / table["rewritten"]
+            clips, start = VideoTable(path), 0
             for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=COLUMNS):
-                yield from self._drawn(batch)
+                yield from self._drawn(batch, clips, start)
+                start += len(batch)
 
-    def _drawn(self, batch: pa.RecordBatch) -> Iterator[tuple[int, bytes]]:
+    def _drawn(self, batch: pa.RecordBatch, clips: VideoTable, start: int) -> Iterator[tuple[int, bytes]]:
         ids = _ids(batch.column("sample_id").to_pylist())
         places = np.searchsorted(self._ids, ids)
         rows = np.flatnonzero(self._ids[np.minimum(places, len(self._ids) - 1)] == ids)
         lines = batch.select(COLUMNS[1:]).take(pa.array(rows)).to_pylist()
         for row, line in zip(rows, lines, strict=True):
-            said = {"uid": line["uid"], "messages": messages(line["parts"]), "tools": tools(line["parts"])}
+            said = {
+                "uid": line["uid"],
+                "messages": messages(line["parts"], clips.numbers(start + int(row))),
+                "tools": tools(line["parts"]),
+            }
             yield int(places[row]), json.dumps(said, ensure_ascii=False).encode()
 
 
@@ -85,18 +92,20 @@ def _ids(values: Sequence[bytes]) -> Any:
     return np.frombuffer(b"".join(values), ID)
 
 
-def messages(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Parts of the samples table as messages whose content is a list of texts and image places.
+def messages(parts: Sequence[Mapping[str, Any]], clips: Collection[int] = ()) -> list[dict[str, Any]]:
+    """Parts of the samples table as messages whose content is a list of texts and places of images and videos.
 
     `loss` and `weight` are there where the data says of a turn whether it is trained on, and what it weighs; what a
-    message says beside its content under OpenAI's names.
+    message says beside its content under OpenAI's names. clips: which of the images are clips.
     """
-    found = []
+    found, places = [], itertools.count()
     said = (part for part in parts if part["field"] != "tools")
     for _, turn in itertools.groupby(said, key=lambda part: part["turn"]):
         mine = list(turn)
         content = [
-            {"type": "image"} if part["text"] is None else {"type": "text", "text": part["text"]}
+            {"type": "video" if next(places) in clips else "image"}
+            if part["text"] is None
+            else {"type": "text", "text": part["text"]}
             for part in mine
             if part["field"] is None
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -52,16 +52,17 @@ def _ids(ids: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a segment: text, learnt or not, or one image."""
+    """A stretch of a segment: text, learnt or not, or one image; of a clip the seconds of the frames that it shows."""
 
     start: int
     stop: int
     learnt: bool
     text: str
     grid: tuple[int, int, int] | None = None
+    seconds: Sequence[float] = ()
 
 
-def segments(pack: Pack, image_pad: int, decode: Decode) -> list[dict[str, Any]]:
+def segments(pack: Pack, pads: Sequence[int], decode: Decode) -> list[dict[str, Any]]:
     """Every real segment of a pack: where it is, which sample, its spans."""
     found = []
     for number, uid in enumerate(pack.sample_ids):
@@ -74,24 +75,26 @@ def segments(pack: Pack, image_pad: int, decode: Decode) -> list[dict[str, Any]]
                 "source": pack.sources[number],
                 "repeat": pack.repeats[number],
                 "loss_tokens": int(pack.loss_mask[start:stop].sum()),
-                "spans": [span.__dict__ for span in _spans(pack, image_pad, decode, start, stop)],
+                "spans": [span.__dict__ for span in _spans(pack, pads, decode, start, stop)],
             }
         )
     return found
 
 
-def _spans(pack: Pack, image_pad: int, decode: Decode, start: int, stop: int) -> Iterator[Span]:
-    grids = {image.start: image.grid for image in pack.images}
-    change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * (pack.tokens[start:stop] == image_pad))
+def _spans(pack: Pack, pads: Sequence[int], decode: Decode, start: int, stop: int) -> Iterator[Span]:
+    media = {image.start: image for image in pack.images}
+    change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * np.isin(pack.tokens[start:stop], pads))
     borders = [start, *(np.flatnonzero(change) + 1 + start).tolist(), stop]
     for a, b in itertools.pairwise(borders):
-        if pack.tokens[a] == image_pad:
-            yield Span(a, b, False, "", grids.get(a))
+        if pack.tokens[a] in pads:
+            image = media.get(a)
+            seconds = [frame.time for frame in image.frames] if image else []
+            yield Span(a, b, False, "", image.grid if image else None, seconds)
         else:
             yield Span(a, b, bool(pack.loss_mask[a]), decode(pack.tokens[a:b].tolist()))
 
 
-def view(pack: Pack, image_pad: int, decode: Decode) -> RenderableType:
+def view(pack: Pack, pads: Sequence[int], decode: Decode) -> RenderableType:
     """The pack as panels; what is learnt is green, and between « » where there are no colours."""
     head = Text(
         f"pack {pack.index}: {len(pack.sample_ids)} samples, {pack.num_tokens:,} of {pack.seq_len:,} tokens, "
@@ -99,15 +102,24 @@ def view(pack: Pack, image_pad: int, decode: Decode) -> RenderableType:
         "«text between these marks» is learnt",
         style="bold",
     )
-    return Group(head, *(_panel(segment) for segment in segments(pack, image_pad, decode)))
+    return Group(head, *(_panel(segment) for segment in segments(pack, pads, decode)))
+
+
+def _medium(span: Mapping[str, Any]) -> str:
+    """An image or a clip in words."""
+    pairs, high, wide = span["grid"]
+    tokens = f"{span['stop'] - span['start']} tokens"
+    if not span["seconds"]:
+        return f"[image: {high} × {wide} patches, {tokens}]"
+    seconds = " ".join(f"{time:.1f}" for time in span["seconds"])
+    return f"[video: {pairs} × {high} × {wide} patches, {tokens}, frames at {seconds} s]"
 
 
 def _panel(segment: Mapping[str, Any]) -> Panel:
     body = Text()
     for span in segment["spans"]:
         if span["grid"]:
-            _, high, wide = span["grid"]
-            body.append(f"[image: {high} × {wide} patches, {span['stop'] - span['start']} tokens]", style="cyan")
+            body.append(_medium(span), style="cyan")
         elif span["learnt"]:
             body.append(f"«{span['text']}»", style=LEARNT)
         else:

@@ -26,21 +26,27 @@ from mindvl_data.sources import (
     GROUP,
     Asked,
     Failed,
+    Image,
     ImageBytes,
     Record,
     Sample,
     Scattered,
     SourceError,
     Unusable,
+    Video,
 )
 from mindvl_data.sources.files import FingerprintCache, SourceFile, source_files
+from mindvl_data.sources.measuring import clip_of
 from mindvl_data.tables.samples import SURROGATES, clean
 from mindvl_data.tables.schema import BOXES, Drop, shortened
 from mindvl_data.tokenise.grounding import BadBox, grounded
+from mindvl_data.vision.video.probe import MAX_FRAMES
+from mindvl_data.vision.video.rule import QWEN2_VIDEO, TEMPORAL_PATCH
 
 LOOKED_AT = 50
 # A screen: of a sample, the first of each.
 SHOWN_IMAGES, SHOWN_TURNS = 4, 8
+SHOWN_FRAMES = 12
 ASKED = Asked(keep=(BOXES,), boxes=True)
 # Which scale boxes are taken for, where their numbers fit several.
 SCALES = ("unit", "pixels", "thousand")
@@ -187,7 +193,40 @@ def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
         "key": clean(sample.key),
         "uid": sample.uid and clean(sample.uid),
         "turns": [{"role": turn["role"], "text": turn["text"]} for turn in turns],
-        "images": [_image(image.data, resolution) for image in sample.images if isinstance(image, ImageBytes)],
+        "images": [_medium(image, resolution) for image in sample.images],
+    }
+
+
+def _medium(image: Image, resolution: vision.Resolution) -> dict[str, Any]:
+    if isinstance(image, Video):
+        return _video(image, resolution)
+    return _image(image.data, resolution) if isinstance(image, ImageBytes) else {"problem": "missing_image"}
+
+
+def _video(video: Video, resolution: vision.Resolution) -> dict[str, Any]:
+    """A clip by its header, and what the family's rule makes of it."""
+    media = [medium for medium in video.media if isinstance(medium, ImageBytes)]
+    size = sum(len(medium.data) for medium in media)
+    rule = resolution.video or QWEN2_VIDEO
+    try:
+        line, width, height = clip_of(video, media, vision.MAX_IMAGE_PIXELS, MAX_FRAMES)
+        chosen = rule.chosen(line.frames, line.rate)
+        wide, high = rule.resized(len(chosen), width, height, resolution.patch * resolution.merge)
+    except (vision.BadImage, Unusable, UserError) as error:
+        return {"bytes": size, "problem": str(error)}
+    grid = [-(-len(chosen) // TEMPORAL_PATCH), high // resolution.patch, wide // resolution.patch]
+    return {
+        "bytes": size,
+        "format": f"{line.container}/{line.codec}",
+        "width": width,
+        "height": height,
+        "frames": line.frames,
+        "fps": round(line.rate, 3),
+        "duration": round(line.duration, 3),
+        "has_audio": line.has_audio,
+        "seconds": [round(float(frame.time), 3) for frame in line.chosen(chosen)],
+        "patches": grid,
+        "tokens": grid[0] * grid[1] * grid[2] // resolution.merge**2,
     }
 
 
@@ -247,13 +286,22 @@ def _example(look: Peek, reason: str) -> str:
     return f"{found.key or posixpath.basename(look.path)}: {clean(found.drop.detail)}"
 
 
+def _said(image: Mapping[str, Any]) -> str:
+    """An image or a clip in words."""
+    patches = " × ".join(map(str, image["patches"]))
+    said = f"{image['format']} {image['width']} × {image['height']}, {patches} patches, {image['tokens']} tokens"
+    if "frames" not in image:
+        return said
+    seconds = " ".join(f"{time:.1f}" for time in image["seconds"][:SHOWN_FRAMES])
+    more = " …" if len(image["seconds"]) > SHOWN_FRAMES else ""
+    sound = "with sound" if image["has_audio"] else "without sound"
+    return f"{said}; {image['frames']} frames, {image['fps']:g} a second, {sound}; looked at: {seconds}{more} s"
+
+
 def _panel(sample: dict[str, Any]) -> Panel:
     body = Text()
     for image in sample["images"][:SHOWN_IMAGES]:
-        line = image.get("problem") or (
-            f"{image['format']} {image['width']} × {image['height']}, {image['patches'][0]} × {image['patches'][1]} "
-            f"patches, {image['tokens']} tokens"
-        )
+        line = image.get("problem") or _said(image)
         body.append(f"[{line}]\n", style="red" if "problem" in image else "cyan")
     if more := sample["images"][SHOWN_IMAGES:]:
         body.append(f"[… and {len(more)} more images]\n", style="cyan")

@@ -93,6 +93,12 @@ class Manifest:
         return dict(self.data["tokenizer"])
 
     @property
+    def pads(self) -> tuple[int, ...]:
+        """The ids of its placeholders, of pictures and, in a set with clips, of clips."""
+        special = self.data["tokenizer"]["special_ids"]
+        return tuple(special[name] for name in ("image_pad", "video_pad") if name in special)
+
+    @property
     def resolution(self) -> Resolution:
         """How its images become patches."""
         return Resolution.of(self.data["resolution"])

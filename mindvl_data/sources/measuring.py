@@ -9,12 +9,21 @@ from numpy.typing import NDArray
 
 from mindvl_data.sources import ImageBytes, Unusable, Video
 from mindvl_data.tables.videos import FRAMES, VideoLine
-from mindvl_data.vision import ImageHeader
+from mindvl_data.vision import ImageHeader, read_header
 from mindvl_data.vision.video.probe import ClipHeader, probe
 from mindvl_data.vision.video.reading import read_frames
 
 # Frames without times are taken to be what the families look at: two a second.
 LISTED_RATE = 2.0
+
+
+def clip_of(video: Video, media: Sequence[ImageBytes], max_pixels: int, max_frames: int) -> tuple[VideoLine, int, int]:
+    """The line of a clip, its width and its height as a viewer shows it. Raises as `clip_line` does."""
+    if video.listed:
+        headers = [read_header(medium.data, max_pixels) for medium in media]
+        return frames_line(video, media, headers), headers[0].width, headers[0].height
+    header, line = clip_line(video, media[0], max_pixels, max_frames)
+    return line, header.width, header.height
 
 
 def clip_line(video: Video, data: ImageBytes, max_pixels: int, max_frames: int) -> tuple[ClipHeader, VideoLine]:

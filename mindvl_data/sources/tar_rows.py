@@ -1,10 +1,10 @@
-"""Rows of tars: the JSON of every key is a row, the pictures beside it are its `images`, as our exports write them."""
+"""Rows of tars: the JSON of every key is a row, the pictures beside it are its `images`, the clips its `videos`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mindvl_data.sources import Asked, Image, ImageBytes, Row, Unusable
+from mindvl_data.sources import Asked, ImageBytes, Row, Unusable
 from mindvl_data.sources.archive import Group, samples_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_object import whole_object
@@ -31,5 +31,8 @@ def _row(group: Group, data: FileBytes, uri: str, asked: Asked) -> Row | Drop:
     except Unusable as error:
         return error.drop
     view = data.view
-    images: list[Image] = [ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images]
-    return {**row, "images": images, "image": None} if images else row
+    media = {i: ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images}
+    images = [found for i, found in media.items() if i not in shape.videos]
+    videos = [found for i, found in media.items() if i in shape.videos]
+    row = {**row, "images": images, "image": None} if images else row
+    return {**row, "videos": videos, "video": None} if videos else row

@@ -36,7 +36,7 @@ from mindvl_data.sources import (
     Video,
 )
 from mindvl_data.sources.files import MISSING, ImageFile, SourceFile
-from mindvl_data.sources.measuring import check_frames, clip_line, frames_line
+from mindvl_data.sources.measuring import check_frames, clip_of
 from mindvl_data.sources.measuring import joined as joined_pictures
 from mindvl_data.sources.rounds import Thinking, shaped
 from mindvl_data.sources.subset import UidSubset
@@ -379,20 +379,15 @@ class _Scanner:
         rules, pictures = self._task.rules, [medium for medium in video.media if isinstance(medium, ImageBytes)]
         data = joined_pictures(pictures)
         try:
-            if video.listed:
-                headers = [self._header(picture) for picture in pictures]
-                line, size = frames_line(video, pictures, headers), (headers[0].width, headers[0].height)
-            else:
-                header, line = clip_line(video, data, rules.max_image_pixels, rules.max_video_frames)
-                size = header.width, header.height
-            check_aspect(*size)
+            line, width, height = clip_of(video, pictures, rules.max_image_pixels, rules.max_video_frames)
+            check_aspect(width, height)
             if rules.decode:
                 check_frames(data.data, line, rules.max_image_pixels)
         except NoVideoSupportError as error:
             raise Unusable("unsupported_media", str(error)) from error
         except vision.BadImage as error:
             raise Unusable(error.reason, error.detail) from error
-        return data, Facts(*size, line.container), line
+        return data, Facts(width, height, line.container), line
 
     def _line(self, image: ImageBytes, width: int, height: int, kind: str) -> ImageLine:
         uri, offset = image.uri, image.offset

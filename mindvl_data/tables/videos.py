@@ -77,8 +77,8 @@ class VideoLine:
 
 
 def beside(samples: Path) -> Path:
-    """The table of the clips of a samples table."""
-    return samples.with_suffix(SUFFIX)
+    """The table of the clips of a samples table, also of one whose texts were rewritten."""
+    return samples.with_name(samples.name.partition(".")[0] + SUFFIX)
 
 
 def table_of(lines: Sequence[tuple[int, int, VideoLine]]) -> pa.Table:
@@ -97,6 +97,9 @@ class VideoTable:
         of = self._table.select(["sample", "image"])
         pairs = zip(*(column.to_pylist() for column in of.columns), strict=True)
         self._lines = {pair: number for number, pair in enumerate(pairs)}
+        self._of_sample: dict[int, frozenset[int]] = {}
+        for sample, image in self._lines:
+            self._of_sample[sample] = self._of_sample.get(sample, frozenset()) | {image}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -108,6 +111,17 @@ class VideoTable:
             return None
         row = {name: self._table.column(name)[number] for name in VIDEOS.names[2:]}
         return VideoLine(**{name: _value(value) for name, value in row.items()})
+
+    def numbers(self, sample: int) -> frozenset[int]:
+        """Which images of a sample are clips."""
+        return self._of_sample.get(sample, frozenset())
+
+    def facts(self, start: int, stop: int) -> pa.Table:
+        """The lines of the samples from `start` to `stop`, without their lists."""
+        names = ["sample", "image", "duration", "rate", "frames", "has_audio"]
+        samples = self._table.column("sample").to_numpy()
+        first, end = np.searchsorted(samples, [start, stop]).tolist()
+        return self._table.select(names).slice(first, end - first)
 
     def of_sample(self, sample: int, images: int) -> list[VideoLine | None]:
         """What each image of a sample is."""

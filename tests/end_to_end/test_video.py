@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from mindvl_data.exports import export
 from mindvl_data.manifest import Manifest, read_manifest
 from mindvl_data.manifest.verify import verify
 from mindvl_data.pipeline import BuildReport, build
@@ -253,3 +256,101 @@ def test_two_builds_have_the_same_bytes(built: tuple[str, BuildReport, Path], tm
     _, report, folder = built
     again = only(build(load_recipe(folder / "recipe" / "recipe.yaml"), tmp_path / "again"))
     assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in only(report).shards]
+
+
+def test_filters_name_what_the_headers_say(tmp_path: Path) -> None:
+    path = write_recipe(
+        tmp_path / "recipe",
+        filters=[
+            {"name": "short enough", "where": "duration <= 2.5", "sources": ["llava"]},
+            {"name": "frames", "where": "frames >= 8 and fps <= 30 and not has_audio", "sources": ["llava"]},
+            {"name": "moves", "where": "blankness < 0.99", "sources": ["messages"]},
+        ],
+    )
+    report = build(load_recipe(path), tmp_path / "built")
+    lines = {(line.step, line.source): line for line in report.funnel}
+    # The second from 1.0 to 2.0 is short; the whole clips and the eight frames, two a second, are not.
+    assert lines["filter: short enough", "llava"].left == 1
+    assert lines["filter: frames", "llava"].left == 1
+    assert lines["filter: moves", "messages"].left == 2
+
+
+def test_the_same_clip_in_another_container_is_a_near_duplicate(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "recipe", dedup=[{"by": "image", "near": 6, "sources": ["cells"]}])
+    report = build(load_recipe(path), tmp_path / "built")
+    line = next(line for line in report.funnel if line.step.startswith("dedup") and line.source == "cells")
+    assert (line.entered, line.left) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["webdataset", "datasets", "energon"])
+def test_exports_keep_the_clips(built: tuple[str, BuildReport, Path], tmp_path: Path, name: str) -> None:
+    *_, folder = built
+    recipe = yaml.safe_load((folder / "recipe" / "recipe.yaml").read_text())
+    recipe["stages"]["sft"]["mixture"] = {"tars": 0.5, "cells": 0.5}
+    path = folder / "recipe" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    made = only(build(load_recipe(path), tmp_path / "built"))
+    drawn = export(made, name, tmp_path / "out")
+    if name == "datasets":
+        table = pq.read_table(tmp_path / "out" / "data")
+        kept = [clip["bytes"] for line in table.column("videos").to_pylist() for clip in line]
+        again = {"format": "messages", "path": "out/data/*.parquet", "kind": "video", "render": "caption"}
+    else:
+        with tarfile.open(next((tmp_path / "out").glob("*.tar"))) as tar:
+            kept = [tar.extractfile(m).read() for m in tar if not m.name.endswith("json")]  # type: ignore[union-attr]
+        again = {"format": "messages", "path": "out/*.tar", "kind": "video", "render": "caption"}
+    originals = {clips.clip(kind) for kind in KINDS}
+    assert len(kept) == drawn
+    assert set(kept) <= originals
+    back = {"sources": {"back": again}}
+    (tmp_path / "tokenizer.json").write_bytes((QUICKSTART / "tokenizer.json").read_bytes())
+    stages = {"sft": {"seq_len": 1024, "budget": {"epochs": 1}, "mixture": {"back": 1.0}}}
+    shape = {"name": "back", "tokenizer": "tokenizer.json", "video": SMALL, "stages": stages, **back}
+    (tmp_path / "back.yaml").write_text(yaml.safe_dump(shape | {"processor": recipe["processor"]}))
+    second = only(build(load_recipe(tmp_path / "back.yaml"), tmp_path / "again"))
+    assert second.data["mixture"]["total"]["samples"] == drawn
+    assert second.data["mixture"]["total"]["vision_tokens"] == made.data["mixture"]["total"]["vision_tokens"]
+
+
+def run_for_json(*args: object) -> str:
+    command = [sys.executable, "-m", "mindvl_data", *map(str, args), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_people_see_the_clips(built: tuple[str, BuildReport, Path]) -> None:
+    _, report, folder = built
+    manifest = only(report)
+    command = [sys.executable, "-m", "mindvl_data"]
+    shown = subprocess.run(
+        [*command, "show", str(manifest.path), "--pack", "0"], capture_output=True, text=True, check=True
+    )
+    assert "[video: " in shown.stdout
+    told = json.loads(run_for_json("show", manifest.path, "--pack", 0))
+    spans = [span for segment in told["segments"] for span in segment["spans"] if span["seconds"]]
+    assert spans
+    assert all(len(span["seconds"]) == 2 * span["grid"][0] for span in spans)
+    looked = subprocess.run(
+        [*command, "peek", str(folder / "recipe" / "llava.json")], capture_output=True, text=True, check=True
+    )
+    assert "mp4/h264 96 × 64" in looked.stdout
+    assert "without sound" in looked.stdout
+    subprocess.run([*command, "report", str(report.out)], capture_output=True, check=True)
+    page = (report.out / "report.html").read_text()
+    assert "data:image/jpeg;base64" in page
+    assert "unreadable_image" not in page
+
+
+def test_without_pyav_a_clip_is_a_drop_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    path = write_recipe(tmp_path / "recipe", max_bad=1.0)
+    recipe = yaml.safe_load(path.read_text())
+    recipe["sources"] = {name: recipe["sources"][name] for name in ("cells", "text")}
+    recipe["stages"]["sft"]["mixture"] = {"text": 1.0}
+    path.write_text(yaml.safe_dump(recipe))
+    report = build(load_recipe(path), tmp_path / "built")
+    line = next(line for line in report.funnel if line.step == "scan" and line.source == "cells")
+    assert line.reasons == {"unsupported_media": 2}
+    drops = pq.read_table(next((report.out / "samples").glob("cells*.drops.parquet"))).column("detail").to_pylist()
+    assert all("pip install 'mindvl[video]'" in detail for detail in drops)

@@ -32,11 +32,10 @@ def shown(manifest: Manifest, thumbnails: Thumbnails) -> dict[str, Any]:
         found = list(itertools.islice(packs_of(manifest), SHOWN))
     except UserError as error:
         return {"packs": [], "note": str(error)}
-    image_pad = manifest.tokenizer["special_ids"]["image_pad"]
     rules = {name: one["boxes"] for name, one in manifest.data["recipe"]["sources"].items() if one.get("boxes")}
     made = []
     for pack in found:
-        segments = looking.segments(pack, image_pad, decode)
+        segments = looking.segments(pack, manifest.pads, decode)
         made.append(_pack(pack, segments, thumbnails))
         for drawn, whole in zip(made[-1]["segments"], segments, strict=True):
             if whole["source"] in rules:
@@ -86,6 +85,8 @@ def _span(
 
 
 def _picture(image: PackImage, thumbnails: Thumbnails) -> int | None:
+    if image.is_video:
+        return thumbnails.of_clip(image)
     if image.data is not None:
         return thumbnails.of_bytes(image.data)
     if image.uri is None or image.offset is None or image.size is None:

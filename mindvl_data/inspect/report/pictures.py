@@ -11,10 +11,14 @@ from PIL import Image
 
 from mindvl_data.errors import UserError
 from mindvl_data.media import MediaReader
-from mindvl_data.vision import BadImage, load_rgb
+from mindvl_data.shards import PackImage
+from mindvl_data.vision import BadImage
+from mindvl_data.vision.video.sampled import evenly, is_clip, load_shown, pictures, strip
 
 SIDE = 176
 QUALITY = 72
+# Frames in the strip of a clip, at most.
+FRAMES = 8
 # A picture of a store costs a request: a report is made in seconds.
 MOST_REMOTE = 64
 
@@ -59,6 +63,24 @@ class Thumbnails:
             self._numbers[digest] = self._added(_thumbnail(data))
         return self._numbers[digest]
 
+    def of_clip(self, image: PackImage) -> int | None:
+        """The number of a strip of the frames that a pack shows of a clip; None where there is no room for it."""
+        key = (image.sha256, image.uri, image.offset, image.frames)
+        if key not in self._numbers:
+            if self.room <= 0 or (image.data is None and "://" in self._media.place(str(image.uri))):
+                return None
+            self._numbers[key] = self._added(self._strip(image))
+        return self._numbers[key]
+
+    def _strip(self, image: PackImage) -> dict[str, Any]:
+        frames = [image.frames[number] for number in evenly(len(image.frames), FRAMES).tolist()]
+        try:
+            place = (str(image.uri), image.offset or 0, image.size or 0, None)
+            data = self._media.view(*place) if image.data is None else image.data
+            return _encoded(strip(pictures(data, frames), SIDE // 2))
+        except (BadImage, UserError) as error:
+            return {"problem": str(error)}
+
     def _added(self, picture: dict[str, Any]) -> int:
         self.room -= len(picture.get("src", ""))
         self.made.append(picture)
@@ -67,10 +89,17 @@ class Thumbnails:
 
 def _thumbnail(data: bytes | memoryview) -> dict[str, Any]:
     try:
-        image = load_rgb(data, at_least=2 * SIDE)
+        image = load_shown(data, SIDE // 2, at_least=2 * SIDE)
     except BadImage as error:
         return {"problem": f"{error.reason}: {error.detail}"}
-    image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    except UserError as error:
+        return {"problem": str(error)}
+    if not is_clip(data):
+        image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return _encoded(image)
+
+
+def _encoded(image: Image.Image) -> dict[str, Any]:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

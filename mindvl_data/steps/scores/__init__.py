@@ -11,7 +11,9 @@ recipe may set (`scores: {lang: {by: function, function: language, options: {mod
 Path is a file or folder relative to the recipe, and the score is computed anew when its content changes.
 
     text        pl.Series of String: all texts of a sample, prompts too, with newlines between them
-    thumbnails  Thumbnails: every image decoded, grey, 64 by 64 levels (costs a decode of every image)
+    thumbnails  Thumbnails: every image decoded, grey, 64 by 64 levels (costs a decode of every image); of a clip four
+                frames of it, two by two
+    clips       Clips: what the headers say of the clips
     any column of the samples table but the nested ones, as pl.Series: width, height, pixels, image_bytes, …
 
 A batch is any number of samples, none too; it is no part of what a score means.
@@ -53,7 +55,22 @@ class Thumbnails(NamedTuple):
     starts: NDArray[np.int64]
 
 
-INPUTS = frozenset({"text", "thumbnails", *FILTER_COLUMNS})
+class Clips(NamedTuple):
+    """Every clip of a batch, by its header.
+
+    duration: float64 [clips], seconds. rate: float64 [clips], frames a second. frames: int64 [clips]. has_audio: bool
+    [clips]. starts: int64 [n + 1], the clips of each sample.
+    """
+
+    duration: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    frames: NDArray[np.int64]
+    has_audio: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+
+
+NO_CLIPS = Clips(np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(1, np.int64))
+INPUTS = frozenset({"text", "thumbnails", "clips", *FILTER_COLUMNS})
 Function: TypeAlias = Callable[..., Any]
 
 

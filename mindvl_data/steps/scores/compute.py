@@ -14,11 +14,22 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mindvl_data.media import Access, MediaReader
-from mindvl_data.steps.scores import THUMBNAIL, ScoreError, Thumbnails, Wanted, function_of, inputs_of
+from mindvl_data.steps.scores import (
+    NO_CLIPS,
+    THUMBNAIL,
+    Clips,
+    ScoreError,
+    Thumbnails,
+    Wanted,
+    function_of,
+    inputs_of,
+)
 from mindvl_data.steps.scores.columns import write_columns
 from mindvl_data.tables.schema import SAMPLES
 from mindvl_data.tables.store import starts_of
+from mindvl_data.tables.videos import VideoTable
 from mindvl_data.vision import BadImage, load_rgb
+from mindvl_data.vision.video.sampled import evenly, mosaic, pictures
 
 BATCH_SAMPLES = 4096
 # Decoded thumbnails take 4 KiB each, and a picture is decoded whole before it is small.
@@ -71,14 +82,17 @@ def try_out(wanted: Wanted) -> None:
     function = function_of(wanted)
     none = {field.name: pl.Series(field.name, pa.array([], field.type)) for field in SAMPLES}
     nothing = Thumbnails(np.zeros((0, THUMBNAIL, THUMBNAIL), np.uint8), np.zeros(0, bool), np.zeros(1, np.int64))
-    inputs = {**none, "text": pl.Series("text", [], pl.String), "thumbnails": nothing}
+    inputs = {**none, "text": pl.Series("text", [], pl.String), "thumbnails": nothing, "clips": NO_CLIPS}
     function(*(inputs[name] for name in inputs_of(function)), **dict(wanted.options))
 
 
 def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any], int]]:
     """The inputs of every batch of lines, and how many lines it has."""
-    columns = [name for name in asked if name not in ("text", "thumbnails")]
+    columns = [name for name in asked if name not in ("text", "thumbnails", "clips")]
     columns += ["parts"] * ("text" in asked) + ["images"] * ("thumbnails" in asked)
+    columns = columns or ["num_images"]
+    table = VideoTable(task.samples) if {"thumbnails", "clips"} & {*asked} else None
+    start = 0
     size = BATCH_PICTURES if "thumbnails" in asked else BATCH_SAMPLES
     with task.pictures.opened() as reader:
         file = pq.ParquetFile(task.samples)
@@ -90,8 +104,12 @@ def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any]
             }
             if "text" in asked:
                 inputs["text"] = texts(batch.column("parts"))
-            if "thumbnails" in asked:
-                inputs["thumbnails"] = _thumbnails(batch.column("images"), reader, task.pictures.max_pixels)
+            if table is not None and "thumbnails" in asked:
+                shown = _Shown(reader, task.pictures.max_pixels, table, start)
+                inputs["thumbnails"] = _thumbnails(batch.column("images"), shown)
+            if table is not None and "clips" in asked:
+                inputs["clips"] = _clips(table, start, batch.num_rows)
+            start += batch.num_rows
             yield inputs, batch.num_rows
 
 
@@ -101,17 +119,45 @@ def texts(parts: pa.Array) -> pl.Series:
     return pieces.list.join("\n").fill_null("")
 
 
-def _thumbnails(images: pa.ListArray, reader: MediaReader, max_pixels: int) -> Thumbnails:
-    lines = images.flatten().to_pylist()
+def _clips(table: VideoTable, start: int, count: int) -> Clips:
+    """The clips of the samples from `start` on."""
+    facts = table.facts(start, start + count)
+    duration, rate = (facts.column(name).to_numpy() for name in ("duration", "rate"))
+    frames = facts.column("frames").to_numpy().astype(np.int64)
+    has_audio = facts.column("has_audio").to_numpy(zero_copy_only=False).astype(bool)
+    owners = facts.column("sample").to_numpy() - start
+    return Clips(duration, rate, frames, has_audio, starts_of(np.bincount(owners, minlength=count)))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Reads what the images of a batch look like. table, start: the clips, and the batch's first line among samples."""
+
+    reader: MediaReader
+    max_pixels: int
+    table: VideoTable
+    start: int
+
+    def picture(self, sample: int, number: int, line: dict[str, Any]) -> Image.Image:
+        """An image, or a few frames of a clip two by two. Raises BadImage."""
+        clip = self.table.get(self.start + sample, number)
+        data = self.reader.read(line["uri"], line["offset"], line["size"], line["sha256"])
+        if clip is None:
+            return load_rgb(data, self.max_pixels, at_least=THUMBNAIL)
+        return mosaic(pictures(data, clip.chosen(evenly(clip.frames)), self.max_pixels))
+
+
+def _thumbnails(images: pa.ListArray, shown: _Shown) -> Thumbnails:
+    rows = images.to_pylist()
+    lines = [(sample, number, line) for sample, row in enumerate(rows) for number, line in enumerate(row)]
     levels = np.zeros((len(lines), THUMBNAIL, THUMBNAIL), np.uint8)
     sound = np.ones(len(lines), bool)
-    for number, line in enumerate(lines):
-        data = reader.read(line["uri"], line["offset"], line["size"], line["sha256"])
+    for place, (sample, number, line) in enumerate(lines):
         try:
-            picture = load_rgb(data, max_pixels, at_least=THUMBNAIL)
+            picture = shown.picture(sample, number, line)
         except BadImage:
-            sound[number] = False
+            sound[place] = False
             continue
         small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        levels[number] = np.asarray(small)
+        levels[place] = np.asarray(small)
     return Thumbnails(levels, sound, starts_of(images.value_lengths().to_numpy(zero_copy_only=False)))
