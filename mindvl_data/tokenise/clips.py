@@ -91,4 +91,4 @@ def _written(place: Part, entries: Sequence[Entry]) -> Iterator[Part]:
             yield place._replace(text=f"<{time:.1f} seconds>", loss=False)
         pad = IMAGE_PAD if entry.grid is None else VIDEO_PAD
         for name in (VISION[0], pad, VISION[1]):
-            yield Control(place.turn, place.role, place.loss, name)
+            yield Control(place.turn, place.role, place.loss, name, None, place.weight)
