@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +98,16 @@ def report(
 ) -> None:
     """Writes one HTML file to look at: losses by stage and source, speed, memory, answers at every checkpoint."""
     or_exit(lambda: _report(folder, out, tokenizer), debug)
+
+
+@app.command()
+def schema(
+    reference: Annotated[bool, typer.Option("--reference", help="Prints the keys as tables, for a person.")] = False,
+) -> None:
+    """Prints the JSON Schema of a run's YAML, for completion in an editor."""
+    from mindvl_train.config import reference as keys
+
+    print(keys.reference() if reference else json.dumps(keys.json_schema(), indent=2, ensure_ascii=False))
 
 
 @app.command("import")
@@ -270,11 +282,14 @@ class TerminalLogger:
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("", total=None)
+        self._total = self._begun = self._done = 0
+        self._since = time.monotonic()
 
     def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
         """Starts the bar where the run stands."""
         if step >= 0:
             self._console.print(f"going on from the checkpoint at step {step}")
+        self._total, self._begun, self._done, self._since = total_tokens, done_tokens, done_tokens, time.monotonic()
         self._progress.update(self._task, total=total_tokens, completed=done_tokens)
         self._progress.start()
 
@@ -300,10 +315,17 @@ class TerminalLogger:
         self._progress.stop()
 
     def _step(self, record: Record) -> None:
-        self._progress.update(self._task, advance=record["tokens"] + record["padding"], description=record["stage"])
+        delivered = record["tokens"] + record["padding"]
+        self._done += delivered
+        self._progress.update(self._task, advance=delivered, description=record["stage"])
         every = max(1, record["stage_steps"] // self.LINES_PER_STAGE)
         if record["stage_step"] % every == 0 or record["stage_step"] == 1:
-            self._print(_step_line(record))
+            self._print(f"{_step_line(record)}  {self._left()}")
+
+    def _left(self) -> str:
+        """The time that the rest of the run takes at the speed since it was started."""
+        seconds = (time.monotonic() - self._since) * (self._total - self._done) / max(1, self._done - self._begun)
+        return f"left {timedelta(seconds=round(seconds))}"
 
     def _print(self, line: str) -> None:
         self._console.print(escape(line), highlight=False, soft_wrap=True)

@@ -21,6 +21,9 @@ FREE_KEYS = (
     *("mesh", "activation_checkpointing", "peak_tflops", "non_finite"),
 )
 
+# What of the record is by stage; a set of a mixture is STAGE.NAME.
+OF_STAGES = ("stages", "manifests", "source_weights")
+
 
 class RunFolderError(UserError):
     """A run folder that belongs to another configuration or process; says which, and what to do."""
@@ -44,31 +47,47 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
-def claim(folder: Path, record: Mapping[str, Any]) -> None:
-    """Makes `folder` this run's, or finds that it is already.
+def claim(folder: Path, record: Mapping[str, Any], begun: int = 1) -> None:
+    """Makes `folder` this run's, or finds that it is already: what of it has begun is as it was.
+
+    Stages behind the one that it stands in may change, and further ones may follow, also of a run that had ended.
 
     Args:
         folder: where the run writes; it is there.
         record: the configuration and the manifests' ids, as JSON values.
+        begun: how many stages have begun, by the last checkpoint.
 
     Raises:
         RunFolderError: it holds a run of another configuration.
     """
     path = folder / RECORD
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     if not path.exists():
-        atomic.write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        atomic.write_text(path, text)
         return
-    changes = list(_changes(_fixed(json.loads(path.read_text())), _fixed(record)))
+    before = json.loads(path.read_text())
+    begun = min(begun, len(before["stages"]))
+    changes = list(_changes(_fixed(before, begun), _fixed(record, begun)))
     if changes:
         raise RunFolderError(
             f"{folder} holds a run with another configuration:\n"
             + "\n".join(f"  {change}" for change in changes)
-            + "\ngive another --out, take the change back, or remove the folder to begin again"
+            + "\ngive another --out, take the change back, or remove the folder to begin again; to train longer, write "
+            "a further stage behind the last"
         )
+    if before["stages"] != record["stages"]:
+        atomic.write_text(path, text)
 
 
-def _fixed(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in FREE_KEYS}
+def _fixed(record: Mapping[str, Any], begun: int) -> dict[str, Any]:
+    """What may not change: all but the free keys, of the stages those that have begun."""
+    later = list(record["stages"])[begun:]
+    kept = {key: value for key, value in record.items() if key not in FREE_KEYS}
+    return {key: _without(value, later) if key in OF_STAGES else value for key, value in kept.items()}
+
+
+def _without(value: Any, names: list[str]) -> Any:
+    return {key: one for key, one in value.items() if key.partition(".")[0] not in names}
 
 
 def _changes(before: Any, after: Any, where: str = "") -> Iterator[str]:

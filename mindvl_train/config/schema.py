@@ -25,21 +25,24 @@ class ConfigError(UserError):
 class Frozen(BaseModel):
     """What every part of the configuration is: closed and immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelSettings(Frozen):
     """Which model, and what it demands of a tokenizer beyond its vocabulary fitting the embedding.
 
     `config` describes a fresh model, `preset` is one of ours by its name; `weights` is a folder that `import`
-    wrote, with the configuration in it.
+    wrote, with the configuration in it. `vision` and `decoder` change single sizes of a preset. A vocabulary, patches
+    and pixels that are left out, or `auto`, are those of the first stage's set.
     A model with published weights knows the ids that its weights were trained with, and may state the hash of
     its tokenizer; a fresh model takes those of the first stage's manifest.
     """
 
-    name: str
+    name: str = "vlm"
     config: dict[str, Any] = {}
     preset: str | None = None
+    vision: dict[str, Any] = {}
+    decoder: dict[str, Any] = {}
     weights: str | None = None
     tokenizer_sha256: str | None = None
     special_ids: dict[str, int] = {}
@@ -48,6 +51,8 @@ class ModelSettings(Frozen):
     def _one_description(self) -> "ModelSettings":
         if sum((bool(self.config), self.preset is not None, self.weights is not None)) != 1:
             raise ValueError("give exactly one of config, preset and weights (a folder that `import` wrote)")
+        if (self.vision or self.decoder) and self.preset is None:
+            raise ValueError("vision and decoder change a preset; without one write them into config")
         return self
 
 
@@ -79,20 +84,27 @@ class ScheduleConfig(Frozen):
 
 
 class Until(Frozen):
-    """How long a stage lasts: passes over its manifest, packs, or tokens (padding included); one of them."""
+    """How long a stage lasts; one of these."""
 
     epochs: Positive | None = None
+    """Passes over its manifest."""
     packs: Positive | None = None
     tokens: Positive | None = None
+    """Padding included."""
+    steps: Positive | None = None
+    """Of the optimizer: of `global_batch` packs each."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Until":
         if len(self.model_fields_set) != 1:
-            raise ValueError("give exactly one of epochs, packs, tokens")
+            raise ValueError("give exactly one of epochs, packs, tokens, steps")
         return self
 
     def in_packs(self, num_packs: int, seq_len: int) -> int:
-        """The same in packs of a manifest that has `num_packs` of `seq_len` tokens; tokens round up."""
+        """The same in packs of a manifest that has `num_packs` of `seq_len` tokens; tokens round up.
+
+        Not of steps, which are no number of packs: an epoch's last may be filled up.
+        """
         if self.epochs is not None:
             return self.epochs * num_packs
         return self.packs if self.packs is not None else -(-(self.tokens or 0) // seq_len)
@@ -277,30 +289,38 @@ class TrainConfig(Frozen):
 
     name: str
     seed: int = 0
+    """Of drawn weights; of the order of data the manifest's own."""
     data: str = "."
+    """The folder that `mindvl_data build` wrote."""
     out: str | None = None
+    """Where checkpoints and the log go; by default runs/<name>."""
     model: ModelSettings
     accelerator: str = "auto"
+    """npu, cuda, cpu, or a plugin's; by default the first of these that is there."""
     kernels: KernelConfig = KernelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss_weight: Literal["token", "sample", "square_root"] = "token"
+    """What a loss token weighs: all alike, one over those of its sample, or one over their root (InternVL 2.5)."""
     holdout: str | None = None
-    # bfloat16: weights are gathered and used in bfloat16; kept, summed and stepped in float32.
+    """The manifest of a held-out set: its loss before the first stage and after every one, and answers to it."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: weights are gathered and used in bfloat16; kept, summed and stepped in float32."""
     mesh: MeshConfig = MeshConfig()
-    # Blocks keep their inputs alone and compute the rest again in the backward pass.
     activation_checkpointing: bool = False
-    # Of one rank, as its vendor states it for this precision; the log then has the share that is reached (MFU).
+    """Blocks keep their inputs alone and compute the rest again in the backward pass."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Of one rank, as its vendor states it for this precision; the log then has the share that is reached (MFU)."""
     stages: Annotated[dict[str, AnyStage], Field(min_length=1)]
     non_finite: NonFiniteConfig = NonFiniteConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    # Whether the run's folder gets `losses.parquet`: of every sample the loss of its last visit.
     losses: bool = False
+    """Whether the run's folder gets `losses.parquet`: of every sample the loss of its last visit."""
     answers: AnswersConfig = AnswersConfig()
     loggers: tuple[str, ...] = ()
+    """Beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, or a plugin's."""
     callbacks: tuple[str, ...] = ()
+    """Plugins that are called with the record and the model."""
 
     @property
     def trained_stages(self) -> dict[str, StageConfig]:

@@ -27,6 +27,9 @@ from mindvl_train.weights.checkpoint import newest
 from mindvl_train.weights.imported import DESCRIPTION, Imported, ImportedError, read_description, read_imported
 from mindvl_train.weights.processing import of_manifest
 
+# Of a size: that of the first stage's set.
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Assembly:
@@ -196,7 +199,15 @@ def _special_ids(manifests: Iterable[Manifest]) -> dict[str, int]:
 
 
 def _fresh(model: ModelSettings) -> dict[str, Any]:
-    return model.config if model.preset is None else read_preset(model.preset)
+    """What a fresh model's configuration says, without what is left to the data."""
+    settings = model.config if model.preset is None else read_preset(model.preset)
+    parts = {"vision": model.vision, "decoder": model.decoder}
+    changed = settings | {part: {**settings[part], **sizes} for part, sizes in parts.items() if sizes}
+    return {part: _stated(value) for part, value in changed.items()}
+
+
+def _stated(value: Any) -> Any:
+    return {key: one for key, one in value.items() if one != AUTO} if isinstance(value, Mapping) else value
 
 
 def _check_globs(model: nn.Module, config: TrainConfig) -> None:

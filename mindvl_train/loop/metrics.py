@@ -101,15 +101,25 @@ class TensorBoardLogger:
         self._writer = module.SummaryWriter(str(self._path), purge_step=step + 1)
 
     def log(self, record: Record) -> None:
-        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-        numbers |= {f"lr/{glob}": rate for glob, rate in record.get("lr", {}).items()}
-        numbers |= {f"loss/{name}": seen["loss"] for name, seen in record.get("sources", {}).items()}
-        for name, value in numbers.items():
-            if name != "step":
-                self._writer.add_scalar(f"{record['event']}/{name}", value, record["step"])
+        for name, value in numbers(record).items():
+            self._writer.add_scalar(name, value, record["step"])
 
     def close(self) -> None:
         self._writer.close()
+
+
+def numbers(record: Record) -> dict[str, float]:
+    """Every number of a record but its step, as trackers name curves: `event/name`, `step/lr/GLOB`, `step/loss/SOURCE`.
+
+    Truths and what is no number are left out.
+    """
+    found = {name: value for name, value in record.items() if name != "step"}
+    found |= {f"lr/{glob}": rate for glob, rate in record.get("lr", {}).items()}
+    found |= {f"loss/{name}": seen["loss"] for name, seen in record.get("sources", {}).items()}
+    kept = {
+        name: value for name, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {f"{record['event']}/{name}": value for name, value in kept.items() if math.isfinite(value)}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

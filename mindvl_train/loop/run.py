@@ -40,7 +40,9 @@ from mindvl_train.weights.checkpoint import (
     Progress,
     load_tensors,
     names_in,
+    newest,
     read_progress,
+    read_state,
 )
 from mindvl_train.weights.fingerprints import fingerprints
 from mindvl_train.weights.imported import keep_start
@@ -86,11 +88,17 @@ def train(loaded: LoadedConfig, where: str, folder: Path, loggers: Sequence[Logg
         with together():
             if is_first():
                 stack.enter_context(held(folder))
-                claim(folder, parts.record)
+                claim(folder, parts.record, _begun_stages(folder))
                 if parts.start:
                     keep_start(parts.start, folder / START)
         checkpoints = stack.enter_context(CheckpointFolder(folder / "checkpoints", parts.config.checkpoint.keep))
         return _go_on(parts, mesh, checkpoints, folder, loggers)
+
+
+def _begun_stages(folder: Path) -> int:
+    """How many stages of the run have begun, by its newest checkpoint: the one that it stands in counts."""
+    latest = newest(folder / "checkpoints")
+    return 1 + int(read_state(latest)["progress"]["stage"]) if latest else 1
 
 
 def _go_on(

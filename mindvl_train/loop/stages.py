@@ -129,6 +129,8 @@ def _open_stage(name: str, config: StageConfig, parent: str | None, data: Path) 
 def _total_steps(config: StageConfig, manifests: Mapping[str, Manifest]) -> int:
     """Of one set, whose epochs end with a step of their own, or of a mixture, where none does."""
     first, until = next(iter(manifests.values())), config.until
+    if until.steps is not None:
+        return until.steps
     if not config.mixture:
         packs = until.in_packs(first.num_packs, first.seq_len)
         return steps_for(packs, first.num_packs, config.global_batch)

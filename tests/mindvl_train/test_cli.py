@@ -27,6 +27,7 @@ OPTIONS = {
     "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
     "average": {"folders", "--out", "--weights", "--json", "--debug"},
     "report": {"folder", "--out", "--tokenizer", "--debug"},
+    "schema": {"--reference"},
     "import": {"folder", "--out", "--vision", "--seed", "--dtype", "--json", "--debug"},
     "export": {"folder", "--out", "--dtype", "--tokenizer", "--json", "--debug"},
     "evaluate": {"source", "manifest", "--media-root", "--allow", "--accelerator", "--json", "--debug"},

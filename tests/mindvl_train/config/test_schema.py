@@ -41,7 +41,7 @@ def test_a_rate_without_a_point_is_a_number(tmp_path: Path) -> None:
         ),
         ("kernels.atention=auto", "kernels.atention: unknown key; did you mean 'attention'?"),
         ("zzz=1", "zzz: unknown key; known keys: name, seed, data"),
-        ("stages.warmup.until.packs=3", "stages.warmup.until: give exactly one of epochs, packs, tokens"),
+        ("stages.warmup.until.packs=3", "stages.warmup.until: give exactly one of epochs, packs, tokens, steps"),
         ("stages.warmup.micro_batch=2", "stages.warmup: micro_batch 2 does not divide global_batch 1"),
         ("stages.warmup.global_batch=0", "stages.warmup.global_batch: Input should be greater than 0"),
         ("stages={}", "stages: Dictionary should have at least 1 item"),

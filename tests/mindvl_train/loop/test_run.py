@@ -2,12 +2,15 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from mindvl_data.manifest import read_manifest
+from mindvl_train.config.loading import load_config
 from mindvl_train.config.run_folder import RunFolderError, held
 from mindvl_train.loop.tokenizer_fit import FitError
 from mindvl_train.weights.saved import open_saved
@@ -141,3 +144,42 @@ def test_a_training_run_learns(run_yaml: Path, tmp_path: Path) -> None:
     """Made-up tokens can only be learnt by heart: so it repeats a few packs often."""
     result = run_of(run_yaml, tmp_path, "stages.everything.until={epochs: 20}", "stages.everything.lr={'*': 1e-2}")
     assert result.stages[1].last_loss < 0.8 * result.stages[1].first_loss
+
+
+def test_a_finished_run_is_given_a_further_stage_and_no_other_change(
+    run_yaml: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    more = 'stages.more={manifest: %s, lr: {"*": 1e-3}, until: {steps: 2}, global_batch: 3}'
+    manifest = str(load_config(run_yaml).config.trained_stages["everything"].manifest)
+    with pytest.raises(RunFolderError, match="write a further stage behind the last"):
+        run_of(run_yaml, out, "stages.everything.until={epochs: 9}")
+    result = run_of(run_yaml, out, more % manifest)
+    assert not result.already_finished
+    assert [stage.name for stage in result.stages] == ["warmup", "everything", "more"]
+    events = [(r["event"], r["step"]) for r in records_of(out)]
+    before = [(r["event"], r["step"]) for r in records_of(undisturbed)]
+    assert events[: len(before)] == before
+    assert [step for event, step in events if event == "step"] == list(range(1, STEPS + 3))
+    # Now it stands in the run, and may not change.
+    with pytest.raises(RunFolderError, match=r"stages\.more"):
+        run_of(run_yaml, out, (more % manifest).replace("1e-3", "2e-3"))
+
+
+def test_a_stage_that_has_not_begun_may_change(run_yaml: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run_of(run_yaml, tmp_path, stop=StopAt("step", 3))
+    with pytest.raises(RunFolderError, match=r"stages\.warmup\.global_batch"):
+        run_of(run_yaml, tmp_path, "stages.warmup.global_batch=1")
+    result = run_of(run_yaml, tmp_path, "stages.everything.until={steps: 3}")
+    assert [stage.steps for stage in result.stages] == [8, 3]
+
+
+def test_a_preset_with_changes_fits_itself_to_the_set(run_yaml: Path, tmp_path: Path) -> None:
+    model = "model={preset: tiny, decoder: {vocab_size: auto, num_hidden_layers: 1}, vision: {patch_size: auto}}"
+    run_of(run_yaml, tmp_path, model, "stages.warmup.until={steps: 1}", "stages.everything.until={steps: 1}")
+    config = json.loads((tmp_path / "run.json").read_text())["model"]["config"]
+    assert config["decoder"]["num_hidden_layers"] == 1
+    manifest = read_manifest(run_yaml.parent / "data" / "first")
+    assert config["decoder"]["vocab_size"] >= manifest.tokenizer["vocab_size"]
+    assert "auto" not in str(config)
