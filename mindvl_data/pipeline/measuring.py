@@ -125,7 +125,8 @@ def needs(run: Run, looked: Mapping[str, Looked]) -> Needs:
         for name, size in sizes.items()
     )
     disk = round(kept) + sum(made["disk"] for made in sets)
-    memory = PROCESS_BYTES + SAMPLE_BYTES * samples + WORKER_BYTES * (run.engine.workers - 1)
+    workers_here = 0 if run.engine.elsewhere else run.engine.workers - 1
+    memory = PROCESS_BYTES + SAMPLE_BYTES * samples + WORKER_BYTES * workers_here
     return Needs(disk, shutil.disk_usage(_there(run.out)).free, memory, available(), sets, impossible)
 
 
