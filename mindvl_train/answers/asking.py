@@ -17,13 +17,16 @@ from mindvl_data.shards import Pack, PackImage
 from mindvl_train.answers.opened import Opened
 from mindvl_train.answers.shown import Piece, clip, picture
 from mindvl_train.models.generation import generate
-from mindvl_train.weights.published.folder import TOKENIZER, tokenizer_sha256
+from mindvl_train.weights.published.folder import TOKENIZER, read_json, tokenizer_sha256
+from mindvl_train.weights.published.processor import published_template
 
-# Qwen's published template, for a model that was imported and not trained here; Qwen3-VL's has no system turn.
-TEMPLATE: Mapping[str, Any] = {"prefix": "<|im_start|>{role}\n", "suffix": "<|im_end|>\n"}
-SYSTEM = "You are a helpful assistant."
+# Qwen2-VL's, for a model that brings none.
+TEMPLATE: Mapping[str, Any] = {
+    "prefix": "<|im_start|>{role}\n",
+    "suffix": "<|im_end|>\n",
+    "default_system": "You are a helpful assistant.",
+}
 VIDEO_PAD = "<|video_pad|>"
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
 class AskError(UserError):
@@ -89,12 +92,21 @@ def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
     raise AskError(f"{given or 'the model'}: there is no {TOKENIZER}; name it with --tokenizer")
 
 
-def _published_template(opened: Opened) -> dict[str, Any]:
-    """Qwen's, with the system turn that the published one begins with; without a published one Qwen2-VL's."""
-    files = [home / name for home in opened.homes for name in TEMPLATE_FILES]
-    texts = [path.read_text(encoding="utf-8") for path in files if path.is_file()]
-    own = not texts or any(SYSTEM in text for text in texts)
-    return {**TEMPLATE, "default_system": SYSTEM if own else None}
+def _published_template(opened: Opened) -> Mapping[str, Any]:
+    """The one that a model was published with; without one Qwen2-VL's."""
+    for home in opened.homes:
+        if (text := published_template(home)) is not None:
+            return {"jinja": text, "variables": _variables(home)}
+    return TEMPLATE
+
+
+def _variables(home: Path) -> dict[str, str]:
+    """The special tokens that a template may speak of, as `bos_token`."""
+    path = home / "tokenizer_config.json"
+    stated = read_json(path) if path.is_file() else {}
+    tokens = {name: value for name, value in stated.items() if name.endswith("_token")}
+    named = {name: value["content"] if isinstance(value, dict) else value for name, value in tokens.items()}
+    return {name: value for name, value in named.items() if isinstance(value, str)}
 
 
 def _prompt(opened: Opened, tokenizer: Tokenizer, question: str, media: Sequence[Piece] = ()) -> Pack:
@@ -163,7 +175,9 @@ def _rendered(template: Mapping[str, Any], tokenizer: Tokenizer) -> _Around:
         raise AskError(f"the model's chat template does not take a question ({error})") from error
     added = tokenizer.get_added_tokens_decoder().values()
     special = sorted((token.content for token in added if token.special), key=len, reverse=True)
-    before, _, after = text.partition(question)
+    before, found, after = text.partition(question)
+    if not found:
+        raise AskError("the model's chat template leaves the question out")
     tokens = "|".join(map(re.escape, special)) or "(?!)"
     return [*_split(before, tokens)], [*_split(after, tokens)]
 

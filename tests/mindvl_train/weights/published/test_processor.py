@@ -75,6 +75,8 @@ PUBLISHED_TEMPLATE = (
 )
 
 
+# As published: it asks with the beginning of a thought.
+QWEN3_5_TEMPLATE = Path(__file__).parents[3] / "mindvl_data" / "tokenise" / "templates" / "qwen3_5.jinja"
 DECODER_SIZES = {key: DECODER[key] for key in list(DECODER)[1:6]} | {"vocab_size": VOCAB_SIZE}
 KIND = {"norm": "layer", "gated": False, "patch_bias": True, "mean": [0.5] * 3, "deviation": [0.5] * 3}
 
@@ -143,9 +145,9 @@ FAMILIES = {
     "qwen3.5": Family(
         processor="Qwen3VLProcessor",
         published=_qwen3_5,
-        template=PUBLISHED_TEMPLATE.replace("DEFAULT", ""),
+        template=QWEN3_5_TEMPLATE.read_text(),
         image_processor={"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-        recipe={"processor": "qwen3-vl", "chat_template": "chatml"},
+        recipe={"processor": "qwen3-vl", "chat_template": str(QWEN3_5_TEMPLATE)},
         drawn={
             "vision": {key: value for key, value in QWEN3_VISION.items() if not key.startswith(("out_", "deepstack"))}
             | {"patch_size": 16}
