@@ -44,7 +44,7 @@ ManifestPath = Annotated[
 ]
 Out = Annotated[
     str | None,
-    typer.Option(help="The build folder; by default build/<recipe name>. A URL: the finished sets are copied there."),
+    typer.Option(help="The build folder; by default build/<recipe name>. A URL of a store: built there."),
 ]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Tasks at a time; by default as many as the machine, or cluster, has cores.")
@@ -526,6 +526,8 @@ def _write_report(made: BuildReport) -> Path | None:
     """The report of a build of up to a million samples; one that is there stays where nothing has changed."""
     from mindvl_data.inspect import report as reports
 
+    if made.urls:
+        return None
     path = made.out / reports.FILE_NAME
     unchanged = path.exists() and all(stage.state == "up to date" for stage in made.stages)
     if unchanged or sum(line.entered for line in made.funnel if line.step == "scan") > MOST_REPORTED:
@@ -570,7 +572,7 @@ def _report(report: BuildReport, as_json: bool, written: Path | None = None) -> 
         console.print("Nothing has changed: no work was done.")
     made = [(stage.state, shown(stage.manifest)) for stage in report.stages if stage.manifest]
     page = [("report", shown(written))] if written else []
-    for state, place in [*made, *(("published", url) for url in report.urls), *page]:
+    for state, place in [*made, *page]:
         console.print(f"{state:>10}  {place}", soft_wrap=True)
     if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
         console.print(f"\nNext: python -m mindvl_data show {shown(first)}", soft_wrap=True)

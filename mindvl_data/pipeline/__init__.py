@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +20,15 @@ from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
-from mindvl_data.pipeline.folder import default_folder, opened
+from mindvl_data.pipeline.folder import default_folder, held_there, opened
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, prepare
 from mindvl_data.pipeline.run import Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
 from mindvl_data.pipeline.stage import Planned, plan_stage
-from mindvl_data.pipeline.upload import upload
 from mindvl_data.recipe import LoadedRecipe, Recipe
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
 from mindvl_data.steps.estimate import Estimate
 
@@ -71,21 +72,22 @@ def build(
 ) -> BuildReport:
     """Build every stage of a recipe into `out` (default: build/<its name>).
 
-    dry_run: all but shards, manifests and ledger. store: a URL that the finished sets are copied to.
+    dry_run: all but shards, manifests and ledger. store: the URL of a build folder in a store; `out` is then the local
+    folder that stands for it (default: `mirror.scratch_of`).
     sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
     engine: where tasks run; by default in `workers` processes of this machine.
     rehash: read every source again, whatever its size and times say.
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
-    out = out or default_folder(loaded)
+    out = out or (mirrors.scratch_of(store) if store else default_folder(loaded))
     engine = engine or LocalEngine(workers)
     made_anew: set[Path] = set()
-    with opened(out, engine.less_memory), engine:
-        engine.share(out, [loaded.path])
+    with opened(out, engine.less_memory), _in_store(store, out), engine:
+        engine.share(None if store else out, [loaded.path])
         while True:
             try:
-                return _build(Run(loaded, out, engine, progress, dry_run, sample, rehash=rehash), store)
+                return _build(Run(loaded, out, engine, progress, dry_run, sample, rehash=rehash))
             except seals.DamagedFileError as error:
                 if error.path in made_anew:
                     raise BuildError(f"{error.path}: damaged again; is the disk sound? Choose another --out") from error
@@ -94,7 +96,17 @@ def build(
                 made_anew.add(error.path)
 
 
-def _build(run: Run, store: str | None) -> BuildReport:
+@contextmanager
+def _in_store(url: str | None, folder: Path) -> Iterator[None]:
+    """The build folder held in the store, too, where it lies in one."""
+    if url is None:
+        yield
+        return
+    with mirrors.opened(url, folder, leads=True) as mirror, held_there(mirror):
+        yield
+
+
+def _build(run: Run) -> BuildReport:
     loaded, out, dry_run = run.loaded, run.out, run.dry_run
     check_first(run)
     if not dry_run:
@@ -113,7 +125,8 @@ def _build(run: Run, store: str | None) -> BuildReport:
         stages = [write_stage(run, prepared, plan) for plan in planned]
         record.write_uses(run, [stage.name for stage in stages])
         publish.clear(out)
-    urls = [] if dry_run or store is None else upload(run, [stage.name for stage in stages], store)
+        record.send(run, all(stage.state == "up to date" for stage in stages))
+    urls = [stage.manifest for stage in stages if isinstance(stage.manifest, str)]
     said = warnings(prepared.funnel, run.rules)
     return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
 

@@ -52,7 +52,7 @@ def ask(
 
     A plan asks nobody: what has not been asked is missing there.
     """
-    store = Answers(run.folder("scores") / f"{name}-{fingerprints.key(model.how)}.answers", model.schema)
+    store = Answers(run.bring(run.folder("scores") / f"{name}-{fingerprints.key(model.how)}.answers"), model.schema)
     rows = [np.flatnonzero(mask) for mask in alive]
     keys = [content_keys(p.samples, mine) for p, mine in zip(partitions, rows, strict=True)]
     ask_missing(run, name, model, store, partitions, rows, keys, at)
@@ -137,7 +137,7 @@ def _clip(run: Run, name: str, score: ClipScore, pictures: Pictures) -> Model:
         parts = (part for one in todo for part in one.parts(_whole_batches(score.batch)))
         while some := list(itertools.islice(parts, TASKS_AT_A_TIME * run.engine.workers)):
             tasks = [clip.ClipTask(asked, part, name, score.embeddings) for part in some]
-            yield from run.engine.run(seals.OnSoundFiles(clip.ask), tasks, device=score.device)
+            yield from run.engine.run(run.anywhere(clip.ask), tasks, device=score.device)
 
     return Model(how, schema, sent_out)
 

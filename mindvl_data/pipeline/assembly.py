@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from mindvl_data.media import source_roots
 from mindvl_data.pipeline import publish
 from mindvl_data.pipeline.scanning import check_unchanged
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.sources import SourceError
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
@@ -42,7 +42,7 @@ class StageResult:
     name: str
     state: str
     data: Mapping[str, Any]
-    manifest: Path | None
+    manifest: Path | str | None
 
 
 def image_bytes(planned: Planned) -> NDArray[np.int64]:
@@ -56,7 +56,7 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     """Write and publish one set, or leave it as it is. Raises MediaError when a source changed since its scan."""
     if planned.fitted is None or planned.drawn is None or planned.packs is None:
         assert planned.there is not None
-        return StageResult(planned.spec.name, "up to date", planned.data, planned.there.path)
+        return StageResult(planned.spec.name, "up to date", planned.data, publish.place_of(planned.there))
     name, prepared = planned.spec.name, prepared.at(planned.spec.resolution)
     ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
     folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
@@ -71,7 +71,7 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     done = {task.path: written(task.path, task.note) for task in tasks}
     if not all(done.values()):
         deals, tasks = plan_deals(tasks, segments, publish.deal_folder(work))
-        run.step(f"deal {name}", deal, [task for task in deals if not task.folder.exists()])
+        run.step(f"deal {name}", deal, [task for task in deals if not mirrors.is_there(task.folder)])
     fresh = run.step(f"write {name}", write, [task for task in tasks if done[task.path] is None])
     infos = sorted([*(info for info in done.values() if info), *fresh], key=lambda info: info.path)
     _check_sources(prepared, planned, work)
@@ -85,7 +85,7 @@ def _check_sources(prepared: Prepared, planned: Planned, work: Path) -> None:
     try:
         check_unchanged(p for p in prepared.partitions if p.source in planned.names)
     except SourceError:
-        shutil.rmtree(work.parent)
+        publish.give_up(work.parent)
         raise
 
 
@@ -127,7 +127,7 @@ def _write_tasks(
                 pads=tokeniser.pads,
                 video="video" in planned.data["resolution"],
                 pad=tokeniser.pad_id,
-                build_folder=run.out,
+                build_folder=run.media_from,
                 recipe_folder=run.loaded.folder,
                 roots=source_roots(run.loaded.raw["sources"]),
             )

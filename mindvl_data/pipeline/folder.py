@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
+import os
+import secrets
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from mindvl_data.atomic import PARTIAL, remove
 from mindvl_data.errors import BuildError, UserError
@@ -17,8 +23,10 @@ from mindvl_data.note import LOCAL_FILE
 
 if TYPE_CHECKING:
     from mindvl_data.recipe import LoadedRecipe
+    from mindvl_data.runtime.mirror import Mirror
 
 LOCK = ".lock"
+BEAT_SECONDS, SILENT_SECONDS = 5, 20
 WORK = ".work"
 # A disk with less than this is full: some libraries do not say why a write failed.
 FULL = 1 << 20
@@ -62,6 +70,69 @@ def held(out: Path) -> Iterator[None]:
             message = f"{out}: another build is at work there; wait for it or choose another --out"
             raise BuildError(message) from error
         yield
+
+
+@contextmanager
+def held_there(mirror: Mirror) -> Iterator[None]:
+    """The same for a build folder in a store: an object says who is at work, and is written anew every few seconds.
+
+    One that nobody writes any more is of a build that is gone, whatever the clocks of the machines say.
+    """
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "word": secrets.token_hex(8)}
+    _wait_for_silence(mirror)
+    ended = threading.Event()
+
+    def beat() -> None:
+        for number in itertools.count():
+            with suppress(UserError):
+                mirror.lost = number > 0 and _holder(mirror).get("word") != mine["word"]
+                if mirror.lost:
+                    return
+                mirror.write(LOCK, json.dumps(mine | {"beat": number}))
+            if ended.wait(BEAT_SECONDS):
+                return
+
+    beating = threading.Thread(target=beat, daemon=True, name="lock")
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        if not mirror.lost:
+            with suppress(UserError):
+                mirror.remove([LOCK])
+
+
+def _wait_for_silence(mirror: Mirror) -> None:
+    """Raises BuildError where another build is heard of."""
+    first = _holder(mirror)
+    if not first or (first.get("host") == socket.gethostname() and not _is_running(first.get("pid"))):
+        return
+    for _ in range(SILENT_SECONDS):
+        time.sleep(1)
+        if (now := _holder(mirror)) != first and now:
+            raise BuildError(
+                f"{mirror.url}: a build on {now.get('host')} (process {now.get('pid')}) is at work there; wait for it "
+                "or choose another --out"
+            )
+
+
+def _holder(mirror: Mirror) -> dict[str, Any]:
+    """What the lock in a store says; {} where there is none."""
+    try:
+        found = json.loads(mirror.read(LOCK) or b"{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_running(pid: object) -> bool:
+    try:
+        os.kill(int(str(pid)), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _lock_file(out: Path) -> IO[str]:

@@ -14,8 +14,7 @@ from mindvl_data.atomic import PARTIAL, remove
 from mindvl_data.errors import BuildError
 from mindvl_data.manifest import FILE_NAME
 from mindvl_data.pipeline.folder import WORK, held
-from mindvl_data.pipeline.record import USES
-from mindvl_data.runtime import seals
+from mindvl_data.runtime.mirror import SEAL, USES
 from mindvl_data.tables.schema import EVALUATIONS_INDEX, SAMPLES_INDEX
 
 CACHES = ("samples", "scores", "tokens", "media")
@@ -49,7 +48,7 @@ def garbage(build: Path) -> list[Garbage]:
             stem = f"{name}/{path.name.split('.')[0]}"
             if (
                 stem not in uses["files"]
-                and not path.name.removesuffix(seals.SEAL).endswith(KEPT)
+                and not path.name.removesuffix(SEAL).endswith(KEPT)
                 and not path.match(PARTIAL)
             ):
                 found.append(Garbage(path, _size(path), "a cache of an earlier recipe"))

@@ -18,8 +18,19 @@ import mindvl_data
 from mindvl_data.atomic import sync
 from mindvl_data.errors import BuildError
 from mindvl_data.inspect.card import card
-from mindvl_data.manifest import FORMAT_VERSION, Manifest, check_shard, read_manifest, write_manifest
+from mindvl_data.manifest import FILE_NAME as MANIFEST
+from mindvl_data.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    ManifestError,
+    check_shard,
+    read_manifest,
+    write_manifest,
+)
+from mindvl_data.manifest.reading import SEAL_NAME
 from mindvl_data.pipeline.folder import WORK
+from mindvl_data.runtime import mirror as mirrors
+from mindvl_data.runtime.mirror import Mirror
 from mindvl_data.shards import ShardInfo, file_sha256
 from mindvl_data.tables.schema import SAMPLE_ID
 from mindvl_data.tokenise.tokeniser import VIDEO_PAD
@@ -59,7 +70,7 @@ def clear(out: Path) -> None:
     """Once every set is published: what builds of other recipes, or killed ones, left of sets is removed."""
     for aside in sorted((out / WORK).glob(f"*/{_aside(out).name}")):
         recover(out / aside.parent.name)
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    give_up(out / WORK)
 
 
 def _aside(folder: Path) -> Path:
@@ -68,6 +79,9 @@ def _aside(folder: Path) -> Path:
 
 def published(folder: Path, name: str, key: str) -> Manifest | None:
     """The published set when it has this key: `manifest` for all of it, `content` for its shards alone."""
+    mirror = mirrors.of(folder)
+    if mirror is not None:
+        return _published_there(mirror, folder, name, key)
     try:
         if json.loads((folder / NOTE).read_text())[name] != key:
             return None
@@ -78,6 +92,24 @@ def published(folder: Path, name: str, key: str) -> Manifest | None:
         manifest.shard_path(s).is_file() and manifest.shard_path(s).stat().st_size == s.bytes for s in manifest.shards
     )
     return manifest if whole and (folder / DRAWS).is_file() else None
+
+
+def _published_there(mirror: Mirror, folder: Path, name: str, key: str) -> Manifest | None:
+    """The same for a set in a store, as that was last looked at."""
+    sizes = [mirror.size(f"{folder.name}/{file}") for file in (MANIFEST, SEAL_NAME, DRAWS)]
+    note = None if None in sizes else mirror.read(f"{folder.name}/{NOTE}")
+    try:
+        if note is None or json.loads(note)[name] != key:
+            return None
+        manifest = read_manifest(mirror.address(folder))
+    except (ManifestError, KeyError):
+        return None
+    return manifest if all(mirror.size(f"{folder.name}/{s.path}") == s.bytes for s in manifest.shards) else None
+
+
+def place_of(manifest: Manifest) -> Path | str:
+    """Where a published set's manifest lies: here, or in a store."""
+    return manifest.path if manifest.store is None else manifest.where
 
 
 def header(run: Run, stage: str, seq_len: int, resolution: Resolution, video: bool) -> dict[str, Any]:
@@ -150,8 +182,8 @@ def deal_folder(work: Path) -> Path:
 
 
 def link_shards(there: Manifest, work: Path) -> list[ShardInfo]:
-    """The shards of a published set under another manifest: linked, not written again."""
-    for shard in there.shards:
+    """The shards of a published set under another manifest: linked, not written again; in a store they stay."""
+    for shard in there.shards if there.store is None else ():
         check_shard(there, shard)
         (work / shard.path).unlink(missing_ok=True)
         os.link(there.shard_path(shard), work / shard.path)
@@ -166,7 +198,7 @@ def publish(
     draws: Iterable[Mapping[str, NDArray[Any]]],
     content: str,
     keys: Mapping[str, str],
-) -> Path:
+) -> Path | str:
     """Write draws and manifest beside the finished shards, then rename the whole folder into place."""
     drawn = write_draws(work / DRAWS, draws)
     draw_info = {"path": DRAWS, "draws": drawn, "sha256": file_sha256(work / DRAWS)}
@@ -185,9 +217,38 @@ def publish(
     (work / NOTE).write_text(json.dumps(dict(keys)) + "\n")
     for written in (*work.iterdir(), work):
         sync(written)
+    mirror = mirrors.of(folder)
+    if mirror is not None:
+        return _publish_there(mirror, folder, work, shards)
     _replace(folder, work)
     shutil.rmtree(work.parent)
     return folder / path.name
+
+
+def _publish_there(mirror: Mirror, folder: Path, work: Path, shards: Sequence[ShardInfo]) -> str:
+    """The older set is withdrawn, its manifest first; shards are copied within the store; the new manifest is last."""
+    if mirror.lost:
+        raise BuildError(f"{mirror.url}: another build has taken over there, for this one was not heard of for long")
+    name, last = folder.name, (SEAL_NAME, MANIFEST)
+    mirror.remove(f"{name}/{file}" for file in (MANIFEST, SEAL_NAME, NOTE) if mirror.size(f"{name}/{file}") is not None)
+    fresh = [shard.path for shard in shards if mirror.has(work / shard.path)]
+    mirror.together(lambda path: mirror.copy(mirror.name(work / path), f"{name}/{path}"), fresh)
+    rest = [path.name for path in work.iterdir() if path.name not in last]
+    mirror.together(lambda file: mirror.send(work / file, f"{name}/{file}"), rest)
+    here = {f"{name}/{file}" for file in (*rest, *(shard.path for shard in shards))}
+    mirror.remove(set(mirror.below(name)) - here)
+    for file in last:
+        mirror.send(work / file, f"{name}/{file}")
+    give_up(work.parent)
+    return f"{mirror.address(folder)}/{MANIFEST}"
+
+
+def give_up(work: Path) -> None:
+    """Remove what was written of a set, here and in the store."""
+    shutil.rmtree(work, ignore_errors=True)
+    mirror = mirrors.of(work)
+    if mirror is not None:
+        mirror.remove(mirror.below(mirror.name(work)))
 
 
 def _listed(work: Path, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from mindvl_data.note import LOCAL_FILE, BuilderNote, note_text
 from mindvl_data.pipeline.prepare import Prepared
 from mindvl_data.pipeline.run import Run
 from mindvl_data.pipeline.scanning import Partition
+from mindvl_data.runtime import mirror as mirrors
+from mindvl_data.runtime.mirror import USES
 from mindvl_data.steps.filters import NO_FILTER, Rule
 from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import EVALUATIONS_INDEX, SAMPLES_INDEX
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
     from mindvl_data.pipeline.prepare import Prepared
     from mindvl_data.pipeline.run import Run
     from mindvl_data.pipeline.scanning import Partition
-
-# Without its suffixes, a file of a step and all that lie beside it by name.
-USES = "uses.json"
 
 
 def write_note(run: Run) -> None:
@@ -61,6 +60,16 @@ def write_uses(run: Run, sets: Sequence[str]) -> None:
     """Which of the folder's files and packed sets are this build's, for `gc`: the others are of no use to it."""
     files = sorted(path.relative_to(run.out).as_posix().split(".")[0] for path in run.used)
     atomic.write_text(run.out / USES, json.dumps({"sets": list(sets), "files": files}) + "\n")
+
+
+def send(run: Run, unchanged: bool) -> None:
+    """To a store, where the build lies in one: what has no seal, since every build writes it anew."""
+    mirror = mirrors.of(run.out)
+    if mirror is None or (unchanged and mirror.size(USES) is not None):
+        return
+    indices = [run.out / "samples" / name for name in (SAMPLES_INDEX, EVALUATIONS_INDEX)]
+    files = [*sorted((run.out / "ledger").glob("*.parquet")), *indices, run.out / USES]
+    mirror.together(mirror.send, files)
 
 
 def write_ledger(run: Run, prepared: Prepared) -> None:

@@ -62,7 +62,8 @@ def _rewrite(
     model = Model(
         ["rewrite", *how, rewrite.VERSION], {**rewrite.COLUMNS, **TOKENS}, lambda todo: rewrite.replies(rule, todo)
     )
-    store = Answers(run.folder("scores") / f"{rule.name}-{fingerprints.key(model.how)}.answers", model.schema)
+    folder = run.bring(run.folder("scores") / f"{rule.name}-{fingerprints.key(model.how)}.answers")
+    store = Answers(folder, model.schema)
     ask_missing(run, rule.name, model, store, made.partitions, rows, keys, scores.pictures)
     digest, replaced = hashlib.sha256(), 0
     tasks = []

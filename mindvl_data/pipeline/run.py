@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mindvl_data.recipe.scores import ClipScore, JudgeScore
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
+from mindvl_data.runtime.mirror import InStore, paths_of
 from mindvl_data.sources.files import FingerprintCache, SourceFile, Unread
 from mindvl_data.steps.filters import Rule, parse, rules_of
 from mindvl_data.steps.scores import names
@@ -113,6 +115,20 @@ class Run:
             self._fingerprints[name] = Unread() if self.only_looks else FingerprintCache(path, self.rehash)
         return self._fingerprints[name]
 
+    def bring(self, folder: Path) -> Path:
+        """The folder, with all that is sealed in it here, also what only the store has."""
+        mirror = mirrors.of(folder)
+        if mirror is not None:
+            seals_there = [name for name in mirror.below(mirror.name(folder)) if name.endswith(mirrors.SEAL)]
+            mirror.together(mirror.look, [self.out / name.removesuffix(mirrors.SEAL) for name in seals_there])
+        return folder
+
+    @property
+    def media_from(self) -> Path | str:
+        """The build folder as images in its `media/` are read: here, or in the store."""
+        mirror = mirrors.of(self.out)
+        return self.out if mirror is None else mirror.url
+
     def folder(self, name: str) -> Path:
         path = self.out / name
         path.mkdir(parents=True, exist_ok=True)
@@ -130,4 +146,13 @@ class Run:
         def done(finished: int, of: int, note: str = "") -> None:
             self.progress(name, finished, of, note)
 
-        return self.engine.run(seals.OnSoundFiles(function), tasks, done, sizes)
+        results = self.engine.run(self.anywhere(function), tasks, done, sizes)
+        mirror = mirrors.of(self.out)
+        if mirror is not None:
+            mirror.refresh([path for task in tasks for path in paths_of(task) if path.is_relative_to(self.out)])
+        return results
+
+    def anywhere(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A step's function as it can run on any machine: the files that a task names are there, and sound."""
+        on_sound, mirror = seals.OnSoundFiles(function), mirrors.of(self.out)
+        return on_sound if mirror is None else InStore(mirror.url, self.out, on_sound)

@@ -304,4 +304,4 @@ class Scores:
             if path.exists():
                 seals.checked(path)
         roots = tuple(source_roots({**run.loaded.raw.get("evaluations", {}), **run.loaded.raw["sources"]}))
-        return compute.Pictures(run.out, roots, run.loaded.folder, run.recipe.limits.image_pixels)
+        return compute.Pictures(run.media_from, roots, run.loaded.folder, run.recipe.limits.image_pixels)

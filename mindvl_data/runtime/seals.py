@@ -17,10 +17,10 @@ from typing import Any, Generic, TypeVar
 
 from mindvl_data import atomic
 from mindvl_data.errors import UserError
+from mindvl_data.runtime import mirror as mirrors
+from mindvl_data.runtime.mirror import SEAL
 from mindvl_data.shards import file_sha256
 from mindvl_data.shards.once import sha256_once
-
-SEAL = ".seal"
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,16 +54,29 @@ def sealed(path: Path, beside: Iterable[Path] = ()) -> Iterator[Path]:
         files = {_name(file, partial): _facts(file) for file in sorted(atomic.tree(partial)) if file.is_file()}
         names = [os.path.relpath(each, path.parent) for each in beside]
         atomic.write_text(_seal(path), json.dumps({"files": files, "beside": names}))
-        if path.is_dir() and not is_whole(path):
+        if path.is_dir() and not _is_whole(path):
             atomic.remove(path)
+    mirror = mirrors.of(path)
+    if mirror is not None:
+        mirror.sealed(path)
 
 
 def is_whole(path: Path) -> bool:
     """Whether a sealed file or folder, with all that goes with it, is there in its full size. Reads none of it."""
+    mirror = mirrors.of(path)
+    if mirror is not None:
+        mirror.look(path)
+    return _is_whole(path)
+
+
+def _is_whole(path: Path) -> bool:
+    mirror = mirrors.of(path)
+    if mirror is not None and mirror.is_away(path):
+        return True  # the store has it: it was sent before what it goes with
     try:
         seal = _read(path)
         sizes = all((path / name).stat().st_size == size for name, (size, _) in seal["files"].items())
-        return sizes and all(is_whole(path.parent / name) for name in seal["beside"])
+        return sizes and all(_is_whole(_beside(path, name)) for name in seal["beside"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -78,6 +91,9 @@ def checked(path: Path, names: Sequence[str] | None = None) -> Path:
     Raises:
         DamagedFileError: They are others, or the seal is.
     """
+    mirror = mirrors.of(path)
+    if mirror is not None:
+        mirror.look(path)
     try:
         files: Mapping[str, list[Any]] = _read(path)["files"]
         wanted = {name: files[name] for name in (files if names is None else names)}
@@ -98,6 +114,9 @@ def discard(path: Path) -> None:
     """Removes a sealed file or folder, so that it is made again."""
     atomic.remove(path)
     atomic.remove(_seal(path))
+    mirror = mirrors.of(path)
+    if mirror is not None:
+        mirror.forget(path)
 
 
 @dataclass(frozen=True)
@@ -145,6 +164,10 @@ def _facts(path: Path) -> tuple[int, str]:
 
 def _seal(path: Path) -> Path:
     return path.with_name(path.name + SEAL)
+
+
+def _beside(path: Path, name: str) -> Path:
+    return Path(os.path.normpath(path.parent / name))
 
 
 def _read(path: Path) -> dict[str, Any]:

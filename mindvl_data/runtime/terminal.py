@@ -37,10 +37,10 @@ SERVICES = {
 }
 
 
-def shown(path: Path | None) -> str | None:
-    """A path as one would type it here."""
-    if path is None:
-        return None
+def shown(path: Path | str | None) -> str | None:
+    """A path as one would type it here; a URL as it is."""
+    if path is None or isinstance(path, str):
+        return path
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -1,6 +1,7 @@
 """A real S3 server on this machine, for the tests of what reads and writes object stores."""
 
 import itertools
+import json
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -11,19 +12,26 @@ import boto3
 import fsspec
 import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+class _Silent(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        pass
+
+
 @contextmanager
 def s3_server(bucket: str, fails_each: int = 0) -> Iterator[Any]:
-    """A server with an empty bucket, which fsspec's `s3://` leads to; yields boto3's client.
+    """A server with an empty bucket, which fsspec's `s3://` leads to; yields boto3's client. So it does in processes
+    that are started meanwhile.
 
     fails_each: of so many requests to the bucket the last gets no answer but 503.
     """
     app: App = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, _failing(app, fails_each) if fails_each else app, threaded=True)
+    served = _failing(app, fails_each) if fails_each else app
+    server = make_server("127.0.0.1", 0, served, threaded=True, request_handler=_Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
     # Servers of one process share what they keep: an earlier test's objects are not this one's.
@@ -33,7 +41,9 @@ def s3_server(bucket: str, fails_each: int = 0) -> Iterator[Any]:
     )
     client.create_bucket(Bucket=bucket)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url, "key": "test", "secret": "test"})
+        options = {"endpoint_url": url, "key": "test", "secret": "test"}
+        patch.setitem(fsspec.config.conf, "s3", options)
+        patch.setenv("FSSPEC_S3", json.dumps(options))  # for processes that are started
         yield client
     server.shutdown()
     server.server_close()

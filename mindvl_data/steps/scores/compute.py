@@ -40,7 +40,7 @@ BATCH_PICTURES = 512
 class Pictures:
     """Where the images of a samples table lie: what a MediaReader needs."""
 
-    build_folder: Path
+    build_folder: Path | str
     roots: tuple[str, ...]
     recipe_folder: Path
     max_pixels: int

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,11 @@ class _Assembly:
 
     def check_media(self) -> None:
         """Raises DamagedFileError where images lie in the build folder, and not as the scan wrote them."""
+        folder = self._task.build_folder
         for uri in self._uris:
-            if uri.startswith(BUILD_SCHEME):
-                seals.checked(self._task.build_folder / uri.removeprefix(BUILD_SCHEME))
+            # In a store they are not read before they are needed.
+            if uri.startswith(BUILD_SCHEME) and isinstance(folder, Path):
+                seals.checked(folder / uri.removeprefix(BUILD_SCHEME))
 
     def read(self, reader: RangeReader, span: tuple[int, int]) -> list[tuple[memoryview, bytes]]:
         """The images of the span's packs, each with its SHA-256."""

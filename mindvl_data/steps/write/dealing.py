@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mindvl_data import atomic
 from mindvl_data.media import Access, MediaReader
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
 from mindvl_data.tables.store import starts_of
 
@@ -40,7 +41,7 @@ class DealTask:
     folder: Path
     ranges: Ranges
     group: NDArray[np.int32]
-    build_folder: Path
+    build_folder: Path | str
     recipe_folder: Path
     roots: Sequence[str]
 
@@ -67,6 +68,7 @@ def deal(task: DealTask) -> None:
             for mine in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
                 with (partial / group_name(int(group[mine[0]]))).open("ab") as file:
                     file.writelines(data[i] for i in mine.tolist())
+    mirrors.sent_away(task.folder)
 
 
 @dataclass(frozen=True)

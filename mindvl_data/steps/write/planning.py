@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.steps.write.dealing import Dealt, DealTask, group_name, groups, is_scattered, runs
 from mindvl_data.steps.write.reads import Ranges
 from mindvl_data.steps.write.segments import Segments, image_ranges
@@ -52,7 +53,7 @@ def _dealt(
     folders: Sequence[Path], group: int, notes: Sequence[Path], places: Dealt, span: tuple[int, int]
 ) -> DealtImages:
     mine = slice(*span)
-    paths = [str(folder / group_name(group)) for folder in folders]
+    paths = [mirrors.address(folder / group_name(group)) for folder in folders]
     return DealtImages(paths, places.run[mine], places.offset[mine], notes)
 
 

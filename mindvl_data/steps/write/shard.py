@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
 from mindvl_data.shards import ShardInfo, file_sha256, pack_bytes, write_shard
 from mindvl_data.steps.write.assemble import packs
@@ -20,21 +21,26 @@ def write(task: WriteTask) -> ShardInfo:
     Raises MediaError when a source changed since its scan.
     """
     info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video)
+    mirrors.sent_away(task.path)
     with seals.sealed(task.note) as partial:
         partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
-    if task.dealt and all(map(seals.is_whole, task.dealt.notes)):
-        for path in task.dealt.paths:
+    here = [path for path in task.dealt.paths if "://" not in path] if task.dealt else []
+    if task.dealt and here and all(map(seals.is_whole, task.dealt.notes)):
+        for path in here:
             Path(path).unlink(missing_ok=True)
     return info
 
 
 def written(path: Path, note: Path) -> ShardInfo | None:
     """What an earlier, interrupted build finished of this shard."""
-    if not seals.is_whole(note) or not path.is_file():
+    if not seals.is_whole(note) or not mirrors.is_there(path):
         return None
     fields = json.loads(seals.checked(note).read_text())
     digests = tuple(bytes.fromhex(digest) for digest in fields.pop("pack_digests"))
     info = ShardInfo(**fields, pack_digests=digests)
+    mirror = mirrors.of(path)
+    if mirror is not None:
+        return info if mirror.size(mirror.name(path)) == info.bytes else None
     return info if file_sha256(path) == info.sha256 else None
 
 

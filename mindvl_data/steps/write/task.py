@@ -46,7 +46,7 @@ class WriteTask:
     media: str
     pads: Sequence[int]
     pad: int
-    build_folder: Path
+    build_folder: Path | str
     recipe_folder: Path
     roots: Sequence[str]
     video: bool = False

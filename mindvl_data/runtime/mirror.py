@@ -1,0 +1,415 @@
+"""A build folder in an object store, and the local folder (scratch) that stands for it on every machine.
+
+Whatever a build makes is written into the local folder, by `atomic` and `seals`, and is sent to the store under the
+same name as soon as it is whole: a file as one object, a folder as one a file, and its seal last. An object appears
+whole or not at all, so that what has its seal in the store is whole there.
+
+What a task of a step may rely on, on whichever machine it runs:
+
+- it is a dataclass whose fields name by `Path`, below the build folder, what it reads and what it writes;
+- run through `InStore`, every sealed file or folder that it names is there before it begins, brought from the store
+  where this machine lacks it or has an older one, and what it seals is in the store before it ends;
+- `media/` and `.work/` are kept in the store alone (`sent_away`): they are read there by ranges, under `address`.
+
+The first process (the one that plans) looks into the store where its own folder lacks something, compares what it has
+from earlier with the seals there, and alone publishes sets: shards are copied within the store, manifests come last.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import fsspec
+
+from mindvl_data import atomic
+from mindvl_data.errors import BuildError
+from mindvl_data.runtime import fingerprints
+from mindvl_data.shards import Patience, StoreError, cache_folder, patiently
+from mindvl_data.shards.cache import blocks
+
+SEAL = ".seal"
+# Says of a folder without a seal that all of it was sent.
+SENT = ".sent"
+# Which files of its folders a build used; and, here alone, which seals are those of the store.
+USES, KNOWN = "uses.json", ".seals.json"
+AWAY = ("media/", ".work/")
+AT_ONCE = 16
+# What stores take in one request, and then whole or not at all.
+ONE_PART = 5 << 20
+# In the others a folder is no more than a part of names.
+WITH_FOLDERS = {"file", "local", "sftp", "ssh", "hdfs", "webhdfs", "smb", "webdav"}
+# A slow network is no silent one: so many bytes a second are waited for.
+LEAST_BYTES_A_SECOND = 1 << 20
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Mirror:
+    """leads: whether this process plans the build, and looks into the store for what its folder lacks.
+
+    lost: whether another build has taken the store over, because nothing was heard of this one.
+    """
+
+    def __init__(self, url: str, folder: Path, leads: bool) -> None:
+        self.url, self.folder, self._leads = url.rstrip("/"), folder, leads
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            raise BuildError(f"--out {url.split('://')[0]}://: {error}") from error
+        self._sizes: dict[str, int] = {}
+        self._versions: dict[str, str] = {}
+        self._known: dict[str, str] = {}
+        self._seen: set[Path] = set()
+        self._locks: dict[Path, threading.Lock] = {}
+        self.lost = False
+        if leads:
+            self._known = self._noted()
+            self.relist()
+            self.together(self.look, self._last_used())
+
+    # ---------------------------------------------------------------------------------------- objects
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def address(self, path: Path) -> str:
+        """Where a file of the folder is read in the store."""
+        return f"{self.url}/{self.name(path)}"
+
+    def relist(self) -> None:
+        """Look at what is in the store now."""
+
+        def find() -> dict[str, Any]:
+            self._fs.invalidate_cache()
+            found: dict[str, Any] = self._fs.find(self._root, detail=True)
+            return found
+
+        try:
+            found = self._ask(find, "")
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise BuildError(f"--out {self.url}: {error.__cause__}; make the bucket first") from error
+        listed = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
+        self._sizes = {name: int(info["size"]) for name, info in listed.items()}
+        self._versions = {name: _version(info) for name, info in listed.items() if name.endswith(SEAL)}
+
+    def size(self, name: str) -> int | None:
+        """How large an object was when the store was last looked at; None where there was none."""
+        return self._sizes.get(name)
+
+    def below(self, folder: str) -> list[str]:
+        """The names of objects in a folder, likewise."""
+        return [name for name in self._sizes if name.startswith(f"{folder}/")]
+
+    def read(self, name: str) -> bytes | None:
+        """A small object; None where there is none."""
+        try:
+            return bytes(self._ask(partial(self._fs.cat_file, self._place(name)), name))
+        except StoreError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def send(self, path: Path, name: str | None = None) -> None:
+        """A file as one object; what was sent in parts is looked at once it is there."""
+        name, size = name or self.name(path), path.stat().st_size
+
+        def put() -> None:
+            self._make_folder(name)
+            self._fs.put_file(str(path), self._place(name))
+            if size > ONE_PART:
+                self._fs.invalidate_cache()
+                if int(self._fs.info(self._place(name))["size"]) != size:
+                    raise OSError("it arrived otherwise than it was sent")
+
+        self._ask(put, name, size)
+        self._sizes[name] = size
+
+    def write(self, name: str, text: str) -> None:
+        """A small object."""
+        self._make_folder(name)
+        self._ask(partial(self._fs.pipe_file, self._place(name), text.encode()), name)
+
+    def copy(self, source: str, name: str) -> None:
+        """An object under another name, within the store."""
+        self._make_folder(name)
+        self._ask(partial(self._fs.cp_file, self._place(source), self._place(name)), name, self._sizes.get(source, 0))
+        self._sizes[name] = self._sizes[source]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Objects that are there no more, whether they were or not."""
+
+        def one(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self._fs.rm_file(self._place(name))
+
+        for name in list(names):
+            self._ask(partial(one, name), name)
+            self._sizes.pop(name, None)
+        self._fs.invalidate_cache()
+
+    def together(self, function: Callable[[T], None], items: Sequence[T]) -> None:
+        """Call a function for every item, several at a time. Raises what it raises first."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(function, items))
+
+    def _make_folder(self, name: str) -> None:
+        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else {*self._fs.protocol}
+        if protocols & WITH_FOLDERS:
+            self._fs.makedirs(self._place(name).rpartition("/")[0], exist_ok=True)
+
+    def _place(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _ask(self, call: Callable[[], R], name: str, size: int = 0) -> R:
+        patience = Patience(timeout=Patience.timeout + size / LEAST_BYTES_A_SECOND)
+        return patiently(call, f"{self.url}/{name}", patience)
+
+    # ------------------------------------------------------------------------------------------ seals
+
+    def sealed(self, path: Path) -> None:
+        """Send what was sealed just now."""
+        files = _files(json.loads(_seal(path).read_text()), path)
+        for file in files:
+            self.send(file)
+        self.send(_seal(path))
+        self._seen.add(path)
+        if self.is_away(path):
+            atomic.remove(path)
+
+    def look(self, path: Path) -> None:
+        """Before the planning process asks for something sealed: the store's, where it is not here as it is there."""
+        if not self._leads or path in self._seen:
+            return
+        name = self.name(_seal(path))
+        if name in self._sizes:
+            if not _is_here(path) or self._known.get(name) != self._versions.get(name):
+                self.bring(path)
+                self._known[name] = self._versions.get(name, "")
+        elif _seal(path).exists() and not self.is_away(path):
+            # Left by a build that was killed before it was sent, or the store has lost it.
+            with suppress(OSError, ValueError, KeyError):
+                self.sealed(path)
+        self._seen.add(path)
+
+    def bring(self, path: Path) -> None:
+        """What is sealed under a name in the store, and what goes with it, where it is not the same here."""
+        with self._locks.setdefault(path, threading.Lock()):
+            self._bring(_within(path, self.folder))
+
+    def _bring(self, path: Path) -> None:
+        raw = None if self.is_away(path) else self.read(self.name(_seal(path)))
+        if raw is None:
+            return
+        seal = json.loads(raw)
+        for other in seal["beside"]:
+            self.bring(_within(path.parent / other, self.folder))
+        if _is_here(path) and _seal(path).read_bytes() == raw:
+            return
+        atomic.remove(_seal(path))
+        atomic.remove(path)
+        with atomic.whole(path) as unfinished:
+            for name, (size, _) in seal["files"].items():
+                file = _within(_of(path, name), path)
+                self._download(self.address(file), _of(unfinished, name), size)
+        atomic.write_text(_seal(path), raw.decode())
+
+    def fetch(self, name: str) -> Path | None:
+        """A file that has no seal, as it is in the store now: where it lies here, None where there is none."""
+        path = self.folder / name
+        raw = self.read(name)
+        if raw is None:
+            return None
+        with atomic.whole(path) as unfinished:
+            unfinished.write_bytes(raw)
+        return path
+
+    def refresh(self, paths: Sequence[Path]) -> None:
+        """After a step, wherever its tasks ran: what they name is here again as the store has it."""
+        self.relist()
+        known = [path for path in dict.fromkeys(paths) if self.name(_seal(path)) in self._sizes]
+        self.together(self.bring, known)
+        self._seen.update(known)
+        names = [self.name(_seal(path)) for path in known]
+        self._known |= {name: self._versions[name] for name in names}
+        atomic.write_text(self.folder / KNOWN, json.dumps(self._known))
+
+    def _noted(self) -> dict[str, str]:
+        """The seals that are here as they are in the store, and how that tells one content of theirs from another."""
+        try:
+            noted = json.loads((self.folder / KNOWN).read_text())
+        except (OSError, ValueError):
+            return {}
+        return {str(name): str(version) for name, version in noted.items()} if isinstance(noted, dict) else {}
+
+    def _last_used(self) -> list[Path]:
+        """What the last finished build used of what is sealed; all of it where none was finished."""
+        found = json.loads(self.read(USES) or b"{}") if USES in self._sizes else {}
+        used = set(found["files"]) if "files" in found else None
+        seals = [name.removesuffix(SEAL) for name in self._sizes if name.endswith(SEAL)]
+        return [self.folder / name for name in seals if used is None or name.split(".")[0] in used]
+
+    def _download(self, url: str, path: Path, size: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(blocks(url, size, Patience()))
+        if path.stat().st_size != size:
+            raise StoreError(f"{url}: {path.stat().st_size} bytes, its seal says {size}; remove it and build again")
+
+    def forget(self, path: Path) -> None:
+        """What is damaged is to be made anew, and not to be brought again."""
+        self.remove([self.name(_seal(path))])
+        self._seen.discard(path)
+
+    def is_away(self, path: Path) -> bool:
+        """Whether a path is one of those that only the store keeps: not the notes of shards, which are small."""
+        return self.name(path).startswith(AWAY) and path.suffix != ".json"
+
+    # ---------------------------------------------------------------------------------------- no seal
+
+    def send_away(self, path: Path) -> None:
+        """Send a file, or a folder of files, and remove it here."""
+        if path.is_dir():
+            for file in sorted(each for each in path.rglob("*") if each.is_file()):
+                self.send(file)
+            marker = atomic.partial_of(path)
+            marker.write_text("")
+            self.send(marker, f"{self.name(path)}{SENT}")
+            atomic.remove(marker)
+        else:
+            self.send(path)
+        atomic.remove(path)
+
+    def has(self, path: Path) -> bool:
+        """Whether a file or folder that was sent away is there."""
+        name = self.name(path)
+        return name in self._sizes or f"{name}{SENT}" in self._sizes
+
+
+# The mirrors of this process, by their folders: as an open file is, a fact of the process and not of a call.
+_open: dict[Path, Mirror] = {}
+
+
+@contextmanager
+def opened(url: str, folder: Path, leads: bool = False) -> Iterator[Mirror]:
+    """A folder mirrors a store within. Raises BuildError for a store that there is no way to, and StoreError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = _open.get(folder)
+    mirror = before or Mirror(url, folder, leads)
+    _open[folder] = mirror
+    try:
+        yield mirror
+    finally:
+        if before is None:
+            del _open[folder]
+
+
+def of(path: Path) -> Mirror | None:
+    """The mirror that a path lies in; None for a folder that is only here."""
+    return next((mirror for folder, mirror in _open.items() if path.is_relative_to(folder)), None)
+
+
+def sent_away(path: Path) -> None:
+    """Tell that a file or folder without a seal is finished: in a mirrored folder it is sent, and here no more."""
+    mirror = of(path)
+    if mirror is not None:
+        mirror.send_away(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether what was finished so is there, here or in the store."""
+    mirror = of(path)
+    return path.exists() if mirror is None else mirror.has(path)
+
+
+def address(path: Path) -> str:
+    """Where it is read: a path, or a URL in the store."""
+    mirror = of(path)
+    return str(path) if mirror is None else mirror.address(path)
+
+
+def scratch_of(url: str) -> Path:
+    """The local folder that stands for a store's: the same on every machine where MINDVL_CACHE is the same."""
+    return cache_folder() / "builds" / fingerprints.key(url.rstrip("/"))
+
+
+@dataclass(frozen=True)
+class InStore(Generic[T, R]):
+    """A step's function for a build folder in a store; see above what its task may rely on."""
+
+    url: str
+    folder: Path
+    function: Callable[[T], R]
+
+    def __call__(self, task: T) -> R:
+        with opened(self.url, self.folder) as mirror:
+            if not mirror._leads:
+                for path in paths_of(task):
+                    if path != self.folder and path.is_relative_to(self.folder):
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        mirror.bring(path)
+            return self.function(task)
+
+
+def paths_of(value: object) -> Iterator[Path]:
+    """The paths in a task: in its fields, and in lists and mappings of them."""
+    if isinstance(value, Path):
+        yield value
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from paths_of(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for each in (*value, *value.values()):
+            yield from paths_of(each)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from paths_of(each)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """How a store tells one content of an object from another."""
+    names = ("ETag", "etag", "content_md5", "md5Hash", "LastModified", "mtime", "created")
+    return f"{info['size']} {next((info[name] for name in names if info.get(name)), '')}"
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(path.name + SEAL)
+
+
+def _of(path: Path, name: str) -> Path:
+    return path / name if name else path
+
+
+def _files(seal: Mapping[str, Any], path: Path) -> list[Path]:
+    return [_of(path, name) for name in seal["files"]]
+
+
+def _is_here(path: Path) -> bool:
+    try:
+        return all(file.exists() for file in _files(json.loads(_seal(path).read_text()), path))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _within(path: Path, folder: Path) -> Path:
+    """A path with its `..` resolved by name. Raises BuildError where it leads out: a seal may come from anybody."""
+    parts: list[str] = []
+    for part in path.parts:
+        if part == "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    found = Path(*parts)
+    if not found.is_relative_to(folder):
+        raise BuildError(f"{path}: a seal in the store leads out of the build folder; remove it and build again")
+    return found
