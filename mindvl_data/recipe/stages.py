@@ -45,7 +45,9 @@ class Stage(Model):
     """Each source's share, alone or in groups: `{text: 0.2, captions: {share: 0.8, cc: 0.3, dfn: 0.7}}`."""
     max_epochs: float = Field(4, gt=0, le=32767)
     """Passes over a source in this stage above which the build stops."""
-    overlong: Literal["drop", "truncate", "error"] = "drop"
+    overlong: Literal["drop", "truncate", "fewer_frames", "error"] = "drop"
+    """What becomes of a sample that is longer than the shortest sequence length. `fewer_frames`: as many frames of its
+    clips are looked at as fit, one pair at least; what is still too long is dropped."""
     fit: Literal["shortest", "each"] = "shortest"
     """Several lengths: one draw of what fits the shortest, or a draw for each."""
     max_patches: int | None = Field(None, ge=1)

@@ -126,7 +126,10 @@ class Recipe(Model):
         if rule.video is None:
             return rule
         video = self.video.over(rule.video)
-        return replace(rule, video=stage.video.over(video) if stage else video)
+        if stage:
+            fit = min(stage.seq_len) if stage.overlong == "fewer_frames" else None
+            video = replace(stage.video.over(video), fit_tokens=fit)
+        return replace(rule, video=video)
 
     @model_validator(mode="after")
     def _evaluations_exist(self) -> Recipe:

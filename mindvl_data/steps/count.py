@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,7 +35,8 @@ from mindvl_data.tokenise import (
 )
 from mindvl_data.tokenise.clips import Entry, entries_of, with_clips
 from mindvl_data.tokenise.grounding import grounded_lines
-from mindvl_data.vision import BadImage, Resolution
+from mindvl_data.vision import BadImage, Resolution, num_vision_tokens, patch_grid
+from mindvl_data.vision.video.rule import TEMPORAL_PATCH
 
 if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, which take a third of a second to make
     from mindvl_data.recipe import Boxes
@@ -133,8 +134,14 @@ def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
 def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], list[dict[str, Any]]]:
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
-    texts, rows, entries, lost = _texts(batch, task)
-    encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
+    most: Most = {}
+    while True:
+        texts, rows, entries, lost = _texts(batch, task, most)
+        encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
+        fewer = _fewer_frames(batch, task, encoded, rows, entries) if entries else {}
+        if not fewer:
+            break
+        most |= fewer
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     # An end of text (or of a turn) alone teaches to say nothing.
     ends = [tokeniser.pad_id, tokeniser.added.get(task.chat_template.end, -1)]
@@ -157,7 +164,49 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
 Entries: TypeAlias = list[list[list[Entry]]] | None
 
 
-def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray[np.int64], Entries, dict[int, Drop]]:
+# The most frames that may be looked at of each clip of a line at one of the bounds, by (bounds, line).
+Most: TypeAlias = dict[tuple[int, int], int]
+
+
+def _fewer_frames(
+    batch: pa.RecordBatch, task: CountTask, encoded: Encoded, rows: NDArray[np.int64], entries: Sequence[Any]
+) -> Most:
+    """For every line that is too long for a rule with `fit_tokens`, how many frames a clip of it may have instead.
+
+    By the share of vision tokens that there is room for, in pairs; none of what has a single pair left.
+    """
+    sizes = [[(image["width"], image["height"]) for image in images] for images in batch.column("images").to_pylist()]
+    lengths, found = np.diff(encoded.offsets), Most()
+    for place, bounds in enumerate(task.bounds):
+        limit = bounds.video.fit_tokens if bounds.video else None
+        if limit is None:
+            continue
+        for line, media in enumerate(entries[place]):
+            vision = sum(_vision_tokens(entry, sizes[line], bounds) for entry in media)
+            room = limit - (int(lengths[rows[place, line]]) - len(media))
+            frames = _frames_of_longest(media)
+            if vision > room and frames > TEMPORAL_PATCH:
+                share = int(frames * max(0, room) / vision) // TEMPORAL_PATCH * TEMPORAL_PATCH
+                found[place, line] = max(TEMPORAL_PATCH, min(frames - 1, share))
+    return found
+
+
+def _vision_tokens(entry: Entry, sizes: Sequence[tuple[int, int]], bounds: Resolution) -> int:
+    grid = entry.grid or patch_grid(*sizes[entry.image], bounds)
+    return num_vision_tokens(*grid, bounds.merge)
+
+
+def _frames_of_longest(media: Sequence[Entry]) -> int:
+    """How many frames are looked at of the clip of which the most are."""
+    counts: dict[int, int] = {}
+    for entry in media:
+        counts[entry.image] = counts.get(entry.image, 0) + len(entry.frames)
+    return max(counts.values(), default=0)
+
+
+def _texts(
+    batch: pa.RecordBatch, task: CountTask, most: Most
+) -> tuple[PartColumns, NDArray[np.int64], Entries, dict[int, Drop]]:
     """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], what their
     placeholders stand for, and bad ones."""
     columns = of_column(batch.column("parts"))
@@ -174,12 +223,17 @@ def _texts(batch: pa.RecordBatch, task: CountTask) -> tuple[PartColumns, NDArray
             for number, bounds in enumerate(task.bounds[1:], 1):
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
-    entries = _clips(batch, task, texts, rows, lost) if task.videos else None
+    entries = _clips(batch, task, texts, rows, lost, most) if task.videos else None
     return of_samples(texts), rows, entries, lost
 
 
 def _clips(
-    batch: pa.RecordBatch, task: CountTask, texts: list[list[Part]], rows: NDArray[np.int64], lost: dict[int, Drop]
+    batch: pa.RecordBatch,
+    task: CountTask,
+    texts: list[list[Part]],
+    rows: NDArray[np.int64],
+    lost: dict[int, Drop],
+    most: Most,
 ) -> Entries:
     """The entries of every line; texts of lines with clips are replaced by those with the clips' tokens, at each of the
     bounds, and lines whose clips cannot be looked at are added to `lost`."""
@@ -188,17 +242,33 @@ def _clips(
     entries: list[list[list[Entry]]] = [[] for _ in task.bounds]
     for line, (number, of_line) in enumerate(zip(batch.column(ROW).to_pylist(), sizes, strict=True)):
         clips = table.of_sample(number, len(of_line)) if table else []
+        without = [texts[row] for row in rows[:, line]]
         for place, bounds in enumerate(task.bounds):
             try:
-                media = [_entries(i, clip, of_line[i], bounds) for i, clip in enumerate(clips)]
+                rule = _at_most(bounds, most.get((place, line)))
+                media = [_entries(i, clip, of_line[i], rule) for i, clip in enumerate(clips)]
             except BadImage as error:
                 lost[line] = Drop(error.reason, error.detail)
                 media = [[Entry(i)] for i in range(len(of_line))]
             entries[place].append([entry for medium in media for entry in medium])
             if any(clips) and line not in lost:
-                texts.append(with_clips(texts[rows[place, line]], media, task.render))
-                rows[place, line] = len(texts) - 1
+                written = with_clips(without[place], media, task.render)
+                if place == 0:
+                    texts[line] = written
+                else:
+                    rows[place, line] = len(texts)
+                    texts.append(written)
     return entries
+
+
+def _at_most(bounds: Resolution, frames: int | None) -> Resolution:
+    """The rule with so many frames of a clip at most."""
+    if frames is None or bounds.video is None:
+        return bounds
+    rule = bounds.video
+    fewer = {name: min(frames, getattr(rule, name)) for name in ("min_frames", "max_frames")}
+    stated = rule.frames and min(frames, rule.frames)
+    return replace(bounds, video=replace(rule, frames=stated, **fewer))
 
 
 def _entries(number: int, clip: VideoLine | None, size: tuple[int, int], bounds: Resolution) -> list[Entry]:

@@ -354,3 +354,27 @@ def test_without_pyav_a_clip_is_a_drop_that_says_what_to_install(
     assert line.reasons == {"unsupported_media": 2}
     drops = pq.read_table(next((report.out / "samples").glob("cells*.drops.parquet"))).column("detail").to_pylist()
     assert all("pip install 'mindvl[video]'" in detail for detail in drops)
+
+
+@pytest.mark.parametrize("processor", FAMILIES)
+def test_a_clip_too_long_for_a_pack_has_fewer_frames_or_is_dropped(tmp_path: Path, processor: str) -> None:
+    path = write_recipe(tmp_path / "recipe", processor=processor, video=SMALL | {"fps": 10})
+    recipe = yaml.safe_load(path.read_text())
+    recipe["stages"]["sft"] |= {"seq_len": 112, "mixture": {"llava": 1.0}}
+    left = {}
+    for overlong in ("drop", "fewer_frames"):
+        recipe["stages"]["sft"]["overlong"] = overlong
+        path.write_text(yaml.safe_dump(recipe))
+        build(load_recipe(path), tmp_path / overlong)
+        funnel = read_manifest(tmp_path / overlong / "sft-112").data["funnel"]
+        left[overlong] = next(line["out"] for line in funnel if line["step"] == "fit")
+    # Of qwen3-vl the picture beside two clips is too large for such packs by itself.
+    assert left["drop"] < left["fewer_frames"] == len(KINDS) + 4 - (processor == "qwen3-vl")
+    made = read_manifest(tmp_path / "fewer_frames" / "sft-112")
+    assert made.data["resolution"]["video"]["fit_tokens"] == 112
+    assert [problem for _, problems in verify(made) for problem in problems] == []
+    for pack in packs_of(made):
+        for entries in clips_of(pack):
+            frames = [frame.index for entry in entries for frame in entry.frames]
+            assert len(frames) >= 2
+            assert frames == sorted(frames)

@@ -34,6 +34,7 @@ class VideoRule:
         total_pixels: what all frames share where that leaves each less than `max_pixels` (qwen2-vl; two frames count
             as one); None: no such bound.
         frame_pixels: what one frame has at most (qwen3-vl); None: no such bound.
+        fit_tokens: a sample longer than so many tokens has fewer frames of its clips looked at; None: no such bound.
     """
 
     family: str
@@ -45,6 +46,7 @@ class VideoRule:
     max_pixels: int = 768 * 28 * 28
     total_pixels: int | None = None
     frame_pixels: int | None = None
+    fit_tokens: int | None = None
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> VideoRule:
