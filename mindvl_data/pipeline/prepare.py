@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import BuildError
+from mindvl_data.media import source_roots
 from mindvl_data.pipeline import allocating, curricula
 from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
@@ -26,7 +27,7 @@ from mindvl_data.runtime import fingerprints, plugins, reached, sandbox, seals
 from mindvl_data.runtime.memory import give_back
 from mindvl_data.sources import DEFAULT_RENDER, GROUP
 from mindvl_data.steps import estimate as estimating
-from mindvl_data.steps.count import CountTask, count, text_bytes
+from mindvl_data.steps.count import CountTask, FramesTask, count, text_bytes
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
@@ -188,6 +189,7 @@ def count_partitions(run: Run, partitions: Sequence[Partition], kept: Sequence[N
         )
         tasks = _counted(run, partitions, kept, "tokenizers")
     run.used.update(path for task in tasks for path in (*task.stores, task.drops))
+    run.used.update(task.frames.path for task in tasks if task.frames)
     return tasks
 
 
@@ -261,7 +263,16 @@ def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library
         bounds=bounds,
         stores=tuple(folder / (f"{stem}-{_name(each)}" if len(bounds) > 1 else stem) for each in bounds),
         drops=folder / f"{stem}.drops.parquet",
+        frames=_frames_task(run, partition, stem),
     )
+
+
+def _frames_task(run: Run, partition: Partition, stem: str) -> FramesTask | None:
+    """Where the frames of a partition's clips go, where the recipe has them encoded anew."""
+    if partition.videos is None or run.recipe.embed != "frames":
+        return None
+    roots = tuple(source_roots(run.loaded.raw["sources"]))
+    return FramesTask(run.folder("media") / f"{stem}.bin", run.out, roots, run.recipe.limits.image_pixels)
 
 
 def _bounds(run: Run, name: str, clips: bool) -> tuple[Resolution, ...]:

@@ -45,6 +45,10 @@ class Recipe(Model):
     """A table (`qwen2-vl`, `chatml`), `tokenizer` for the tokenizer's own, or a file of Jinja beside the recipe."""
     media: Literal["embed", "reference"] = "embed"
     """Whether shards hold the image bytes or say where they lie."""
+    embed: Literal["clips", "frames"] = "clips"
+    """What becomes of clips: `frames` encodes those that are looked at anew, resized, as JPEG of `frame_quality`. Then
+    shards (or the build's `media/`, which references point to) hold them in the place of the clip."""
+    frame_quality: int = Field(90, ge=1, le=100)
     embed_limit: int = Field(50_000_000_000, ge=0)
     """Bytes of images above which a packed set is not embedded without this being raised."""
     processor: str = "qwen2-vl"
@@ -129,6 +133,8 @@ class Recipe(Model):
         if stage:
             fit = min(stage.seq_len) if stage.overlong == "fewer_frames" else None
             video = replace(stage.video.over(video), fit_tokens=fit)
+        if self.embed == "frames":
+            video = replace(video, jpeg=self.frame_quality)
         return replace(rule, video=video)
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.media import BUILD_SCHEME, Access, MediaReader
 from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part, is_blank
 from mindvl_data.tables.store import CLIP, FRAME, IMAGE, Store, from_samples, starts_of, write_store
@@ -34,6 +36,7 @@ from mindvl_data.tokenise import (
     of_samples,
 )
 from mindvl_data.tokenise.clips import Entry, entries_of, with_clips
+from mindvl_data.tokenise.frames import FrameEncoder
 from mindvl_data.tokenise.grounding import grounded_lines
 from mindvl_data.vision import BadImage, Resolution, num_vision_tokens, patch_grid
 from mindvl_data.vision.video.rule import TEMPORAL_PATCH
@@ -49,6 +52,20 @@ ROW = "<row>"
 # Where the texts are among the columns of a samples table's Parquet file.
 TEXTS = "parts.list.element.text"
 COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]
+
+
+@dataclass(frozen=True)
+class FramesTask:
+    """Where clips are read, and the file that their frames go to, encoded anew. roots: see Access."""
+
+    path: Path
+    build_folder: Path
+    roots: tuple[str, ...]
+    max_pixels: int
+
+    @property
+    def uri(self) -> str:
+        return f"{BUILD_SCHEME}media/{self.path.name}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class CountTask:
     bounds: tuple[Resolution, ...]
     stores: tuple[Path, ...]
     drops: Path
+    frames: FramesTask | None = None
     fast: bool = False
 
     @property
@@ -84,13 +102,15 @@ class CountTask:
 
     @property
     def done(self) -> bool:
-        return seals.is_whole(self.other_ids) or all(map(seals.is_whole, (self.drops, *self.stores)))
+        frames = [self.frames.path] if self.frames else []
+        return seals.is_whole(self.other_ids) or all(map(seals.is_whole, (self.drops, *frames, *self.stores)))
 
 
 def count(task: CountTask) -> None:
     """Write `task.stores` and `task.drops`: the samples with a token to learn from, and those without."""
     try:
-        batches = [_count_batch(batch, task) for batch in _kept_batches(task)]
+        with _encoder(task) as encoder:
+            batches = [_count_batch(batch, task, encoder) for batch in _kept_batches(task)]
     except OtherIdsError as error:
         with seals.sealed(task.other_ids) as partial:
             partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
@@ -131,7 +151,24 @@ def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
             yield batch.filter(pa.array(rows))
 
 
-def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], list[dict[str, Any]]]:
+@contextmanager
+def _encoder(task: CountTask) -> Iterator[FrameEncoder | None]:
+    """What encodes frames anew, where the recipe embeds them; its file appears whole."""
+    if task.frames is None:
+        yield None
+        return
+    access = Access(task.recipe_folder, task.frames.roots)
+    with (
+        seals.sealed(task.frames.path) as partial,
+        partial.open("wb") as file,
+        MediaReader(task.frames.build_folder, access) as reader,
+    ):
+        yield FrameEncoder(reader, file, task.frames.max_pixels)
+
+
+def _count_batch(
+    batch: pa.RecordBatch, task: CountTask, encoder: FrameEncoder | None
+) -> tuple[list[Store], list[dict[str, Any]]]:
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
     most: Most = {}
@@ -142,6 +179,8 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
         if not fewer:
             break
         most |= fewer
+    if encoder and entries:
+        _encode_frames(batch, task, encoder, entries, lost)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     # An end of text (or of a turn) alone teaches to say nothing.
     ends = [tokeniser.pad_id, tokeniser.added.get(task.chat_template.end, -1)]
@@ -155,13 +194,32 @@ def _count_batch(batch: pa.RecordBatch, task: CountTask) -> tuple[list[Store], l
     for number, of in enumerate(rows[:, sound]):
         kept = encoded if len(of) == len(encoded.offsets) - 1 else _selected(encoded, of)
         media = [*itertools.compress(entries[number], sound)] if entries else None
-        stores.append(from_samples(good, kept.ids, kept.loss, kept.offsets, loss_tokens[of], media))
+        uri = task.frames.uri if task.frames else ""
+        stores.append(from_samples(good, kept.ids, kept.loss, kept.offsets, loss_tokens[of], media, uri))
     lines = batch.select(["sample_id", "key"]).filter(pa.array(~sound)).to_pylist()
     return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
 
 
 # What each placeholder of each line stands for, at each of the bounds; None without clips.
 Entries: TypeAlias = list[list[list[Entry]]] | None
+
+
+def _encode_frames(
+    batch: pa.RecordBatch,
+    task: CountTask,
+    encoder: FrameEncoder,
+    entries: list[list[list[Entry]]],
+    lost: dict[int, Drop],
+) -> None:
+    """Puts frames encoded anew in the place of clips; a line of which a frame does not decode is added to `lost`."""
+    for line, images in enumerate(batch.column("images").to_pylist()):
+        for place, bounds in enumerate(task.bounds):
+            if line in lost or bounds.video is None or bounds.video.jpeg is None:
+                continue
+            try:
+                entries[place][line] = encoder.encoded(entries[place][line], images, bounds.patch, bounds.video.jpeg)
+            except BadImage as error:
+                lost[line] = Drop(error.reason, error.detail)
 
 
 # The most frames that may be looked at of each clip of a line at one of the bounds, by (bounds, line).

@@ -63,6 +63,8 @@ class Entry(Protocol):
     def seconds(self) -> float: ...
     @property
     def shares(self) -> bool: ...
+    @property
+    def own(self) -> tuple[int, int, bytes] | None: ...
 
 
 @dataclass(frozen=True)
@@ -179,10 +181,12 @@ def from_samples(
     starts: NDArray[np.int64],
     loss_tokens: NDArray[np.int32],
     entries: Sequence[Sequence[Entry]] | None = None,
+    frames_uri: str = "",
 ) -> Store:
     """A store of lines of the samples table (sample_id, text_hash, images) with their tokens.
 
-    entries: where the partition has clips, what each placeholder of each line stands for.
+    entries: where the partition has clips, what each placeholder of each line stands for. frames_uri: where those of
+    them lie that have bytes of their `own`.
     """
     images, uris = _images(samples.column("images"))
     store = Store(
@@ -196,10 +200,10 @@ def from_samples(
         text_hash=_bytes(samples.column("text_hash"), 32),
         uris=uris,
     )
-    return store if entries is None else _with_clips(store, entries)
+    return store if entries is None else _with_clips(store, entries, frames_uri)
 
 
-def _with_clips(store: Store, entries: Sequence[Sequence[Entry]]) -> Store:
+def _with_clips(store: Store, entries: Sequence[Sequence[Entry]], frames_uri: str) -> Store:
     """The store with an image an entry in the place of one a picture or clip."""
     counts = np.array([len(line) for line in entries], np.int64)
     flat = [entry for line in entries for entry in line]
@@ -211,9 +215,14 @@ def _with_clips(store: Store, entries: Sequence[Sequence[Entry]]) -> Store:
             t, h, w = entry.grid
             images["width"][number], images["height"][number] = -w, -t * h
             clips[number] = (entry.grid, entry.shares, entry.seconds, 0, len(entry.frames))
+        if entry.own is not None:
+            offset, size, sha256 = entry.own
+            images["uri"][number], images["offset"][number], images["size"][number] = len(store.uris), offset, size
+            images["has_sha256"][number], images["sha256"][number] = True, np.frombuffer(sha256, np.uint8)
     clips["start"] = starts_of(clips["count"])[:-1]
     frames = frame_rows([frame for entry in flat for frame in entry.frames])
-    return replace(store, images=images, image_starts=starts_of(counts), clips=clips, frames=frames)
+    uris = [*store.uris, frames_uri]
+    return replace(store, images=images, image_starts=starts_of(counts), clips=clips, frames=frames, uris=uris)
 
 
 def _bytes(column: pa.Array, width: int) -> NDArray[np.uint8]:

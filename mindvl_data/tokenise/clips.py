@@ -25,6 +25,7 @@ class Entry:
         frames: of a clip the 2 · t frames that are shown.
         seconds: from one pair of frames to the next, where positions look at it.
         shares: whether its clip is that of the entry before.
+        own: of frames that were encoded anew, where they lie in the build's file for them: offset, size and SHA-256.
     """
 
     image: int
@@ -32,6 +33,7 @@ class Entry:
     frames: tuple[Frame, ...] = ()
     seconds: float = 0.0
     shares: bool = False
+    own: tuple[int, int, bytes] | None = None
 
 
 def entries_of(

@@ -378,3 +378,30 @@ def test_a_clip_too_long_for_a_pack_has_fewer_frames_or_is_dropped(tmp_path: Pat
             frames = [frame.index for entry in entries for frame in entry.frames]
             assert len(frames) >= 2
             assert frames == sorted(frames)
+
+
+@pytest.mark.parametrize("media", ["embed", "reference"])
+def test_embedded_frames_are_the_chosen_ones_encoded_anew(
+    built: tuple[str, BuildReport, Path], tmp_path: Path, media: str
+) -> None:
+    family, report, folder = built
+    recipe = yaml.safe_load((folder / "recipe" / "recipe.yaml").read_text())
+    path = folder / "recipe" / "frames.yaml"
+    path.write_text(yaml.safe_dump(recipe | {"embed": "frames", "frame_quality": 95, "media": media}))
+    made = only(build(load_recipe(path), tmp_path / "built"))
+    assert made.data["resolution"]["video"]["jpeg"] == 95
+    assert [problem for _, problems in verify(made) for problem in problems] == []
+    rule = FAMILIES[family]
+    for pack, again in zip(packs_of(only(report)), packs_of(made), strict=True):
+        assert np.array_equal(pack.tokens, again.tokens)
+        shown = [[(frame.index, frame.time) for frame in image.frames] for image in pack.images]
+        assert shown == [[(frame.index, frame.time) for frame in image.frames] for image in again.images]
+        for image in again.images:
+            assert not image.is_video or bytes(image.data or b"").startswith(b"\xff\xd8\xff")
+        pairs = zip(
+            media_patches(pack.images, rule.patch, rule.merge, rule.normalisation),
+            media_patches(again.images, rule.patch, rule.merge, rule.normalisation),
+            strict=True,
+        )
+        for one, other in pairs:
+            assert np.abs(one - other).mean() < 0.1

@@ -34,6 +34,7 @@ class VideoRule:
         total_pixels: what all frames share where that leaves each less than `max_pixels` (qwen2-vl; two frames count
             as one); None: no such bound.
         frame_pixels: what one frame has at most (qwen3-vl); None: no such bound.
+        jpeg: the quality of chosen frames that were encoded anew, resized, in the clip's place; None: they were not.
         fit_tokens: a sample longer than so many tokens has fewer frames of its clips looked at; None: no such bound.
     """
 
@@ -47,6 +48,7 @@ class VideoRule:
     total_pixels: int | None = None
     frame_pixels: int | None = None
     fit_tokens: int | None = None
+    jpeg: int | None = None
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> VideoRule:
