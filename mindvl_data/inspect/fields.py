@@ -34,7 +34,7 @@ def _fields(file: SourceFile) -> Iterator[str]:
     elif name.endswith(".arrow"):
         with file.open() as opened:
             yield from _columns(pa.ipc.open_stream(opened).schema)
-    elif name.endswith(".tar"):
+    elif name.endswith((".tar", ".tar.gz", ".tgz")):
         yield from _keys(_tar_rows(file))
     elif name.removesuffix(".gz").removesuffix(".zst").endswith((".json", ".jsonl", ".ndjson")):
         yield from _keys(row for _, row in itertools.islice(json_rows(file), LOOKED_AT))
@@ -56,7 +56,7 @@ def _keys(rows: Iterable[Any]) -> Iterator[str]:
 
 def _tar_rows(file: SourceFile) -> Iterator[Any]:
     """The first JSON members of a tar."""
-    with file.open() as opened, tarfile.open(fileobj=opened, mode="r|") as archive:
+    with file.open() as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
         for member in itertools.islice(archive, LOOKED_AT):
             if member.name.endswith(".json") and (content := archive.extractfile(member)):
                 yield json.load(content)

@@ -53,7 +53,7 @@ SCALES = ("unit", "pixels", "thousand")
 
 
 # Of a folder that says nothing of itself, the first of these is looked at.
-DATA_FILES = (".tar", ".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".mds")
+DATA_FILES = (".tar", ".tgz", ".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".mds")
 HINT = " (relative to the recipe's folder)"
 
 

@@ -204,12 +204,24 @@ def _weight(said: Any) -> float:
 def first_text(*values: Any, where: str) -> str:
     """The first of these texts that is not blank: null and empty are absent; "" where all that there are are empty.
 
-    Raises Unusable where none is a text. where: in words, for its message.
+    Of a list of texts each is one, the first first; see `further_texts`. where: in words, for the message.
+    Raises Unusable where none is a text.
     """
-    texts = [value for value in values if isinstance(value, str)]
+    texts = [text for value in values for text in _texts(value)]
     if not texts:
         raise Unusable("malformed_record", f"no text in {where}")
     return next((text for text in texts if not is_blank(text)), "")
+
+
+def further_texts(**values: Any) -> tuple[str, ...]:
+    """What is left of lists of texts of which the first is taken, for `Sample.unused`: `captions 2 to 5`."""
+    counts = {name: len(_texts(value)) for name, value in values.items()}
+    return tuple(f"{name} 2 to {count}" for name, count in counts.items() if count > 1)
+
+
+def _texts(value: Any) -> list[str]:
+    found = value if isinstance(value, list) else [value]
+    return [text for text in found if isinstance(text, str)]
 
 
 def listed(row: Row, *names: str) -> list[Any] | None:

@@ -19,6 +19,7 @@ from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import FileBytes
 from mindvl_data.sources.ranged import Ranged
 from mindvl_data.sources.tar import Gap, Member, Run, walk
+from mindvl_data.sources.unpacked import tar_bytes
 from mindvl_data.tables.schema import Drop
 
 # As many samples are put together at a time, and so many bytes of the archive stay mapped.
@@ -44,16 +45,17 @@ class Group(NamedTuple):
 Found: TypeAlias = tuple[str, Group | Drop]
 
 
-def samples_of(file: SourceFile) -> tuple[FileBytes, Iterator[Found]]:
-    """A tar's bytes and its samples, in the order in which their keys first come; of a piece those that begin in it.
+def samples_of(file: SourceFile) -> tuple[FileBytes, str | None, Iterator[Found]]:
+    """A tar's bytes, the uri to find ranges of them again (None of a compressed one), and its samples, in the order in
+    which their keys first come; of a piece those that begin in it.
 
     What is broken and has no member that could be read comes last. The iterator raises Scattered where a stream does
     not do.
     """
-    data = file.bytes()
+    data, uri = tar_bytes(file)
     if isinstance(data, Ranged) and file.one_pass:
-        return data, _streamed(data, file.path)
-    return data, _found(data, file)
+        return data, uri, _streamed(data, file.path)
+    return data, uri, _found(data, file)
 
 
 def _found(data: FileBytes, file: SourceFile) -> Iterator[Found]:

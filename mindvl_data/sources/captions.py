@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, first_text, uid_of
+from mindvl_data.sources import Asked, Record, Row, Sample, Unusable, first_text, further_texts, uid_of
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.pieces import row_pieces
 from mindvl_data.sources.places import MEDIA_FIELDS, media_of, placed
@@ -24,7 +24,8 @@ def _sample(key: str, row: Row) -> Sample:
     media = media_of(row)
     if not media:
         raise Unusable("missing_image", "a row of captions without an image; format: text reads text alone")
-    return Sample(key, *placed([Part(0, "caption", None, caption)], media), uid_of(row, "uid", "id"))
+    sample = Sample(key, *placed([Part(0, "caption", None, caption)], media), uid_of(row, "uid", "id"))
+    return sample._replace(unused=further_texts(caption=row.get("caption"), text=row.get("text")))
 
 
 read.render = "caption"  # type: ignore[attr-defined]

@@ -39,12 +39,12 @@ LEVELS = 8
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a key, of one of the types in TYPES. Raises SourceError for others and for data read by code."""
     parse, fields = _described(file)
-    data, samples = samples_of(file)
+    data, uri, samples = samples_of(file)
     for key, found in samples:
         if isinstance(found, Drop):
             yield Failed(key, found)
         else:
-            yield attempt(key, _sample, found, data, file.uri, asked, parse, fields)
+            yield attempt(key, _sample, found, data, uri, asked, parse, fields)
 
 
 def _described(file: SourceFile) -> tuple[Parse, Mapping[str, str]]:
@@ -71,7 +71,7 @@ def _indexes(place: str) -> Iterator[str]:
 
 
 def _sample(
-    key: str, group: Group, data: FileBytes, uri: str, asked: Asked, parse: Parse, fields: Mapping[str, str]
+    key: str, group: Group, data: FileBytes, uri: str | None, asked: Asked, parse: Parse, fields: Mapping[str, str]
 ) -> Sample:
     shape_in(group, data)
     row = {name: _field(group, data, uri, member) for name, member in fields.items()}
@@ -82,7 +82,7 @@ def _sample(
     return sample._replace(uid=uid_of(meta, "uid"), data=asked.kept(meta))
 
 
-def _field(group: Group, data: FileBytes, uri: str, member: str) -> Any:
+def _field(group: Group, data: FileBytes, uri: str | None, member: str) -> Any:
     """A member's value: an image or a clip where it lies, text, or what a path into its JSON leads to."""
     found = FIELD.match(member)
     assert found is not None

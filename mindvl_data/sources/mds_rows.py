@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mindvl_data.errors import reading
-from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, mds_unpacked
+from mindvl_data.sources import Asked, ImageBytes, Row, SourceError, unpacked
 from mindvl_data.sources.arrow_rows import wanted
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.ranged import Ranged
@@ -48,7 +48,7 @@ DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
 
 def mds_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
     """(row number, row) for every row; an image is the byte range in which it lies, where the shard is not packed."""
-    mapped, uri = mds_unpacked.mapped(file)
+    mapped, uri = unpacked.mds_bytes(file)
     with reading(file.uri, "an MDS shard", SourceError):
         offsets, table = _header(mapped.view)
     names = [name for name, _, _ in table]

@@ -43,10 +43,10 @@ def row_pieces(file: SourceFile) -> list[Piece]:
 def tar_pieces(file: SourceFile) -> list[Piece]:
     """Byte ranges of a local tar of gigabytes: a sample is in the piece in which its first member begins.
 
-    One in a store comes as a stream, and every piece would bring all of it.
+    One in a store comes as a stream, and every piece would bring all of it; so would every piece of a compressed one.
     """
     count = min(TAR_PIECES, file.size // (TAR_FACTOR * PIECE_BYTES))
-    if "://" in file.place or count < 2:
+    if "://" in file.place or count < 2 or not file.path.endswith(".tar"):
         return []
     cuts = [file.size * number // count for number in range(count + 1)]
     return [Piece(start, stop, 0, stop - start) for start, stop in itertools.pairwise(cuts)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, Unusable, attempt, mds_unpacked
+from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, Unusable, attempt, unpacked
 from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
@@ -14,8 +14,14 @@ from mindvl_data.sources.objects import with_objects
 from mindvl_data.sources.tar_rows import tar_rows
 from mindvl_data.tables.schema import Drop
 
-MDS = (".mds", *(f".mds{end}" for end in mds_unpacked.CODECS))
-TABLES = {".parquet": parquet_rows, ".arrow": arrow_rows, ".tar": tar_rows, **dict.fromkeys(MDS, mds_rows)}
+MDS = (".mds", *(f".mds{end}" for end in unpacked.MDS_CODECS))
+TARS = (".tar", *unpacked.TAR_CODECS)
+TABLES = {
+    ".parquet": parquet_rows,
+    ".arrow": arrow_rows,
+    **dict.fromkeys(TARS, tar_rows),
+    **dict.fromkeys(MDS, mds_rows),
+}
 JSON = (".json", ".jsonl", ".ndjson")
 COMPRESSED = (".gz", ".zst")
 
@@ -35,8 +41,8 @@ def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse
     else:
         known = ", ".join((*JSON, ".parquet", ".arrow", ".tar", ".mds"))
         raise SourceError(
-            f"{file.uri}: rows are read from files that end in {known} (JSON also .gz and .zst, MDS also "
-            f"{', '.join(mds_unpacked.CODECS)})"
+            f"{file.uri}: rows are read from files that end in {known} (JSON and .tar also .gz and .zst, MDS also "
+            f"{', '.join(unpacked.MDS_CODECS)})"
         )
 
 

@@ -16,12 +16,12 @@ from mindvl_data.tables.schema import Drop
 
 def tar_rows(file: SourceFile, columns: Sequence[str], asked: Asked) -> Iterator[tuple[str, Row | Drop]]:
     """(key, row) for every key, or (key, Drop)."""
-    data, samples = samples_of(file)
+    data, uri, samples = samples_of(file)
     for key, found in samples:
-        yield key, found if isinstance(found, Drop) else _row(found, data, file.uri, asked)
+        yield key, found if isinstance(found, Drop) else _row(found, data, uri, asked)
 
 
-def _row(group: Group, data: FileBytes, uri: str, asked: Asked) -> Row | Drop:
+def _row(group: Group, data: FileBytes, uri: str | None, asked: Asked) -> Row | Drop:
     _, suffixes, offsets, sizes = group
     try:
         shape = shape_in(group, data)

@@ -17,6 +17,7 @@ from mindvl_data.sources import (
     Video,
     attempt,
     first_text,
+    further_texts,
     uid_of,
 )
 from mindvl_data.sources.archive import Group, samples_of
@@ -34,8 +35,8 @@ EMPTY: Final[Row] = {}
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a key: its images, then its caption (`.txt`, else the JSON's `text` or `caption`)."""
-    parse = _Parser(file, asked)
-    data, samples = samples_of(file)
+    data, uri, samples = samples_of(file)
+    parse = _Parser(uri, asked)
     for key, found in samples:
         yield Failed(key, found) if isinstance(found, Drop) else attempt(key, parse, found, data)
 
@@ -43,8 +44,8 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 class _Parser:
     """A group to a sample, by what the recipe asks for."""
 
-    def __init__(self, file: SourceFile, asked: Asked) -> None:
-        self._uri = file.uri
+    def __init__(self, uri: str | None, asked: Asked) -> None:
+        self._uri = uri
         self._asked = asked
         self._fields = object_fields({*CAPTION_FIELDS, *asked.columns.values(), *asked.keep})
 
@@ -66,7 +67,7 @@ class _Parser:
         view, uri = data.view, self._uri
         found = {i: ImageBytes(view[offsets[i] : offsets[i] + sizes[i]], uri, offsets[i]) for i in shape.images}
         parts, media = _placed([Part(0, "caption", None, caption)], found, shape)
-        unused = tuple(suffixes[i] for i in shape.unknown)
+        unused = (*(suffixes[i] for i in shape.unknown), *further_texts(**{name: row.get(name) for name in names}))
         return Sample(key, parts, media, uid_of(row, "uid"), asked.kept(row) if asked.keep else {}, unused)
 
 

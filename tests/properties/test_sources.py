@@ -20,7 +20,7 @@ from PIL import Image
 
 from mindvl_data.recipe import Boxes
 from mindvl_data.sources import Asked, SourceError
-from mindvl_data.sources.mds_unpacked import CODECS
+from mindvl_data.sources.unpacked import MDS_CODECS as CODECS
 from mindvl_data.steps.scan import Rules
 from mindvl_data.tables.schema import BOXES, REASONS, Part
 from mindvl_data.tokenise.grounding import BadBox, grounded
@@ -89,12 +89,12 @@ def outcomes(found: Scanned) -> dict[str, Any]:
 @FIXTURES
 def test_any_tar_in_any_order_of_its_members(tmp_path: Path, members: Any, order: Any, decode: bool) -> None:
     pairs = list(members.items())
-    rules = Rules(decode=decode)
-    found = read(write_tar(tmp_path / "x.tar", pairs), "webdataset", rules=rules, digest=True, asked=Asked(keep=("x",)))
+    rules, asked = Rules(decode=decode), Asked(keep=("x",))
+    found = read(write_tar(tmp_path / "x.tar", pairs), "webdataset", rules=rules, digest=True, asked=asked)
     assert found.found == len({key for key, _ in members})
     assert {reason for reason, _ in found.drops.values()} <= set(REASONS)
     order.shuffle(pairs)
-    shuffled = read(write_tar(tmp_path / "x.tar", pairs), "webdataset", rules=rules, digest=True)
+    shuffled = read(write_tar(tmp_path / "x.tar", pairs), "webdataset", rules=rules, digest=True, asked=asked)
     if all(sum(name.endswith(("jpg", "png")) for k, name in members if k == key) < 2 for key, _ in members):
         assert outcomes(shuffled).keys() == outcomes(found).keys()
         assert {key for key, value in outcomes(shuffled).items() if value != outcomes(found)[key]} == set()

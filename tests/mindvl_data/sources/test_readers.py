@@ -288,3 +288,32 @@ def test_a_flood_of_empty_lines_costs_little_and_is_counted(tmp_path: Path) -> N
         ("0", ["first"]),
         ("50000001", ["last"]),
     ]
+
+
+@pytest.mark.parametrize("end", ["tar.gz", "tgz", "tar.zst"])
+def test_a_compressed_tar_is_that_tar(tmp_path: Path, end: str) -> None:
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        for i in range(20):
+            writer.write({"__key__": f"{i:02}", "png": png(i), "txt": f"caption {i}"})
+    plain = (tmp_path / "a.tar").read_bytes()
+    codec = "zstd" if end.endswith("zst") else "gzip"
+    with pa.CompressedOutputStream(str(tmp_path / f"b.{end}"), codec) as file:
+        file.write(plain)
+    one, other = (read(tmp_path / name, "webdataset") for name in ("a.tar", f"b.{end}"))
+    assert [(s["key"], s["parts"]) for s in one.kept] == [(s["key"], s["parts"]) for s in other.kept]
+    assert [one.image(i, 0) for i in range(20)] == [other.image(i, 0) for i in range(20)]
+
+
+def test_a_tar_that_unpacks_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mindvl_data.sources.unpacked.MOST_BYTES", 1 << 20)
+    with pa.CompressedOutputStream(str(tmp_path / "a.tar.gz"), "gzip") as file:
+        file.write(bytes(20 << 20))
+    with pytest.raises(SourceError, match=r"a\.tar\.gz: cannot be read as gzip .* bytes unpacked"):
+        read(tmp_path / "a.tar.gz", "webdataset")
+
+
+def test_of_a_list_of_captions_the_first_is_taken_and_the_others_are_counted(tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
+        writer.write({"__key__": "one", "png": png(1), "json": {"caption": ["", "first", "second"]}})
+    (sample,) = read(tmp_path / "a.tar", "webdataset").kept
+    assert texts(sample) == [None, "first"]

@@ -1,8 +1,9 @@
-"""MDS shards that their writer compressed: unpacked beside, since their samples are found by place."""
+"""Compressed tars and MDS shards: unpacked into a temporary file, since their samples are found by place."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from typing import IO, Final
 
 import pyarrow as pa
@@ -13,36 +14,48 @@ from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.mapped import FileBytes, map_file
 
 # The name's end that MosaicML's writer gives, and what pyarrow calls it.
-CODECS: Final = {".zstd": "zstd", ".gz": "gzip", ".bz2": "bz2", ".br": "brotli", ".snappy": "snappy"}
+MDS_CODECS: Final = {".zstd": "zstd", ".gz": "gzip", ".bz2": "bz2", ".br": "brotli", ".snappy": "snappy"}
 COPY_BYTES = 8 << 20
 # A shard's places are 32 bits wide: what is longer is no shard but a bomb.
 MOST_BYTES = 1 << 32
+TAR_CODECS: Final = {".tar.gz": "gzip", ".tgz": "gzip", ".tar.zst": "zstd"}
+# Pictures do not compress, and text not by so much: what unpacks to more, and to more than a shard may, is a bomb.
+MOST_RATIO = 100
 # No snappy makes more of a byte than this.
 SNAPPY_RATIO = 32
 
 
-def mapped(file: SourceFile) -> tuple[FileBytes, str | None]:
+def mds_bytes(file: SourceFile) -> tuple[FileBytes, str | None]:
     """A shard's bytes, and the uri under which they can be found again: None for what was unpacked here."""
-    codec = next((codec for end, codec in CODECS.items() if file.path.endswith(end)), None)
+    return _bytes(file, MDS_CODECS, MOST_BYTES)
+
+
+def tar_bytes(file: SourceFile) -> tuple[FileBytes, str | None]:
+    """The same for a tar."""
+    return _bytes(file, TAR_CODECS, max(MOST_BYTES, MOST_RATIO * file.size))
+
+
+def _bytes(file: SourceFile, codecs: Mapping[str, str], most: int) -> tuple[FileBytes, str | None]:
+    codec = next((codec for end, codec in codecs.items() if file.path.endswith(end)), None)
     if codec is None:
         return file.bytes(), file.uri
     with tempfile.NamedTemporaryFile() as plain:
         with reading(file.uri, codec, SourceError), file.open() as packed:
-            _unpack(packed, plain, codec)
+            _unpack(packed, plain, codec, most)
         plain.flush()
         # The map outlives the file's name.
         return map_file(plain.name), None
 
 
-def _unpack(packed: IO[bytes], plain: IO[bytes], codec: str) -> None:
+def _unpack(packed: IO[bytes], plain: IO[bytes], codec: str, most: int) -> None:
     if codec == "snappy":
-        plain.write(_snappy(packed.read(MOST_BYTES)))
+        plain.write(_snappy(packed.read(most)))
         return
     with pa.input_stream(pa.PythonFile(packed, "r"), codec, COPY_BYTES) as stream:
         while data := stream.read(COPY_BYTES):
             plain.write(data)
-            if plain.tell() > MOST_BYTES:
-                raise ValueError(f"more than {MOST_BYTES} bytes unpacked")
+            if plain.tell() > most:
+                raise ValueError(f"more than {most} bytes unpacked")
 
 
 def _snappy(data: bytes) -> bytes:
