@@ -21,7 +21,7 @@ class RMSNorm(nn.Module):
 
 
 class ZeroCentredRMSNorm(RMSNorm):
-    """The same with a scale of 1 + weight, so that weights begin, and decay, towards a scale of one."""
+    """The same with a scale of 1 + weight: weights begin at 0."""
 
     def draw(self, name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
         """Zeros."""

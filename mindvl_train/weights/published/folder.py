@@ -99,12 +99,15 @@ def tokenizer_sha256(path: Path) -> str:
 
 
 def stated_dtype(config: Json, path: Path) -> torch.dtype:
-    """The type that `config.json` states, under its name of today or of before transformers 5; else float32.
+    """The type that `config.json` states, under its name of today or of before transformers 5, of the whole or, as the
+    hub's Qwen3-VL and Qwen3.5 have it, of the text alone; else float32.
 
     Raises:
         PublishedError: it is none that weights are written in.
     """
-    stated = config.get("dtype") or config.get("torch_dtype") or "float32"
+    places = (config, config.get("text_config") or {})
+    found = (place.get(name) for place in places for name in ("dtype", "torch_dtype"))
+    stated = next((each for each in found if each), "float32")
     if stated not in DTYPES:
         raise PublishedError(f"{path}: config.json states the type {stated!r}; known: {', '.join(DTYPES)}")
     return DTYPES[stated]

@@ -250,6 +250,22 @@ def test_the_layer_that_predicts_a_second_token_is_left_out_and_the_export_says_
     assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["mtp_num_hidden_layers"] == 0
 
 
+def test_a_type_that_the_text_alone_states_is_that_of_the_whole(tmp_path: Path) -> None:
+    """As the hub's Qwen3-VL and Qwen3.5 are written: what came in bfloat16 does not go out twice as large."""
+    published = publish("Qwen3.5", tmp_path / "published")
+    config = json.loads((published / "config.json").read_text())
+    del config["dtype"]
+    config["text_config"]["dtype"] = "bfloat16"
+    (published / "config.json").write_text(json.dumps(config))
+    import_model(published, None, tmp_path / "ours", seed=0)
+    export_model(tmp_path / "ours", tmp_path / "out")
+    kinds = {name: tensor.dtype for name, tensor in open_folder(tmp_path / "out").items()}
+    assert {kind for name, kind in kinds.items() if not name.endswith("A_log")} == {torch.bfloat16}
+    export_model(tmp_path / "ours", tmp_path / "wide", "float32")
+    written = json.loads((tmp_path / "wide" / "config.json").read_text())
+    assert (written["dtype"], written["text_config"]["dtype"]) == ("float32", "float32")
+
+
 def test_a_tokenizer_that_the_weights_do_not_know_is_refused(tmp_path: Path) -> None:
     import_model(publish("Qwen2.5-VL", tmp_path / "published", image_pad=9), None, tmp_path / "ours", seed=0)
     with pytest.raises(FitError, match=f"its image_pad is token {SPECIAL_IDS['image_pad']}, the model's is 9"):
