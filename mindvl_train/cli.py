@@ -3,11 +3,11 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -68,6 +68,26 @@ def plan(
 ) -> None:
     """Says what a run would take, and whether it fits; needs no accelerator and no memory for the model."""
     or_exit(lambda: _plan(train_yaml, set_ or [], ranks, memory, as_json), debug)
+
+
+@app.command()
+def sweep(
+    train_yaml: Annotated[Path, typer.Argument(metavar="TRAIN_YAML", help="A small run with a mixture of sets.")],
+    mixtures: Annotated[
+        Path, typer.Option("--mixtures", metavar="YAML", help="What is tried and scored: see docs/mixtures.md.")
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH.TO.KEY=VALUE", help="Replaces a value of the run's YAML; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where runs and the result go. [default: sweeps/<name>]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Prints the result as JSON, for a program.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
+) -> None:
+    """Tries mixtures on small runs, scores them on held-out sets and proposes shares; goes on where it was ended."""
+    or_exit(lambda: _sweep(train_yaml, mixtures, set_ or [], out, as_json), debug)
 
 
 @app.command()
@@ -214,6 +234,38 @@ def _plan(train_yaml: Path, overrides: list[str], ranks: int, memory: float, as_
     if not made.meshes:
         advice = "more ranks, a smaller micro_batch, or less to train"
         console.print(f"no mesh of {ranks} ranks fits {memory:g} GiB: {advice}")
+
+
+def _sweep(train_yaml: Path, mixtures: Path, overrides: list[str], out: Path | None, as_json: bool) -> None:
+    from mindvl_train.config.loading import load_config
+    from mindvl_train.sweeps.settings import load_settings
+    from mindvl_train.sweeps.sweep import sweep as tried
+
+    settings = load_settings(mixtures)
+    folder = out or Path("sweeps") / load_config(train_yaml, overrides).config.name
+    console = open_console(stderr=as_json, markup=True)
+    console.quiet = not is_first()
+
+    def told(run: Mapping[str, Any]) -> None:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in run["shares"].items())
+        console.print(escape(f"{shares}; seed {run['seed']}: held-out loss {run['loss']:.4f}"), soft_wrap=True)
+
+    found = tried(train_yaml, settings, overrides, folder, told)
+    if as_json and is_first():
+        print(json.dumps(found))
+    if as_json:
+        return
+    table = Table(title=f"proposed for stages.{found['stage']}.mixture", title_justify="left")
+    table.add_column("set")
+    for column in ("share", "±"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, each in found["proposal"]["shares"].items():
+        deviation = "–" if each["deviation"] is None else f"{each['deviation']:.1%}"
+        table.add_row(escape(name), f"{each['share']:.1%}", deviation)
+    console.print(table)
+    for path in (found["train"], found.get("recipe")):
+        if path:
+            console.print(escape(path), soft_wrap=True)
 
 
 def _report(folder: Path, out: Path | None, tokenizer: Path | None) -> None:

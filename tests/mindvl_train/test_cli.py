@@ -25,6 +25,7 @@ def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OPTIONS = {
     "run": {"train_yaml", "--set", "--out", "--json", "--debug"},
     "plan": {"train_yaml", "--set", "--ranks", "--memory", "--json", "--debug"},
+    "sweep": {"train_yaml", "--mixtures", "--set", "--out", "--json", "--debug"},
     "average": {"folders", "--out", "--weights", "--json", "--debug"},
     "report": {"folder", "--out", "--tokenizer", "--debug"},
     "schema": {"--reference"},
