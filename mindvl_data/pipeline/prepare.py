@@ -229,7 +229,8 @@ def check_marks(run: Run) -> None:
 
 def render_of(source: Source) -> str:
     """How a source's turns become text."""
-    return source.render or str(getattr(plugins.load(GROUP, source.format), "render", DEFAULT_RENDER))
+    reader = plugins.load(GROUP, source.load.rows if source.load else source.format)
+    return source.render or str(getattr(reader, "render", DEFAULT_RENDER))
 
 
 def _count_task(run: Run, partition: Partition, kept: NDArray[np.bool_], library: tuple[str, ...]) -> CountTask:

@@ -157,8 +157,11 @@ def _listed(run: Run, section: str, name: str) -> list[SourceFile]:
     shown = (raw["path"],) if isinstance(raw["path"], str) else tuple(raw["path"])
     images = (source.images, raw["images"]) if source.images else None
     try:
+        if source.load:
+            listing = reader_of(run, section, name).files
+            return list(listing(source.path, shown, source.load.model_dump(), run.loaded.folder))
         return source_files(source.path, shown, images, run.loaded.folder, run.fingerprints(FINGERPRINTS[section]))
-    except SourceError as error:
+    except (SourceError, plugins.PluginError) as error:
         raise SourceError(f"{section}.{name}.path: {error}") from error
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import regex
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mindvl_data import vision
 from mindvl_data.recipe.fields import Model, Paths
@@ -90,6 +90,20 @@ class Boxes(Model):
         return pattern
 
 
+class Load(Model):
+    """What `format: datasets` gives to `datasets.load_dataset` beside the name."""
+
+    rows: str
+    """The format of its rows: messages, llava, sharegpt, captions, finevision, text, …"""
+    config: str | None = None
+    """One of its configurations."""
+    split: str = "train"
+    revision: str | None = None
+    """Of a name on the hub: a commit, a tag or a branch."""
+    streaming: bool = False
+    """Reads rows as they come, and keeps no copy on this machine."""
+
+
 class Source(Model):
     """Where samples come from and how their text is rendered."""
 
@@ -111,6 +125,8 @@ class Source(Model):
     """`turns`: a conversation with thoughts becomes a sample for every round, for a template that forgets them."""
     columns: dict[str, str] = Field({})
     """The data's names of fields, by the format's: `{caption: alt_text}`."""
+    load: Load | None = None
+    """Of `format: datasets`, whose `path` is a name on the hub or a folder: what to open, and as what to read it."""
     uids: str | None = None
     """A subset as DataComp publishes them, a sorted .npy of uids: only these, each as often as it is listed."""
     boxes: Boxes | None = None
@@ -127,6 +143,12 @@ class Source(Model):
     """Recorded in the manifest."""
     size: Size | None = None
     """What is known of it before it is there: `plan --forecast` reckons with this and reads no data."""
+
+    @model_validator(mode="after")
+    def _loads_data_sets_alone(self) -> Source:
+        if (self.format == "datasets") != (self.load is not None):
+            raise ValueError("`format: datasets` and `load: {rows: …}` belong together")
+        return self
 
 
 class Limits(Model):

@@ -9,6 +9,7 @@ from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, 
 from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
+from mindvl_data.sources.loaded import ENDING, loaded_rows
 from mindvl_data.sources.mds_rows import mds_rows
 from mindvl_data.sources.objects import with_objects
 from mindvl_data.sources.tar_rows import tar_rows
@@ -17,6 +18,7 @@ from mindvl_data.tables.schema import Drop
 MDS = (".mds", *(f".mds{end}" for end in unpacked.MDS_CODECS))
 TARS = (".tar", *unpacked.TAR_CODECS)
 TABLES = {
+    ENDING: loaded_rows,
     ".parquet": parquet_rows,
     ".arrow": arrow_rows,
     **dict.fromkeys(TARS, tar_rows),
