@@ -429,11 +429,16 @@ def gc(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    tables: Annotated[bool, typer.Option("--reference", help="Print the keys as tables, for a person.")] = False,
+) -> None:
     """Print the JSON Schema of a recipe, for completion in an editor."""
-    from mindvl_data.recipe import json_schema
+    from mindvl_data.recipe import json_schema, reference
 
-    print_json(json_schema())
+    if tables:
+        typer.echo(reference())
+    else:
+        print_json(json_schema())
 
 
 def _engine(name: str, workers: int | None, address: str | None) -> Engine:

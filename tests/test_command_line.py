@@ -36,7 +36,7 @@ OPTIONS = {
         *["--workers", "RECIPE"],
     ],
     "report": ["--compare", "--debug", "--help", "--out", "BUILD"],
-    "schema": ["--help"],
+    "schema": ["--help", "--reference"],
     "show": ["--allow", "--debug", "--help", "--json", "--media-root", "--pack", "MANIFEST"],
     "verify": [
         *["--address", "--allow", "--debug", "--engine", "--help", "--json", "--media", "--media-root", "--workers"],

@@ -7,7 +7,7 @@ recipe, and `problems` puts what is wrong with it into words.
 from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.filters import Filter, Holdout
 from mindvl_data.recipe.forecast import DeviceSize, Forecast, ModelSize, Size, Tower
-from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe, read_yaml
+from mindvl_data.recipe.loading import LoadedRecipe, json_schema, load_recipe, read_yaml, reference
 from mindvl_data.recipe.mixture import Budget, Group, Passes
 from mindvl_data.recipe.sources import Boxes, Limits, PixelBounds, Resolution, Source
 from mindvl_data.recipe.stages import Curriculum, Order, Stage
@@ -38,4 +38,5 @@ __all__ = [
     "json_schema",
     "load_recipe",
     "read_yaml",
+    "reference",
 ]

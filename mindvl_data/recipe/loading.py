@@ -17,6 +17,7 @@ from mindvl_data.recipe.fields import RecipeError
 from mindvl_data.recipe.problems import problem
 from mindvl_data.recipe.whole import Recipe
 from mindvl_data.runtime import yaml_text
+from mindvl_data.runtime.reference import tables
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,18 @@ def _open_keys(node: Any, place: str) -> list[str]:
             else _open_keys(value, f"{place}{key}.")
         )
     ]
+
+
+REFERENCE = """# The keys of a recipe
+
+Made by `python -m mindvl_data schema --reference`; the JSON Schema for an editor by `python -m mindvl_data schema`:
+begin the file with `# yaml-language-server: $schema=recipe.schema.json`.
+"""
+
+
+def reference() -> str:
+    """Every section with its keys, their kind and default, in Markdown."""
+    return tables(json_schema(), REFERENCE)
 
 
 def json_schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindvl_data.recipe import RecipeError, json_schema, load_recipe
+from mindvl_data.recipe import RecipeError, json_schema, load_recipe, reference
 from mindvl_data.recipe.fields import number_of
 
 QUICKSTART = Path("recipes/quickstart/recipe.yaml")
@@ -180,6 +180,11 @@ def test_variables_resolve_for_use_and_stay_as_written_for_the_manifest(
     assert loaded.recipe.sources["text"].path == ("/secret/place/text.jsonl",)
     assert loaded.recipe.seed == 12
     assert "secret" not in json.dumps(loaded.raw)
+
+
+def test_the_table_of_keys_in_the_docs_is_the_one_of_the_code() -> None:
+    table = Path("docs/recipe-yaml.md").read_text()
+    assert table == reference() + "\n", "python -m mindvl_data schema --reference > docs/recipe-yaml.md"
 
 
 def test_the_schema_in_the_repository_is_the_one_of_the_code() -> None:
