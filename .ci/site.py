@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the README and the manifests' page join the site, and links to files of the repository are checked."""
+"""Hooks of mkdocs: the README and the page on manifests join the site; links to files of the repository are checked."""
 
 import re
 from pathlib import Path
