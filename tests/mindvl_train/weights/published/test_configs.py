@@ -11,6 +11,7 @@ from mindvl_train import plugins
 from mindvl_train.kernels.registry import KernelConfig, resolve
 from mindvl_train.models.decoder import Decoder, DecoderConfig
 from mindvl_train.models.vlm import VLM, VLMConfig
+from mindvl_train.presets import read_preset
 from mindvl_train.weights.published.family import Joint, Language, PublishedError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -25,6 +26,8 @@ SIZES = {
     "qwen2.5-vl-7b": 8_292_166_656,
     "qwen2.5-vl-7b-saved-by-4.49": 8_292_166_656,
     "qwen2.5-vl-7b-saved-by-4.53": 8_292_166_656,
+    # Without the layer that predicts a second token.
+    "qwen3.5-0.8b": 852_985_920,
 }
 
 
@@ -74,7 +77,30 @@ def test_no_family_takes_the_model_of_another() -> None:
             for family in [plugins.load(plugins.PUBLISHED, kind)]
             if isinstance(family, Language) and family.write(decoder)
         ]
-        assert takers == ([] if name.startswith("qwen2.5-vl") else [published(name)[1]["model_type"]])
+        kind = published(name)[1]["model_type"]
+        assert takers == {"qwen2_5_vl": [], "qwen3_5": ["qwen3_5_text"]}.get(kind, [kind])
+
+
+def test_the_preset_is_the_published_model() -> None:
+    family, config = published("qwen3.5-0.8b")
+    preset = VLMConfig(**read_preset("qwen3.5-0.8b"))
+    assert (family.vision.read(config), family.language.read(config)) == (preset.vision, preset.decoder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attn_output_gate": False}, "attn_output_gate is False; only True"),
+        ({"output_gate_type": "sigmoid"}, "output_gate_type is 'sigmoid'; only 'swish'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e7, "factor": 4.0}}, "of type 'yarn'"),
+        ({"rope_parameters": {"rope_theta": 1e7, "mrope_interleaved": False}}, "mrope_interleaved is False"),
+    ],
+)
+def test_what_we_do_not_compute_of_qwen3_5_is_refused(changes: dict[str, Any], message: str) -> None:
+    family, config = published("qwen3.5-0.8b")
+    with pytest.raises(PublishedError, match=message):
+        family.language.read(config | {"text_config": config["text_config"] | changes})
 
 
 @pytest.mark.parametrize(
