@@ -49,6 +49,7 @@ TYPES = {
     "image_grids": pa.list_(pa.list_(pa.int32())),
     "tokens": pa.list_(pa.int32()),
     "loss_mask": pa.list_(pa.uint8()),
+    "loss_weight": pa.list_(pa.float32()),
     "images": IMAGES,
     "videos": IMAGES,
     "image_files": pa.list_(pa.int32()),

@@ -51,7 +51,11 @@ def packs(stream: PackStream, progress: Callable[[int, int], None]) -> Iterator[
                 **_frames(pack),
             },
             images=files_of(pack.images),
-            arrays={"tokens": pack.tokens, "loss_mask": pack.loss_mask.astype(np.uint8)},
+            arrays={
+                "tokens": pack.tokens,
+                "loss_mask": pack.loss_mask.astype(np.uint8),
+                **({} if pack.loss_weights is None else {"loss_weight": pack.loss_weights}),
+            },
         )
         progress(number + 1, manifest.num_packs)
 

@@ -52,7 +52,8 @@ def _ids(ids: list[int]) -> str:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a segment: text, learnt or not, or one image; of a clip the seconds of the frames that it shows."""
+    """A stretch of a segment: text, learnt (and what that weighs) or not, or one image; of a clip the seconds of the
+    frames that it shows."""
 
     start: int
     stop: int
@@ -60,6 +61,7 @@ class Span:
     text: str
     grid: tuple[int, int, int] | None = None
     seconds: Sequence[float] = ()
+    weight: float = 1.0
 
 
 def segments(pack: Pack, pads: Sequence[int], decode: Decode) -> list[dict[str, Any]]:
@@ -84,6 +86,8 @@ def segments(pack: Pack, pads: Sequence[int], decode: Decode) -> list[dict[str, 
 def _spans(pack: Pack, pads: Sequence[int], decode: Decode, start: int, stop: int) -> Iterator[Span]:
     media = {image.start: image for image in pack.images}
     change = np.diff(pack.loss_mask[start:stop].astype(np.int8) + 2 * np.isin(pack.tokens[start:stop], pads))
+    weights = np.ones(pack.seq_len) if pack.loss_weights is None else pack.loss_weights
+    change = (change != 0) | (np.diff(weights[start:stop]) != 0)
     borders = [start, *(np.flatnonzero(change) + 1 + start).tolist(), stop]
     for a, b in itertools.pairwise(borders):
         if pack.tokens[a] in pads:
@@ -91,7 +95,7 @@ def _spans(pack: Pack, pads: Sequence[int], decode: Decode, start: int, stop: in
             seconds = [frame.time for frame in image.frames] if image else []
             yield Span(a, b, False, "", image.grid if image else None, seconds)
         else:
-            yield Span(a, b, bool(pack.loss_mask[a]), decode(pack.tokens[a:b].tolist()))
+            yield Span(a, b, bool(pack.loss_mask[a]), decode(pack.tokens[a:b].tolist()), weight=float(weights[a]))
 
 
 def view(pack: Pack, pads: Sequence[int], decode: Decode) -> RenderableType:
@@ -99,7 +103,8 @@ def view(pack: Pack, pads: Sequence[int], decode: Decode) -> RenderableType:
     head = Text(
         f"pack {pack.index}: {len(pack.sample_ids)} samples, {pack.num_tokens:,} of {pack.seq_len:,} tokens, "
         f"{int(pack.loss_mask.sum()):,} learnt, {len(pack.images)} images, {pack.num_patches:,} patches\n"
-        "«text between these marks» is learnt",
+        "«text between these marks» is learnt"
+        + (", ×n: its loss weighs n times" if pack.loss_weights is not None else ""),
         style="bold",
     )
     return Group(head, *(_panel(segment) for segment in segments(pack, pads, decode)))
@@ -121,7 +126,8 @@ def _panel(segment: Mapping[str, Any]) -> Panel:
         if span["grid"]:
             body.append(_medium(span), style="cyan")
         elif span["learnt"]:
-            body.append(f"«{span['text']}»", style=LEARNT)
+            weight = "" if span["weight"] == 1 else f"×{span['weight']:g}"
+            body.append(f"«{span['text']}»{weight}", style=LEARNT)
         else:
             body.append(span["text"], style="dim")
     title = f"{segment['source']} {segment['sample_id']} repeat {segment['repeat']}"

@@ -117,6 +117,8 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
     weights = {source: each["weight"] for source, each in data["sources"].items() if "weight" in each}
     if weights:
         rows["loss weights"] = ", ".join(f"{source} × {weight:g}" for source, weight in weights.items())
+    if data.get("loss_weights"):
+        rows["weights of turns"] = "in the packs (`loss_weight`)"
     for key, value in rows.items():
         facts.add_row(Text(key, style="bold"), Text(str(value)))
     stage = [(name, data)]

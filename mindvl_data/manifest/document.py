@@ -29,6 +29,7 @@ KEYS = (
     "tokenizer",
     "chat_template",
     "resolution",
+    "loss_weights",
     "sources",
     "scores",
     "evaluations",
@@ -41,7 +42,7 @@ KEYS = (
     "shards",
 )
 # What only some recipes have.
-OPTIONAL = frozenset({"scores", "evaluations", "rewritten"})
+OPTIONAL = frozenset({"loss_weights", "scores", "evaluations", "rewritten"})
 
 
 class ManifestError(UserError):

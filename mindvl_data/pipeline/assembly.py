@@ -126,6 +126,7 @@ def _write_tasks(
                 media=run.recipe.media,
                 pads=tokeniser.pads,
                 video="video" in planned.data["resolution"],
+                weighted=planned.data.get("loss_weights", False),
                 pad=tokeniser.pad_id,
                 build_folder=run.media_from,
                 recipe_folder=run.loaded.folder,

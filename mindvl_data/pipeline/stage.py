@@ -20,7 +20,7 @@ from mindvl_data.pipeline.summary import mixture, packing
 from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.fit import Fitted, Weights, fit, weigh
 from mindvl_data.steps.write import write
-from mindvl_data.tables.store import Store, open_store
+from mindvl_data.tables.store import Store, open_store, weighted_rows
 
 if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
@@ -83,6 +83,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
     data = {
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution, _has_clips(prepared, made.draw)),
+        **({"loss_weights": True} if _has_weights(prepared, made.draw) else {}),
         "sources": publish.sources(run, prepared, names),
         **({"scores": scores} if scores else {}),
         **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
@@ -132,6 +133,16 @@ def _has_clips(prepared: Prepared, draw: Draw) -> bool:
     clips = np.concatenate([[0], np.cumsum(corpus.width < 0)])
     has = np.diff(clips[corpus.image_starts]) > 0
     return bool(has[draw.samples].any())
+
+
+def _has_weights(prepared: Prepared, draw: Draw) -> bool:
+    """Whether a loss token of any sample that is drawn weighs anything else than 1."""
+    partition, row = prepared.corpus.places(draw.samples)
+    for number, store in enumerate(prepared.stores):
+        rows = weighted_rows(store)
+        if rows is not None and rows[row[partition == number]].any():
+            return True
+    return False
 
 
 def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> Fitted:

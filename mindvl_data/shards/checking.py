@@ -33,11 +33,19 @@ def pack_problems(pack: Pack, special_ids: Mapping[str, int], vocab_size: int, m
         "loss on a segment's first token": not pack.loss_mask[cu[:-1]].any(),
         "loss on an image placeholder": not pack.loss_mask[_is_placeholder(pack, special_ids)].any(),
         "no token to learn from": pack.loss_mask.any(),
+        "loss weights are not numbers above 0, and 1 where nothing is learnt": _weights_sound(pack),
         "num_patches is not the sum of its grids": pack.num_patches == sum(i.num_patches for i in pack.images),
         "attention_cost is wrong": pack.attention_cost == attention_cost(cu, n),
         "vision_cost is wrong": pack.vision_cost == vision_cost(pack.images),
     }
     return [problem for problem, holds in checks.items() if not holds] + _image_problems(pack, special_ids, merge)
+
+
+def _weights_sound(pack: Pack) -> bool:
+    weights = pack.loss_weights
+    if weights is None:
+        return True
+    return bool(np.isfinite(weights).all() and (weights > 0).all() and (weights[~pack.loss_mask] == 1).all())
 
 
 def _image_problems(pack: Pack, special_ids: Mapping[str, int], merge: int) -> list[str]:

@@ -34,8 +34,11 @@ FRAME = pa.struct(
 VIDEO = (pa.field("seconds_per_grid", pa.float64()), pa.field("frames", pa.list_(FRAME)))
 
 
-def schema(seq_len: int, video: bool = False) -> pa.Schema:
-    """The Arrow schema of a shard, column for column as docs/format.md has it; `video`: of a set with clips."""
+def schema(seq_len: int, video: bool = False, weighted: bool = False) -> pa.Schema:
+    """The Arrow schema of a shard, column for column as docs/format.md has it.
+
+    video: of a set with clips; weighted: of one where a loss token weighs anything else than 1.
+    """
     image = pa.struct(
         [
             ("start", pa.int32()),
@@ -63,5 +66,6 @@ def schema(seq_len: int, video: bool = False) -> pa.Schema:
             ("num_patches", pa.int32()),
             ("attention_cost", pa.int64()),
             ("vision_cost", pa.int64()),
+            *([("loss_weight", pa.list_(pa.float32(), seq_len))] if weighted else []),
         ]
     )

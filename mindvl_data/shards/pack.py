@@ -46,7 +46,8 @@ class Pack:
     tokens: int32 [seq_len], image placeholders expanded. loss_mask: bool [seq_len], true where the token is
     itself a target (unshifted). cu_seqlens: int32 [segments + 1], 0 … seq_len; padding is one last segment.
     num_tokens: where the padding begins. sample_ids, sources, repeats: one entry a real segment. weights: likewise,
-    what a loss token of it weighs besides, where an epoch's selection says so; in no shard.
+    what a loss token of it weighs besides, where an epoch's selection says so; in no shard. loss_weights: float32
+    [seq_len], what each loss token weighs by its turn, 1 elsewhere; None where that is 1 all over the set.
     """
 
     index: int
@@ -62,6 +63,7 @@ class Pack:
     attention_cost: int
     vision_cost: int
     weights: tuple[float, ...] = ()
+    loss_weights: NDArray[np.float32] | None = None
 
     @property
     def seq_len(self) -> int:
@@ -122,6 +124,8 @@ def pack_digest(pack: Pack) -> bytes:
         if image.frames:
             shown = [(frame.index, frame.time) for frame in image.frames]
             content.append(np.array([*shown, (0, image.seconds_per_grid)], "<f8").tobytes())
+    if pack.loss_weights is not None and (pack.loss_weights != 1).any():
+        content.append(np.ascontiguousarray(pack.loss_weights, "<f4").data)
     return hashlib.sha256(b"".join(content)).digest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,7 +53,9 @@ class ShardReader:
             self._file = pa.ipc.open_file(self._map)
             found = self._file.schema
         kind = found.field("tokens").type if found.names.count("tokens") == 1 else pa.null()
-        known = pa.types.is_fixed_size_list(kind) and [schema(kind.list_size, video) for video in (False, True)]
+        known = pa.types.is_fixed_size_list(kind) and [
+            schema(kind.list_size, *has) for has in itertools.product((False, True), repeat=2)
+        ]
         if not known or found not in known:
             raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
         sizes = [self._batch(i).num_rows for i in range(self._file.num_record_batches)]
@@ -147,6 +150,7 @@ def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
         num_patches=row.column("num_patches")[0].as_py(),
         attention_cost=row.column("attention_cost")[0].as_py(),
         vision_cost=row.column("vision_cost")[0].as_py(),
+        loss_weights=numbers("loss_weight") if "loss_weight" in row.schema.names else None,
     )
 
 
@@ -171,6 +175,9 @@ def _read_segment(row: pa.RecordBatch, index: int, number: int) -> Pack:
         num_patches=sum(image.num_patches for image in images),
         attention_cost=attention_cost(cu_seqlens, stop - begin),
         vision_cost=vision_cost(images),
+        loss_weights=(
+            _numbers(row.column("loss_weight").flatten())[begin:stop] if "loss_weight" in row.schema.names else None
+        ),
     )
 
 

@@ -98,7 +98,15 @@ def joined(segments: Sequence[Pack], weights: Sequence[float], seq_len: int, pad
         attention_cost=attention_cost(cu_seqlens, starts[-1]),
         vision_cost=vision_cost(images),
         weights=tuple(weights),
+        loss_weights=_loss_weights(segments, padding),
     )
+
+
+def _loss_weights(segments: Sequence[Pack], padding: int) -> NDArray[np.float32] | None:
+    if all(one.loss_weights is None for one in segments):
+        return None
+    of = [np.ones(len(one.tokens), np.float32) if one.loss_weights is None else one.loss_weights for one in segments]
+    return np.concatenate([*of, np.ones(padding, np.float32)])
 
 
 def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:

@@ -38,14 +38,20 @@ def file_sha256(path: Path) -> str:
 
 
 def write_shard(
-    path: Path, packs: Iterable[Pack], seq_len: int, sources: Sequence[str], video: bool = False
+    path: Path,
+    packs: Iterable[Pack],
+    seq_len: int,
+    sources: Sequence[str],
+    video: bool = False,
+    weighted: bool = False,
 ) -> ShardInfo:
     """Write packs in order to `path`, which appears whole (rename after fsync) or not at all.
 
-    sources: every source name of the data set, in a fixed order: the file's one dictionary. video: the set has clips.
+    sources: every source name of the data set, in a fixed order: the file's one dictionary. video: the set has clips;
+    weighted: loss tokens that weigh anything else than 1.
     """
     digests: list[bytes] = []
-    columns = schema(seq_len, video)
+    columns = schema(seq_len, video, weighted)
     with whole(path) as partial, partial.open("wb") as file, HashingFile(file) as sink:
         with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), columns) as writer:
             for group in _batches(packs):
@@ -109,6 +115,9 @@ def _record_batch(packs: list[Pack], columns: pa.Schema, sources: Sequence[str])
         pa.array([pack.attention_cost for pack in packs], pa.int64()),
         pa.array([pack.vision_cost for pack in packs], pa.int64()),
     ]
+    if "loss_weight" in columns.names:
+        weights = [np.ones(seq_len, np.float32) if p.loss_weights is None else p.loss_weights for p in packs]
+        arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(weights), pa.float32()), seq_len))
     return pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 

@@ -195,7 +195,8 @@ def _count_batch(
         kept = encoded if len(of) == len(encoded.offsets) - 1 else _selected(encoded, of)
         media = [*itertools.compress(entries[number], sound)] if entries else None
         uri = task.frames.uri if task.frames else ""
-        stores.append(from_samples(good, kept.ids, kept.loss, kept.offsets, loss_tokens[of], media, uri))
+        store = from_samples(good, kept.ids, kept.loss, kept.offsets, loss_tokens[of], media, uri)
+        stores.append(store if kept.weights is None else replace(store, weights=kept.weights))
     lines = batch.select(["sample_id", "key"]).filter(pa.array(~sound)).to_pylist()
     return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
 
@@ -359,7 +360,8 @@ def _selected(encoded: Encoded, rows: NDArray[np.int64]) -> Encoded:
     lengths = np.diff(encoded.offsets)[rows]
     offsets = starts_of(lengths)
     tokens = np.repeat(encoded.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-    return Encoded(encoded.ids[tokens], encoded.loss[tokens], offsets)
+    weights = None if encoded.weights is None else encoded.weights[tokens]
+    return Encoded(encoded.ids[tokens], encoded.loss[tokens], offsets, weights=weights)
 
 
 def _joined(stores: list[Store]) -> Store:
@@ -389,7 +391,16 @@ def _joined(stores: list[Store]) -> Store:
         text_hash=together("text_hash", np.zeros((0, 32), np.uint8)),
         uris=uris,
         **(_joined_clips(stores) if any(store.clips is not None for store in stores) else {}),
+        weights=_joined_weights(stores),
     )
+
+
+def _joined_weights(stores: Sequence[Store]) -> NDArray[np.float32] | None:
+    """None where nothing weighs anything else than 1."""
+    if all(store.weights is None or (store.weights == 1).all() for store in stores):
+        return None
+    ones = (np.ones(len(store.ids), np.float32) if store.weights is None else store.weights for store in stores)
+    return np.concatenate([*ones])
 
 
 def _joined_clips(stores: Sequence[Store]) -> dict[str, NDArray[Any]]:

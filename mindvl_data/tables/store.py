@@ -75,7 +75,7 @@ class Store:
     starts: int64 [n + 1] into both. loss_tokens: int32 [n]. images: IMAGE, of all samples in a row, their
     `uri` into `uris`; image_starts: int64 [n + 1]. text_hash: uint8 [n, 32]. clips, frames: CLIP [images] and FRAME,
     where the partition has clips; there an image is what one placeholder stands for, and of a clip's entry `width` and
-    `height` are -w and -t · h of its grid.
+    `height` are -w and -t · h of its grid. weights: float32, of all samples in a row, what loss weighs; None: 1.
     """
 
     sample_ids: NDArray[np.uint8]
@@ -89,12 +89,13 @@ class Store:
     uris: Sequence[str]
     clips: NDArray[Any] | None = None
     frames: NDArray[Any] | None = None
+    weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
 
 
-OPTIONAL = ("clips", "frames")
+OPTIONAL = ("clips", "frames", "weights")
 ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
 URIS = "uris.json"
 # All but the tokens themselves: what a corpus is made from.
@@ -119,8 +120,17 @@ def of_corpus(folder: Path) -> tuple[str, ...]:
 def open_store(folder: Path) -> Store:
     """The store as memory maps."""
     uris = json.loads((folder / URIS).read_text())
-    clips = (folder / "clips.npy").exists()
-    return Store(**{name: _open(folder / f"{name}.npy") for name in ARRAYS if clips or name not in OPTIONAL}, uris=uris)
+    there = [name for name in ARRAYS if name not in OPTIONAL or (folder / f"{name}.npy").exists()]
+    return Store(**{name: _open(folder / f"{name}.npy") for name in there}, uris=uris)
+
+
+def weighted_rows(folder: Path) -> NDArray[np.bool_] | None:
+    """Which samples of a store have a loss that weighs anything else than 1, bool [n]; None where none has."""
+    if not (folder / "weights.npy").exists():
+        return None
+    starts, weights = _open(folder / "starts.npy"), _open(folder / "weights.npy")
+    other = starts_of((weights != 1).astype(np.int64))
+    return np.asarray(np.diff(other[starts]) > 0)
 
 
 def image_grids(width: NDArray[np.integer], height: NDArray[np.integer], resolution: Resolution) -> NDArray[np.int64]:

@@ -24,10 +24,11 @@ def private(texts: Sequence[str]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; loss: what it says itself of whether it is learnt."""
+    """One message; loss: what it says itself of whether it is learnt. weight: of its loss tokens."""
 
     message: dict[str, Any]
     loss: bool | None
+    weight: float = 1.0
 
     @property
     def answers(self) -> bool:

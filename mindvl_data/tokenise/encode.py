@@ -28,13 +28,14 @@ class Encoded:
     """Ids int32 [tokens] and loss bool [tokens] of samples one after another; offsets int64 [samples + 1].
 
     Each image is one image-pad id between vision-start and vision-end. refused: why samples, by number, have no tokens:
-    their chat template does not take them.
+    their chat template does not take them. weights: float32 [tokens], what loss weighs; None where that is 1.
     """
 
     ids: NDArray[np.int32]
     loss: NDArray[np.bool_]
     offsets: NDArray[np.int64]
     refused: Mapping[int, Drop] = field(default_factory=dict)
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def stretches(
     """The text of one sample, with whether it is trained on, to be looked at. Raises Refused."""
     table = template.table_for(parts) if isinstance(template, JinjaTemplate) else template
     if render != "chat" or table is not None:
-        return [(text, loss) for text, loss, _ in RENDERS[render](parts, table or NO_TEMPLATE, loss_rule)]
+        return [(text, loss) for text, loss, *_ in RENDERS[render](parts, table or NO_TEMPLATE, loss_rule)]
     assert isinstance(template, JinjaTemplate)
     return [
         shown
@@ -157,12 +158,13 @@ class _Table:
 class _Group:
     """Samples of one form. rows: int64 [samples], which they are. numbers: int64 [samples, pieces], into the table.
 
-    loss: bool [pieces], whether a piece is trained on where it begins.
+    loss: bool [pieces], whether a piece is trained on where it begins; weights: float32 [pieces], what that weighs.
     """
 
     rows: NDArray[np.int64]
     numbers: NDArray[np.int64]
     loss: NDArray[np.bool_]
+    weights: NDArray[np.float32]
 
 
 def _laid_out(columns: PartColumns, rows: Sequence[int], pieces: Sequence[Piece], table: _Table) -> _Group:
@@ -174,7 +176,8 @@ def _laid_out(columns: PartColumns, rows: Sequence[int], pieces: Sequence[Piece]
             numbers[:, place] = table.special(piece.special)
         else:
             numbers[:, place] = [*_text_numbers(columns, starts, piece, table)]
-    return _Group(np.array(rows, np.int64), numbers, np.array([piece.loss for piece in pieces], bool))
+    loss = np.array([piece.loss for piece in pieces], bool)
+    return _Group(np.array(rows, np.int64), numbers, loss, np.array([piece.weight for piece in pieces], np.float32))
 
 
 def _text_numbers(columns: PartColumns, starts: Sequence[int], piece: Piece, table: _Table) -> Iterable[int]:
@@ -226,7 +229,13 @@ def _joined(groups: Sequence[_Group], samples: int, table: _Table, tokeniser: To
     loss = np.repeat(loss_of, lengths[order]) ^ _turned(order, starts, found.borders)
     offsets = starts[sample_starts]
     loss[offsets[:-1][np.diff(offsets) > 0]] = False
-    return Encoded(ids[index], loss, offsets)
+    weights = None
+    if any((group.weights != 1).any() for group in groups):
+        of_pieces = np.ones(sample_starts[-1], np.float32)
+        for group in groups:
+            of_pieces[sample_starts[group.rows][:, None] + np.arange(len(group.loss))] = group.weights
+        weights = np.where(loss, np.repeat(of_pieces, lengths[order]), np.float32(1))
+    return Encoded(ids[index], loss, offsets, weights=weights)
 
 
 def _turned(order: NDArray[np.int64], starts: NDArray[np.int64], borders: dict[int, list[int]]) -> NDArray[np.bool_]:

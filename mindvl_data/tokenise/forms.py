@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mindvl_data.tables.schema import Control, Part
 from mindvl_data.tokenise.parts import PartColumns
-from mindvl_data.tokenise.render import ChatTemplate, Render, Stretch
+from mindvl_data.tokenise.render import ChatTemplate, Refused, Render, Stretch
 
 
 class _Slot(str):
@@ -24,23 +24,27 @@ class _Slot(str):
 
 
 class Segment(NamedTuple):
-    """Text of the template, or where `part` is not None the text of that part; `loss` where it is trained on."""
+    """Text of the template, or where `part` is not None the text of that part; `loss` where it is trained on, and what
+    that weighs."""
 
     text: str
     part: int | None
     loss: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
 class Piece:
     """What stands between two special tokens, or (`special`) the name of one of them.
 
-    reaching: whether a token has loss that only reaches into text that has, not only one that starts in it.
+    weight: of its tokens with loss. reaching: whether a token has loss that only reaches into text that has, not only
+    one that starts in it.
     """
 
     segments: tuple[Segment, ...]
     special: str | None
     loss: bool
+    weight: float = 1.0
     reaching: bool = False
 
     @property
@@ -61,20 +65,32 @@ def _with_slot(place: int, part: Part) -> Part:
 
 def _pieces(stretches: Iterable[Stretch]) -> Iterable[Piece]:
     segments: list[Segment] = []
-    for text, loss, special in stretches:
+    for text, loss, special, weight in stretches:
         if special:
             yield from _text_piece(segments)
             segments = []
-            yield Piece((), text, loss)
+            yield Piece((), text, loss, weight)
         elif isinstance(text, _Slot):
-            segments.append(Segment("", text.part, loss))
+            segments.append(Segment("", text.part, loss, weight))
         elif "\0text of part" in text:
             raise TypeError("a render must give the text of a part as it is: only then is it the same for all alike")
         elif text:
-            segments.append(Segment(text, None, loss))
+            segments.append(Segment(text, None, loss, weight))
     yield from _text_piece(segments)
 
 
 def _text_piece(segments: list[Segment]) -> Iterable[Piece]:
     if segments:
-        yield Piece(tuple(segments), None, segments[0].loss)
+        yield text_piece(segments)
+
+
+def text_piece(segments: Iterable[Segment], reaching: bool = False) -> Piece:
+    """Text between two special tokens. Raises Refused where turns of several weights are learnt in it."""
+    segments = tuple(segments)
+    weights = {segment.weight for segment in segments if segment.loss}
+    if len(weights) > 1:
+        raise Refused(
+            "chat_template",
+            "turns of several weights stand in one text: the template has no special token between them",
+        )
+    return Piece(segments, None, segments[0].loss, max(weights, default=1.0), reaching)

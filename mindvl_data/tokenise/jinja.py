@@ -95,7 +95,7 @@ class JinjaTemplate:
             if part.field is not None:
                 value = json.loads(part.text or "null") if part.field == "tool_calls" else part.text
                 message[part.field] = self._hide(value, hide)
-        return Turn(message, opening(parts).loss)
+        return Turn(message, opening(parts).loss, 1.0 if parts[0].weight is None else parts[0].weight)
 
     def _content(self, parts: Sequence[Part], hide: Mapping[str, str]) -> str | list[dict[str, str]]:
         """One text is a text; several, and images, are blocks, where the template takes them."""

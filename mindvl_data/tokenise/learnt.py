@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from mindvl_data.tables.schema import Part
 from mindvl_data.tokenise.conversation import IMAGE, Conversation, Turn, marked, private
-from mindvl_data.tokenise.forms import Piece, Segment
+from mindvl_data.tokenise.forms import Piece, Segment, text_piece
 from mindvl_data.tokenise.jinja import JinjaTemplate
 from mindvl_data.tokenise.render import IMAGE_TOKENS, VIDEO_PAD, Refused
 
@@ -30,10 +30,11 @@ GENERATION: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Span(NamedTuple):
-    """Characters [start, stop) of a text."""
+    """Characters [start, stop) of a text, and what their loss weighs."""
 
     start: int
     stop: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Learnt:
 
     def holds(self, place: int) -> bool:
         return any(span.start <= place < span.stop for span in self.spans)
+
+    def weight(self, place: int) -> float:
+        """Of what is learnt there."""
+        return next((span.weight for span in self.spans if span.start <= place < span.stop), 1.0)
 
 
 def pieces(template: JinjaTemplate, parts: Sequence[Part], loss: str) -> list[Piece]:
@@ -64,24 +69,29 @@ def learnt(template: JinjaTemplate, said: Conversation, loss: str) -> tuple[str,
     text, generated = template.render(said.messages, said.tools)
     if loss == "all":
         return text, Learnt(_all(template, said, text))
-    own = [turn for turn in said.turns if turn.loss is not None and turn.loss is not turn.answers]
+    own = [turn for turn in said.turns if turn.weight != 1 or turn.loss not in (None, turn.answers)]
     generates = GENERATION.search(template.tool_text if said.tools and template.tool_text else template.text)
     if generates and not own:
         return text, Learnt([Span(*span) for span in generated], as_transformers=True)
     if generates and all(turn.answers for turn in own):
         return text, Learnt(_of_trained(said, generated), as_transformers=True)
     trained = [n for n, turn in enumerate(said.turns) if (turn.answers if turn.loss is None else turn.loss)]
-    return text, Learnt([*_answers(template, said, text, trained).values()])
+    found = _answers(template, said, text, trained)
+    return text, Learnt([span._replace(weight=said.turns[number].weight) for number, span in found.items()])
 
 
 def _all(template: JinjaTemplate, said: Conversation, text: str) -> list[Span]:
-    """Everything but the turns that say themselves that they are not learnt, with what stands around them."""
-    silent = [number for number, turn in enumerate(said.turns) if turn.loss is False]
+    """Everything but the turns that say themselves that they are not learnt, with what stands around them; turns with
+    a weight of their own apart, likewise."""
+    own = [number for number, turn in enumerate(said.turns) if turn.loss is False or turn.weight != 1]
     spans, start = list[Span](), 0
-    for number, span in _answers(template, said, text, silent).items():
-        spans.append(Span(start, _begin(template, text, start, span.start, said.turns[number])))
+    for number, span in _answers(template, said, text, own).items():
+        turn = said.turns[number]
+        begin = _begin(template, text, start, span.start, turn)
         following = template.added_token.search(text, span.stop)
-        start = following.start() if following else len(text)
+        stop = following.start() if following else len(text)
+        spans += [Span(start, begin), *([] if turn.loss is False else [Span(begin, stop, turn.weight)])]
+        start = stop
     return [*spans, Span(start, len(text))]
 
 
@@ -146,7 +156,7 @@ def _around(
     template: JinjaTemplate, text: str, words: Mapping[int, Span], number: int, least: int, turn: Turn
 ) -> Span | None:
     """From behind the header that stands before an answer's words, to the token that ends it."""
-    start, stop = words[number]
+    start, stop = words[number][:2]
     limit = min((span.start for other, span in words.items() if other > number), default=len(text))
     if template.end:
         place = text.find(template.end, stop, limit)
@@ -197,19 +207,21 @@ def _cut(template: JinjaTemplate, text: str, learnt: Learnt, said: Conversation)
         beside = token in IMAGE_TOKENS and any(
             near[0] in (IMAGE_TOKENS[1], VIDEO_PAD) for near in tokens[max(0, number - 1) : number + 2]
         )
-        yield Piece((), token, not beside and token != VIDEO_PAD and learnt.holds(found.start()))
+        has = not beside and token != VIDEO_PAD and learnt.holds(found.start())
+        yield Piece((), token, has, learnt.weight(found.start()) if has else 1.0)
     yield from _piece(template, text, Span(place, len(text)), learnt, said)
 
 
 def _piece(template: JinjaTemplate, text: str, span: Span, learnt: Learnt, said: Conversation) -> Iterator[Piece]:
     if span.start == span.stop:
         return
-    borders = [b for each in learnt.spans for b in each if span.start < b < span.stop]
+    borders = [b for each in learnt.spans for b in each[:2] if span.start < b < span.stop]
     edges = [span.start, *sorted({*borders}), span.stop]
-    segments = tuple(
-        Segment(said.shown(text[start:stop]), None, learnt.holds(start)) for start, stop in pairwise(edges)
+    segments = (
+        Segment(said.shown(text[start:stop]), None, learnt.holds(start), learnt.weight(start))
+        for start, stop in pairwise(edges)
     )
-    yield Piece(segments, None, segments[0].loss, learnt.as_transformers)
+    yield text_piece(segments, learnt.as_transformers)
 
 
 def _of_trained(said: Conversation, generated: Sequence[tuple[int, int]]) -> list[Span]:
@@ -219,9 +231,10 @@ def _of_trained(said: Conversation, generated: Sequence[tuple[int, int]]) -> lis
         raise Refused(
             "chat_template",
             f"the template's {len(generated)} generation blocks are not one for each of {len(answers)} answers, some "
-            "of which are not to be learnt",
+            "of which have a loss or weight of their own",
         )
-    return [Span(*span) for turn, span in zip(answers, generated, strict=True) if turn.loss is not False]
+    pairs = zip(answers, generated, strict=True)
+    return [Span(*span, turn.weight) for turn, span in pairs if turn.loss is not False]
 
 
 def _shared(one: str, other: str) -> int:

@@ -30,11 +30,12 @@ class Refused(Exception):  # noqa: N818 - it names what is wrong with the sample
 
 
 class Stretch(NamedTuple):
-    """Text, or if `special` the name of one special token; `loss` where it is trained on."""
+    """Text, or if `special` the name of one special token; `loss` where it is trained on, and what that weighs."""
 
     text: str
     loss: bool
     special: bool = False
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,17 @@ def chat(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[S
     for turn in turns:
         role = turn[0].role
         trained = _trained(opening(turn), loss == "all" or role == "assistant")
+        weight = 1.0 if turn[0].weight is None else turn[0].weight
         scaffold = trained and loss == "all"
         for text in _split(template.prefix):
-            yield Stretch(text.replace("{role}", role), scaffold, _is_special(text))
+            yield Stretch(text.replace("{role}", role), scaffold, _is_special(text), weight)
         for part in turn:
-            yield from _content(part, _trained(part, trained), part.field is not None)
+            content = _content(part, _trained(part, trained), part.field is not None)
+            yield from (stretch._replace(weight=weight) for stretch in content)
         _, *rest = _split(template.suffix)
-        yield Stretch(template.end, trained, True)
+        yield Stretch(template.end, trained, True, weight)
         for text in rest:
-            yield Stretch(text, scaffold, _is_special(text))
+            yield Stretch(text, scaffold, _is_special(text), weight)
 
 
 def plain(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[Stretch]:
@@ -115,7 +118,8 @@ def plain(parts: Sequence[Part], template: ChatTemplate, loss: str) -> Iterator[
             trained = _trained(part, True)
             if before is not None and _is_text(before) and before.turn != part.turn:
                 yield Stretch("\n", trained)
-        yield from _content(part, trained)
+        weight = 1.0 if part.weight is None else part.weight
+        yield from (said._replace(weight=weight) for said in _content(part, trained))
         before = part
     yield Stretch(END_OF_TEXT, trained, True)
 

@@ -173,6 +173,8 @@ def collate(packs: Sequence[Pack], layout: BatchLayout, pixels: Pixels = "patche
     # A segment's first token follows nothing, whatever its mask says.
     targets = np.flatnonzero(np.concatenate([pack.loss_mask for pack in packs]) & (text_positions(segments) > 0))
     counted = _weights(targets, segments, layout.loss_weight, _factors(packs, layout.source_weights))
+    if any(pack.loss_weights is not None for pack in packs):
+        counted = counted * _of_turns(packs)[targets]
     samples = _target_samples(packs, targets, segments)
     weights = counted * _selected(packs)[samples] if any(pack.weights for pack in packs) else counted
     images = _images(packs, layout, pixels)
@@ -244,6 +246,12 @@ def _factors(packs: Sequence[Pack], source_weights: Mapping[str, float]) -> NDAr
         of_pack = [source_weights.get(source, 1.0) for source in pack.sources]
         factors += of_pack + [1.0] * (len(_lengths(pack)) - len(of_pack))
     return np.array(factors)
+
+
+def _of_turns(packs: Sequence[Pack]) -> NDArray[np.float64]:
+    """[T] float64: what a loss token weighs by the turn that it is of."""
+    ones = [np.ones(len(pack.tokens)) if pack.loss_weights is None else pack.loss_weights for pack in packs]
+    return np.concatenate(ones).astype(np.float64)
 
 
 def _selected(packs: Sequence[Pack]) -> NDArray[np.float64]:

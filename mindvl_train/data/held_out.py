@@ -35,6 +35,7 @@ def samples(pack: Pack) -> Iterator[Pack]:
             num_patches=sum(image.num_patches for image in images),
             attention_cost=0,
             vision_cost=0,
+            loss_weights=None if pack.loss_weights is None else pack.loss_weights[start:stop],
         )
 
 
@@ -67,6 +68,7 @@ def at_resolution(pack: Pack, resolution: vision.Resolution) -> Pack:
         pack,
         tokens=np.repeat(pack.tokens, times),
         loss_mask=np.repeat(pack.loss_mask, times),
+        loss_weights=None if pack.loss_weights is None else np.repeat(pack.loss_weights, times),
         cu_seqlens=(boundaries + grown[np.searchsorted(starts, boundaries)]).astype(np.int32),
         num_tokens=pack.num_tokens + int(grown[-1]),
         images=images,

@@ -95,11 +95,12 @@ class _Assembly:
         first_image = int(self._image_starts[task.offsets[span[0]]])
         rows = self._images[first_image : first_image + int(image_starts[-1])]
         grids = image_grids(rows["width"], rows["height"], task.resolution)
-        ids, loss, sample_ids = texts(self._stores, segments)
+        ids, loss, weights, sample_ids = texts(self._stores, segments)
         is_image = np.isin(ids, task.pads)
         expanded = np.ones(len(ids), np.int64)
         expanded[is_image] = grids[:, 0] * grids[:, 1] // task.resolution.merge**2
         all_tokens, loss = np.repeat(ids, expanded), np.repeat(loss, expanded)
+        weights = np.repeat(weights, expanded) if task.weighted else weights
         token_starts = starts_of(expanded)
         starts = token_starts[starts_of(segments.num_ids)]
         in_pack = np.repeat(starts[offsets[:-1]], np.diff(image_starts[offsets]))
@@ -126,6 +127,7 @@ class _Assembly:
                 num_patches=sum(image.num_patches for image in mine),
                 attention_cost=attention_cost(cu_seqlens, here.stop - here.start),
                 vision_cost=vision_cost(mine),
+                loss_weights=np.append(weights[here], np.ones(padding, np.float32)) if task.weighted else None,
             )
 
     def _as_clip(self, image: PackImage, number: int) -> PackImage:

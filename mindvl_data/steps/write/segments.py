@@ -57,12 +57,15 @@ class Stores:
         return self._open[partition]
 
 
-def texts(stores: Stores, segments: Segments) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.uint8]]:
-    """The first `num_ids` ids and loss marks of every segment, each in a row, and the sample ids, [segments, 16]."""
+def texts(
+    stores: Stores, segments: Segments
+) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.uint8]]:
+    """The first `num_ids` ids, loss marks and weights of every segment, each in a row, and the sample ids, [segments,
+    16]."""
     stops = starts_of(segments.num_ids)[1:]
     # Filled in place: a list of views would keep the files of all stores open at once.
     total = int(stops[-1]) if len(stops) else 0
-    ids, loss = np.empty(total, np.int32), np.empty(total, bool)
+    ids, loss, weights = np.empty(total, np.int32), np.empty(total, bool), np.ones(total, np.float32)
     sample_ids = np.empty((len(segments), SAMPLE_ID), np.uint8)
     for store, mine in _by_partition(stores, segments, np.arange(len(segments))):
         rows, lengths = segments.row[mine], segments.num_ids[mine]
@@ -71,7 +74,9 @@ def texts(stores: Stores, segments: Segments) -> tuple[NDArray[np.int32], NDArra
         for begin, stop, length in places:
             ids[stop - length : stop] = store.ids[begin : begin + length]
             loss[stop - length : stop] = store.loss[begin : begin + length]
-    return ids, loss, sample_ids
+            if store.weights is not None:
+                weights[stop - length : stop] = store.weights[begin : begin + length]
+    return ids, loss, weights, sample_ids
 
 
 def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]:

@@ -20,7 +20,7 @@ def write(task: WriteTask) -> ShardInfo:
 
     Raises MediaError when a source changed since its scan.
     """
-    info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video)
+    info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video, task.weighted)
     mirrors.sent_away(task.path)
     with seals.sealed(task.note) as partial:
         partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))

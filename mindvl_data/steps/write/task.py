@@ -30,7 +30,8 @@ class DealtImages:
 class WriteTask:
     """One shard: its packs are `segments` cut at `offsets` (int64 [packs + 1]); `first_pack` numbers them.
 
-    pads: ids of the placeholders. video: whether the set has clips. note: where `write` says what the manifest needs
+    pads: ids of the placeholders. video: whether the set has clips; weighted: whether a loss token of it
+    weighs anything else than 1. note: where `write` says what the manifest needs
     to know of it. roots: see Access. dealt: None where embedded images are read from their sources.
     """
 
@@ -50,4 +51,5 @@ class WriteTask:
     recipe_folder: Path
     roots: Sequence[str]
     video: bool = False
+    weighted: bool = False
     dealt: DealtImages | None = None

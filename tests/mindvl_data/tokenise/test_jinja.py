@@ -145,7 +145,9 @@ def with_images(draw: st.DrawFn) -> list[Part]:
     for number, role in enumerate(["system", *["user", "assistant"] * draw(st.integers(1, 2))]):
         content = st.one_of(any_text, st.just(IMAGE)) if role == "user" else any_text
         loss = draw(st.sampled_from([None, None, True, False])) if role == "assistant" else None
-        parts += turn(number, role, *draw(st.lists(content, min_size=1, max_size=3)), loss=loss)
+        weight = draw(st.sampled_from([None, None, 0.5, 2.0])) if role == "assistant" else None
+        said = turn(number, role, *draw(st.lists(content, min_size=1, max_size=3)), loss=loss)
+        parts += [part._replace(weight=weight) for part in said]
     return parts[draw(st.booleans()) :]
 
 
@@ -158,6 +160,11 @@ def test_a_table_is_its_published_template(name: str, table: str, parts: list[Pa
     for found in (slow, fast):
         assert (found.ids.tolist(), found.refused) == (expected.ids.tolist(), {})
         assert found.loss.tolist() == expected.loss.tolist()
+        assert weights(found) == weights(expected)
+
+
+def weights(encoded: Encoded) -> list[float]:
+    return [1.0] * len(encoded.ids) if encoded.weights is None else encoded.weights.tolist()
 
 
 def test_a_published_template_with_a_table_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,3 +349,36 @@ def test_a_table_writes_a_thought_before_its_answer() -> None:
     ]
     encoded = encode([parts], "chat", TEMPLATES["chatml"], published("qwen3").tokeniser)
     assert trained("qwen3", encoded).endswith("assistant\n⟦<think>\nhm\n</think>\n\nA<|im_end|>⟧\n")
+
+
+# --- weights of turns
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3", "llama3", "llama3_training", "mistral_v1"])
+@pytest.mark.parametrize("slowly", [True, False])
+@pytest.mark.parametrize("loss", ["answers", "all"])
+def test_a_turns_weight_is_that_of_its_words_and_of_the_token_that_ends_it(name: str, slowly: bool, loss: str) -> None:
+    parts = [
+        Part(n, ("user", "assistant")[n % 2], None, text, None, weight)
+        for n, (text, weight) in enumerate(
+            [("A?", None), ("One.", 0.25), ("B?", None), ("Two.", None), ("C?", None), ("Three.", 3.0)]
+        )
+    ]
+    encoded = one(name, parts, loss, slowly)
+    assert encoded.weights is not None
+    said = {0.25: "", 1.0: "", 3.0: ""}
+    for number, has, weight in zip(encoded.ids.tolist(), encoded.loss, encoded.weights.tolist(), strict=True):
+        said[weight] += published(name).tokeniser.decode([number]) if has else ""
+        assert has or weight == 1
+    end = published(name).template.end
+    for weight, words in ((0.25, "One."), (3.0, "Three.")):
+        assert said[weight].strip().endswith(f"{words}{end}")
+        assert loss == "all" or said[weight].strip() == f"{words}{end}"
+    assert "Two." in said[1.0]
+
+
+def test_without_weights_there_are_none() -> None:
+    parts = [Part(0, "user", None, "A?", None, 0.5), *turn(1, "assistant", "B.")]
+    assert one("qwen3", turn(0, "user", "A?") + turn(1, "assistant", "B.")).weights is None
+    weights = one("qwen3", parts).weights
+    assert weights is None or (weights == 1).all()
