@@ -299,7 +299,7 @@ def estimate_sources(
     estimates = {}
     for number, (name, source) in enumerate(run.recipe.sources.items(), 1):
         mine = [
-            estimating.Partition(p.samples, p.columns, mask)
+            estimating.Partition(p.samples, p.columns, mask, p.videos)
             for p, mask in zip(partitions, kept, strict=True)
             if p.source == name
         ]

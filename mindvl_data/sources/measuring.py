@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,19 @@ def clip_line(video: Video, data: ImageBytes, max_pixels: int, max_frames: int) 
         variable=header.variable,
         has_audio=header.has_audio,
         times=times[first:stop] - times[first] if header.variable else None,
-        pts=pts,
-        key=None if pts is None else _keys(header.keys, pts),
+        **_stamps(header, pts),
     )
     return header, line
+
+
+def _stamps(header: ClipHeader, pts: NDArray[np.int64] | None) -> dict[str, Any]:
+    """The time stamps of frames, in two numbers where they are evenly spaced, and those of key frames."""
+    if pts is None:
+        return {}
+    steps = np.diff(pts)
+    if len(pts) > 1 and (steps == steps[0]).all():
+        return {"pts_start": int(pts[0]), "pts_step": int(steps[0]), "keys": header.keys}
+    return {"pts": pts, "keys": header.keys}
 
 
 def _window(times: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
@@ -61,14 +71,6 @@ def _window(times: NDArray[np.float64], start: float | None, end: float | None) 
 def _duration(header: ClipHeader, times: NDArray[np.float64], first: int, stop: int) -> float:
     end = header.duration if stop == header.frames else float(times[stop])
     return end - float(times[first])
-
-
-def _keys(keys: NDArray[np.int64], pts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For every frame the key frame at or before it; the first key frame for frames that stand before all."""
-    if not len(keys):
-        return pts
-    before = np.searchsorted(keys, pts, side="right") - 1
-    return np.asarray(keys[before.clip(min=0)])
 
 
 def frames_line(video: Video, pictures: Sequence[ImageBytes], headers: Sequence[ImageHeader]) -> VideoLine:

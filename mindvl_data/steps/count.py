@@ -23,7 +23,7 @@ from mindvl_data.media import BUILD_SCHEME, Access, MediaReader
 from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part, is_blank
 from mindvl_data.tables.store import CLIP, FRAME, IMAGE, Store, from_samples, starts_of, write_store
-from mindvl_data.tables.videos import VideoLine, VideoTable
+from mindvl_data.tables.videos import VideoTable
 from mindvl_data.tokenise import (
     ChatTemplate,
     Encoded,
@@ -35,7 +35,7 @@ from mindvl_data.tokenise import (
     of_column,
     of_samples,
 )
-from mindvl_data.tokenise.clips import Entry, entries_of, with_clips
+from mindvl_data.tokenise.clips import Entry, medium_entries, with_clips
 from mindvl_data.tokenise.frames import FrameEncoder
 from mindvl_data.tokenise.grounding import grounded_lines
 from mindvl_data.vision import BadImage, Resolution, num_vision_tokens, patch_grid
@@ -108,9 +108,10 @@ class CountTask:
 
 def count(task: CountTask) -> None:
     """Write `task.stores` and `task.drops`: the samples with a token to learn from, and those without."""
+    clips = VideoTable(task.videos) if task.videos else None
     try:
         with _encoder(task) as encoder:
-            batches = [_count_batch(batch, task, encoder) for batch in _kept_batches(task)]
+            batches = [_count_batch(batch, task, clips, encoder) for batch in _kept_batches(task)]
     except OtherIdsError as error:
         with seals.sealed(task.other_ids) as partial:
             partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
@@ -167,13 +168,13 @@ def _encoder(task: CountTask) -> Iterator[FrameEncoder | None]:
 
 
 def _count_batch(
-    batch: pa.RecordBatch, task: CountTask, encoder: FrameEncoder | None
+    batch: pa.RecordBatch, task: CountTask, table: VideoTable | None, encoder: FrameEncoder | None
 ) -> tuple[list[Store], list[dict[str, Any]]]:
     """The batch's stores, one for each of the task's bounds, and its ledger lines."""
     tokeniser = load_tokeniser(task.tokenizer, task.recipe_folder)
     most: Most = {}
     while True:
-        texts, rows, entries, lost = _texts(batch, task, most)
+        texts, rows, entries, lost = _texts(batch, task, table, most)
         encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
         fewer = _fewer_frames(batch, task, encoded, rows, entries) if entries else {}
         if not fewer:
@@ -264,7 +265,7 @@ def _frames_of_longest(media: Sequence[Entry]) -> int:
 
 
 def _texts(
-    batch: pa.RecordBatch, task: CountTask, most: Most
+    batch: pa.RecordBatch, task: CountTask, table: VideoTable | None, most: Most
 ) -> tuple[PartColumns, NDArray[np.int64], Entries, dict[int, Drop]]:
     """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], what their
     placeholders stand for, and bad ones."""
@@ -282,13 +283,14 @@ def _texts(
             for number, bounds in enumerate(task.bounds[1:], 1):
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
-    entries = _clips(batch, task, texts, rows, lost, most) if task.videos else None
+    entries = _clips(batch, task, table, texts, rows, lost, most) if table else None
     return of_samples(texts), rows, entries, lost
 
 
 def _clips(
     batch: pa.RecordBatch,
     task: CountTask,
+    table: VideoTable,
     texts: list[list[Part]],
     rows: NDArray[np.int64],
     lost: dict[int, Drop],
@@ -296,16 +298,15 @@ def _clips(
 ) -> Entries:
     """The entries of every line; texts of lines with clips are replaced by those with the clips' tokens, at each of the
     bounds, and lines whose clips cannot be looked at are added to `lost`."""
-    table = VideoTable(task.videos) if task.videos else None
     sizes = [[(image["width"], image["height"]) for image in images] for images in batch.column("images").to_pylist()]
     entries: list[list[list[Entry]]] = [[] for _ in task.bounds]
     for line, (number, of_line) in enumerate(zip(batch.column(ROW).to_pylist(), sizes, strict=True)):
-        clips = table.of_sample(number, len(of_line)) if table else []
+        clips = table.of_sample(number, len(of_line))
         without = [texts[row] for row in rows[:, line]]
         for place, bounds in enumerate(task.bounds):
             try:
                 rule = _at_most(bounds, most.get((place, line)))
-                media = [_entries(i, clip, of_line[i], rule) for i, clip in enumerate(clips)]
+                media = [medium_entries(i, clip, of_line[i], rule) for i, clip in enumerate(clips)]
             except BadImage as error:
                 lost[line] = Drop(error.reason, error.detail)
                 media = [[Entry(i)] for i in range(len(of_line))]
@@ -328,14 +329,6 @@ def _at_most(bounds: Resolution, frames: int | None) -> Resolution:
     fewer = {name: min(frames, getattr(rule, name)) for name in ("min_frames", "max_frames")}
     stated = rule.frames and min(frames, rule.frames)
     return replace(bounds, video=replace(rule, frames=stated, **fewer))
-
-
-def _entries(number: int, clip: VideoLine | None, size: tuple[int, int], bounds: Resolution) -> list[Entry]:
-    if clip is None:
-        return [Entry(number)]
-    if bounds.video is None:
-        raise BadImage("unsupported_media", "the recipe's processor has no rule for clips")
-    return entries_of(number, clip, size, bounds, bounds.video)
 
 
 def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,14 @@ from numpy.typing import NDArray
 from mindvl_data.recipe import Boxes
 from mindvl_data.tables.schema import BOXES, Part
 from mindvl_data.tables.store import Store, from_samples, starts_of
+from mindvl_data.tables.videos import VideoTable
 from mindvl_data.tokenise import ChatTemplate, JinjaTemplate, Tokeniser, counts, encode
+from mindvl_data.tokenise.clips import Entry, medium_entries
 from mindvl_data.tokenise.grounding import Grounded, grounded_lines
-from mindvl_data.vision import Resolution
+from mindvl_data.vision import BadImage, Resolution
 
+# Of a pair of frames that is an image of its own: its time as text, vision-start and vision-end.
+SPAN_TOKENS = 9
 COLUMNS = ["sample_id", "text_hash", "images", "text_chars", "num_turns", "num_images"]
 
 
@@ -36,11 +41,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition of a source: its samples table, the table beside it if any, and which lines are kept."""
+    """One partition of a source: its samples table, the table beside it if any, and which lines are kept.
+
+    videos: the samples table beside which that of its clips lies; None without clips.
+    """
 
     samples: Path
     columns: Path | None
     kept: NDArray[np.bool_]
+    videos: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,14 +77,39 @@ def estimate(partitions: Sequence[Partition], most: int, rendering: Rendering) -
     lengths, error = _fitted(features, flat, text)
     loss_tokens, _ = _fitted(features, flat, learnt)
     stores, start = [], 0
-    for table in tables:
+    for partition, table in zip(partitions, tables, strict=True):
         span = slice(start, start + len(table))
         start += len(table)
-        ids = lengths[span] + table.column("num_images").to_numpy()
+        media = _clips(partition, table, rendering.bounds) if partition.videos else None
+        ids = lengths[span] + (table.column("num_images").to_numpy() if media is None else _media_tokens(media))
         batch = table.combine_chunks().to_batches()[0] if len(table) else pa.RecordBatch.from_pylist([], table.schema)
         none = np.zeros(0, np.int32)
-        stores.append(from_samples(batch, none, none.astype(bool), starts_of(ids), loss_tokens[span].astype(np.int32)))
+        learnt_here = loss_tokens[span].astype(np.int32)
+        stores.append(from_samples(batch, none, none.astype(bool), starts_of(ids), learnt_here, media))
     return stores, Estimate(int(flat.sum()), len(features), error)
+
+
+def _clips(partition: Partition, table: pa.Table, bounds: Resolution) -> list[list[Entry]]:
+    """What each placeholder of each line stands for; of a clip that the count will drop, one picture."""
+    clips, found = VideoTable(partition.samples), []
+    lines = zip(np.flatnonzero(partition.kept).tolist(), table.column("images").to_pylist(), strict=True)
+    for number, images in lines:
+        found.append([entry for i, image in enumerate(images) for entry in _entries(clips, number, i, image, bounds)])
+    return found
+
+
+def _entries(clips: VideoTable, sample: int, number: int, image: dict[str, Any], bounds: Resolution) -> list[Entry]:
+    try:
+        return medium_entries(number, clips.get(sample, number), (image["width"], image["height"]), bounds)
+    except BadImage:
+        return [Entry(number)]
+
+
+def _media_tokens(media: Sequence[Sequence[Entry]]) -> NDArray[np.int64]:
+    """Of each line the placeholders before they are expanded, and what stands around those beyond one a medium."""
+    placeholders = np.array([len(line) for line in media], np.int64)
+    images = np.array([len({entry.image for entry in line}) for line in media], np.int64)
+    return placeholders + SPAN_TOKENS * (placeholders - images)
 
 
 def _kept(table: pa.Table, kept: NDArray[np.bool_]) -> pa.Table:

@@ -43,7 +43,7 @@ from mindvl_data.sources.subset import UidSubset
 from mindvl_data.tables import videos
 from mindvl_data.tables.samples import SURROGATES, ImageLine, Kept, Lost, Measured, clean, joined
 from mindvl_data.tables.schema import BOM, IMAGE_FILES, LEDGER, SAMPLES, Part
-from mindvl_data.tables.videos import VideoLine
+from mindvl_data.tables.videos import VideoLine, VideoWriter
 from mindvl_data.vision.aspect import MAX_ASPECT, check_aspect
 from mindvl_data.vision.video.container import NoVideoSupportError
 from mindvl_data.vision.video.probe import MAX_FRAMES
@@ -152,8 +152,6 @@ def _scan(task: ScanTask) -> None:
         scanner, columns = _scan_records(task, samples, drops, beside)
         if task.asked.keep:
             beside.append(_write(joined(columns, task.asked.keep), task.columns))
-        if scanner.videos:
-            beside.append(_write(videos.table_of(scanner.videos), task.videos))
         if scanner.image_files:
             beside.append(_write(_image_files(scanner.image_files), task.image_files))
         if task.file.changed():
@@ -170,10 +168,11 @@ def _scan_records(
     with (
         ExitStack() as stack,
         _media(task.media, beside) as media,
+        _videos(task.videos, beside) as clips,
         pq.ParquetWriter(samples_path, SAMPLES, compression="zstd", use_dictionary=REPEATED) as samples,
         pq.ParquetWriter(drops_path, LEDGER, compression="zstd") as drops,
     ):
-        scanner = _Scanner(task, media)
+        scanner = _Scanner(task, media, clips)
         counted = scanner.counted(records)
         # What is loaded by now is not looked through again and again for cycles, of which a scan makes none.
         stack.callback(gc.unfreeze)
@@ -186,6 +185,22 @@ def _scan_records(
         if scanner.unused:
             samples.add_key_value_metadata({UNUSED: json.dumps(dict(sorted(scanner.unused.items())))})
     return scanner, columns
+
+
+@contextmanager
+def _videos(path: Path, beside: list[Path]) -> Iterator[VideoWriter]:
+    """The file for what is said of clips; there is none where there are none."""
+    loose = atomic.partial_of(path.with_suffix(".loose"))
+    writer = VideoWriter(loose)
+    try:
+        yield writer
+        writer.close()
+        if writer.count:
+            with seals.sealed(path) as partial:
+                loose.rename(partial)
+            beside.append(path)
+    finally:
+        loose.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -254,19 +269,17 @@ def _image_files(found: dict[str, ImageFile]) -> pa.Table:
 class _Scanner:
     """Records in batches to kept samples and drops. It remembers the image files it has seen.
 
-    unused: how many samples have a member that is no part of them, by its suffix. videos: its clips so far, each with
-    the line of its sample and its number there.
+    unused: how many samples have a member that is no part of them, by its suffix.
     """
 
-    def __init__(self, task: ScanTask, media: IO[bytes]) -> None:
+    def __init__(self, task: ScanTask, media: IO[bytes], clips: VideoWriter) -> None:
         self._task = task
         self._media = media
         self._subset = UidSubset(task.subset) if task.subset else None
         self._excluded = frozenset(task.file.excluded)
         self.image_files: dict[str, ImageFile] = {}
         self.unused: Counter[str] = Counter()
-        self.videos: list[tuple[int, int, VideoLine]] = []
-        self._lines = 0
+        self._clips, self._lines = clips, 0
 
     def counted(self, records: Iterator[Record]) -> Iterator[tuple[Record, int]]:
         """Each record, and how often the subset lists its uid: once each where there is no subset."""
@@ -297,8 +310,10 @@ class _Scanner:
                 continue
             for copy in range(times):
                 for key, one in measured:
-                    kept.add(key if copy == 0 else f"{key}-{copy}", one)
-                    self.videos += [(self._lines, image, line) for image, line in one.videos]
+                    # A batch holds no lists of frames.
+                    kept.add(key if copy == 0 else f"{key}-{copy}", one._replace(videos=()) if one.videos else one)
+                    for image, line in one.videos:
+                        self._clips.add(self._lines, image, line)
                     self._lines += 1
             chars += sum(one.text_chars for _, one in measured)
             if chars > BATCH_CHARS:

@@ -231,7 +231,7 @@ def _with_clips(store: Store, entries: Sequence[Sequence[Entry]], frames_uri: st
             images["has_sha256"][number], images["sha256"][number] = True, np.frombuffer(sha256, np.uint8)
     clips["start"] = starts_of(clips["count"])[:-1]
     frames = frame_rows([frame for entry in flat for frame in entry.frames])
-    uris = [*store.uris, frames_uri]
+    uris = [*store.uris, frames_uri] if any(entry.own for entry in flat) else store.uris
     return replace(store, images=images, image_starts=starts_of(counts), clips=clips, frames=frames, uris=uris)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mindvl_data.tables.schema import Control, Part
 from mindvl_data.tables.videos import VideoLine
 from mindvl_data.tokenise.tokeniser import VIDEO_PAD
-from mindvl_data.vision import Frame, Resolution, VideoRule
+from mindvl_data.vision import BadImage, Frame, Resolution, VideoRule
 from mindvl_data.vision.video.rule import TEMPORAL_PATCH, pair_times, seconds_per_grid
 
 VISION = ("<|vision_start|>", "<|vision_end|>")
@@ -61,6 +61,15 @@ def entries_of(
         return [Entry(number, (len(frames) // TEMPORAL_PATCH, *sides), tuple(frames), seconds)]
     pairs = zip(frames[::TEMPORAL_PATCH], frames[1::TEMPORAL_PATCH], strict=True)
     return [Entry(number, (1, *sides), pair, shares=place > 0) for place, pair in enumerate(pairs)]
+
+
+def medium_entries(number: int, clip: VideoLine | None, size: tuple[int, int], resolution: Resolution) -> list[Entry]:
+    """The entries of an image of a sample, a clip or not. Raises BadImage, also where there is no rule for clips."""
+    if clip is None:
+        return [Entry(number)]
+    if resolution.video is None:
+        raise BadImage("unsupported_media", "the recipe's processor has no rule for clips")
+    return entries_of(number, clip, size, resolution, resolution.video)
 
 
 def with_clips(parts: Sequence[Part], media: Sequence[list[Entry]], render: str) -> list[Part]:
