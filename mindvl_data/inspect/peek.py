@@ -199,11 +199,11 @@ def described(sample: Sample, resolution: vision.Resolution) -> dict[str, Any]:
 
 def _medium(image: Image, resolution: vision.Resolution) -> dict[str, Any]:
     if isinstance(image, Video):
-        return _video(image, resolution)
+        return described_video(image, resolution)
     return _image(image.data, resolution) if isinstance(image, ImageBytes) else {"problem": "missing_image"}
 
 
-def _video(video: Video, resolution: vision.Resolution) -> dict[str, Any]:
+def described_video(video: Video, resolution: vision.Resolution) -> dict[str, Any]:
     """A clip by its header, and what the family's rule makes of it."""
     media = [medium for medium in video.media if isinstance(medium, ImageBytes)]
     size = sum(len(medium.data) for medium in media)

@@ -329,6 +329,13 @@ def test_people_see_the_clips(built: tuple[str, BuildReport, Path]) -> None:
     spans = [span for segment in told["segments"] for span in segment["spans"] if span["seconds"]]
     assert spans
     assert all(len(span["seconds"]) == 2 * span["grid"][0] for span in spans)
+    cells, out = folder / "recipe" / "cells.parquet", folder / "draft.yaml"
+    out.unlink(missing_ok=True)
+    draft = subprocess.run(
+        [*command, "init", str(cells), "--out", str(out)], capture_output=True, text=True, check=True
+    )
+    # The clip is 420 of them.
+    assert "about 426 tokens" in draft.stdout
     looked = subprocess.run(
         [*command, "peek", str(folder / "recipe" / "llava.json")], capture_output=True, text=True, check=True
     )

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from mindvl_data import vision
+from mindvl_data.inspect.peek import described_video
 from mindvl_data.runtime import plugins
-from mindvl_data.sources import ImageBytes, Sample
+from mindvl_data.sources import ImageBytes, Sample, Video
 from mindvl_data.tokenise import TEMPLATES, Tokeniser, counts, encode
 
 # Unicode's scripts that a reader would name, by what they write.
@@ -55,7 +56,11 @@ def looked(samples: Sequence[Sample], render: str, tokeniser: Tokeniser | None) 
     rule = vision.Resolution()
     sizes = [[_size(image) for image in sample.images if isinstance(image, ImageBytes)] for sample in samples]
     seen = [[size for size in of_sample if size] for of_sample in sizes]
-    vision_tokens = [sum(_tokens(size, rule) for size in of_sample) for of_sample in seen]
+    clips = [[image for image in sample.images if isinstance(image, Video)] for sample in samples]
+    vision_tokens = [
+        sum(_tokens(size, rule) for size in sizes) + sum(_video_tokens(video, rule) for video in videos)
+        for sizes, videos in zip(seen, clips, strict=True)
+    ]
     if tokeniser is None:
         texts = [length // 3 for length in text.str.len_bytes().to_list()]
     else:
@@ -82,6 +87,10 @@ def _size(image: ImageBytes) -> tuple[int, int] | None:
     except vision.BadImage:
         return None
     return header.width, header.height
+
+
+def _video_tokens(video: Video, rule: vision.Resolution) -> int:
+    return int(described_video(video, rule).get("tokens", 0))
 
 
 def _tokens(size: tuple[int, int], rule: vision.Resolution) -> int:
