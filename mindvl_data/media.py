@@ -15,12 +15,10 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.parse import unquote
 
-import fsspec
-
 from mindvl_data.errors import UserError
 from mindvl_data.expanded import VARIABLE, expand
 from mindvl_data.note import read_note
-from mindvl_data.shards import Patience, StoreError, patiently
+from mindvl_data.shards import Patience, StoreError, patiently, store_of
 
 BUILD_SCHEME = "build:"
 OPEN_FILES = 64
@@ -148,7 +146,7 @@ class MediaReader:
         try:
             if "://" not in place:
                 return os.stat(place).st_size
-            store, path = fsspec.core.url_to_fs(place)
+            store, path = store_of(place)
             return int(patiently(lambda: store.info(path)["size"], uri, self._patience))
         except StoreError as error:
             raise MediaError(str(error)) from error
@@ -195,7 +193,7 @@ class MediaReader:
 
 
 def _range(url: str, offset: int, size: int) -> bytes:
-    store, place = fsspec.core.url_to_fs(url)
+    store, place = store_of(url)
     return bytes(store.cat_file(place, start=offset, end=offset + size))
 
 

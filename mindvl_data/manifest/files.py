@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from mindvl_data.shards import (
     patiently,
     read_costs,
     sha256_once,
+    store_of,
 )
 
 ADVICE = "copy it again or rebuild; `python -m mindvl_data verify` lists every damaged file"
@@ -62,7 +62,8 @@ def _shard_costs(manifest: Manifest, shard: ShardInfo) -> NDArray[np.int64]:
 
 
 def _costs_at(place: str) -> NDArray[np.int64]:
-    with fsspec.open(place, "rb") as file:
+    store, path = store_of(place)
+    with store.open(path, "rb") as file:
         return read_costs(file)
 
 
@@ -91,7 +92,7 @@ def beside(manifest: Manifest, name: str, sha256: str) -> Path:
         return manifest.path.parent / name
     url = f"{manifest.store}/{name}"
     cache = manifest.cache or ShardCache()
-    store, place = fsspec.core.url_to_fs(url)
+    store, place = store_of(url)
     return cache.fetch(url, int(patiently(partial(store.size, place), url, cache.patience)), sha256)
 
 

@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from mindvl_data.manifest.document import FILE_NAME, READABLE_VERSIONS, Manifest, ManifestError
 from mindvl_data.manifest.first_version import translated
 from mindvl_data.manifest.form import problems_of_form
-from mindvl_data.shards import ShardCache, patiently
+from mindvl_data.shards import ShardCache, patiently, store_of
 
 SEAL_NAME = f"{FILE_NAME}.sha256"
 SEAL = re.compile(rb"([0-9a-f]{64})(  manifest\.json)?\n?")
@@ -44,7 +42,7 @@ def read_manifest(path: str | Path, cache: ShardCache | None = None) -> Manifest
 
 def _read_from_store(url: str, cache: ShardCache) -> Manifest:
     """A manifest as it stands in the store now; a copy is kept for tools that want a file."""
-    store, place = fsspec.core.url_to_fs(url)
+    store, place = store_of(url)
     raw, seal = (
         bytes(patiently(partial(store.cat_file, f"{place}/{name}"), f"{url}/{name}", cache.patience))
         for name in (FILE_NAME, SEAL_NAME)

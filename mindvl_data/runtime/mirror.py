@@ -27,12 +27,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import fsspec
-
 from mindvl_data import atomic
 from mindvl_data.errors import BuildError
 from mindvl_data.runtime import fingerprints
-from mindvl_data.shards import Patience, StoreError, cache_folder, patiently
+from mindvl_data.shards import Patience, StoreError, cache_folder, patiently, store_of
 from mindvl_data.shards.cache import blocks
 
 SEAL = ".seal"
@@ -62,7 +60,7 @@ class Mirror:
     def __init__(self, url: str, folder: Path, leads: bool) -> None:
         self.url, self.folder, self._leads = url.rstrip("/"), folder, leads
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+            self._fs, self._root = store_of(self.url)
         except (ImportError, ValueError) as error:
             raise BuildError(f"--out {url.split('://')[0]}://: {error}") from error
         self._sizes: dict[str, int] = {}

@@ -13,6 +13,7 @@ from mindvl_data.shards.once import locked, sha256_once
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
 from mindvl_data.shards.segments import SegmentTable, joined, joined_tables
+from mindvl_data.shards.stores import RedirectedError, store_of
 from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
 from mindvl_data.vision.video.frame import Frame
 
@@ -21,6 +22,7 @@ __all__ = [
     "Pack",
     "PackImage",
     "Patience",
+    "RedirectedError",
     "SegmentTable",
     "ShardCache",
     "ShardError",
@@ -44,6 +46,7 @@ __all__ = [
     "schema",
     "sha256_once",
     "shard_name",
+    "store_of",
     "vision_cost",
     "write_shard",
 ]

@@ -20,6 +20,7 @@ import fsspec
 
 from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.once import locked, sha256_once
+from mindvl_data.shards.stores import store_of
 
 BLOCK_BYTES = 8 << 20
 WAIT_SECONDS = 0.1
@@ -106,7 +107,7 @@ class ShardCache:
 
 def blocks(url: str, size: int, patience: Patience) -> Iterator[bytes]:
     """The `size` bytes at `url`, block by block. Raises StoreError, naming the range that cannot be read."""
-    store, place = fsspec.core.url_to_fs(url)
+    store, place = store_of(url)
     for start in range(0, size, BLOCK_BYTES):
         stop = min(start + BLOCK_BYTES, size)
         yield patiently(partial(_range, store, place, start, stop), f"{url} [{start}, +{stop - start}]", patience)

@@ -31,7 +31,7 @@ class Patience:
 def patiently(read: Callable[[], Read], what: str, patience: Patience) -> Read:
     """What `read` returns, tried as `patience` says. Raises StoreError, naming `what`.
 
-    A file that is not there is an answer and is not asked for again.
+    A file that is not there, or may not be read, is an answer and is not asked for again.
     """
     for number in range(patience.tries):
         if number:
@@ -40,6 +40,8 @@ def patiently(read: Callable[[], Read], what: str, patience: Patience) -> Read:
             return _within(read, patience.timeout)
         except FileNotFoundError as error:
             raise StoreError(f"{what}: no such file in the store; copy it again or build again") from error
+        except PermissionError as error:
+            raise StoreError(f"{what}: the store refuses it ({error})") from error
         except Exception as error:  # noqa: BLE001, every store's client raises its own
             last = error
     raise StoreError(

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mindvl_data.expanded import VARIABLE
 from mindvl_data.media import fixed_folder, leads_out
 from mindvl_data.shards import Patience, StoreError, patiently
+from mindvl_data.shards import store_of as web_or_store_of
 from mindvl_data.sources import Image, ImageBytes, ImagePath, Piece, SourceError, Unusable, Video
 from mindvl_data.sources.braces import braces
 from mindvl_data.sources.fingerprint import (
@@ -310,7 +310,7 @@ def store_of(place: str) -> tuple[Any, str]:
     if "://" not in place:
         return LOCAL, LOCAL._strip_protocol(place)
     try:
-        fs, path = fsspec.core.url_to_fs(place)
+        fs, path = web_or_store_of(place)
     except (ImportError, ValueError) as error:
         raise SourceError(f"{place.split('://')[0]}://: {error}") from error
     return fs, path

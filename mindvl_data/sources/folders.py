@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from mindvl_data.errors import reading
+from mindvl_data.media import leads_out
 from mindvl_data.runtime import yaml_text
 from mindvl_data.sources import SourceError
 from mindvl_data.sources.braces import braces
@@ -61,7 +62,8 @@ def _energon(data: bytes) -> list[Listed]:
 
 
 def _within(path: str) -> str:
-    if posixpath.isabs(path) or ".." in path.split("/"):
+    # In a store also as it is decoded.
+    if leads_out(path, in_store=True):
         raise ValueError(f"{path!r} leads out of the folder")
     return path
 

@@ -11,6 +11,7 @@ from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.s3 import s3_server
+from tests.ray_cluster import two_nodes
 
 SETS = ["warmup-2048", "multitask-4096", "sft-2048", "sft-4096", "holdout-4096"]
 FILES = ["manifest.json", "manifest.json.sha256", "draws.parquet", "CARD.md"]
@@ -29,17 +30,30 @@ def test_the_quickstart_in_a_store_that_fails_is_that_of_this_machine(
 ) -> None:
     monkeypatch.setenv("MINDVL_CACHE", str(tmp_path / "cache"))
     with s3_server("bucket", fails_each=10) as client:
-        upload(client)
-        sources = load_recipe(QUICKSTART / "recipe.yaml").recipe.sources
-        paths = [f"sources.{name}.path=s3://bucket/{source.path[0]}" for name, source in sources.items()]
-        flags = [flag for path in paths for flag in ("--set", path)]
-        local = build(load_recipe(QUICKSTART / "recipe.yaml", paths), tmp_path / "local")
-        said = ran("build", QUICKSTART / "recipe.yaml", "--out", "s3://bucket/build", *flags)
-        assert "s3://bucket/build/warmup-2048/manifest.json" in said
-        for name, file in ((name, file) for name in SETS for file in FILES):
-            there = content(client, f"build/{name}/{file}")
-            assert there == (local.out / name / file).read_bytes()
+        builds_as_here(client, tmp_path)
         assert "sound" in ran("verify", "s3://bucket/build/sft-4096", "--media")
+
+
+@pytest.mark.slow
+def test_the_quickstart_on_two_nodes_in_a_store_is_that_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("MINDVL_CACHE", str(tmp_path / "cache"))
+    with s3_server("bucket") as client, two_nodes() as cluster:
+        builds_as_here(client, tmp_path, "--engine", "ray", "--address", cluster.address)
+
+
+def builds_as_here(client: Any, folder: Path, *flags: str) -> None:
+    upload(client)
+    sources = load_recipe(QUICKSTART / "recipe.yaml").recipe.sources
+    paths = [f"sources.{name}.path=s3://bucket/{source.path[0]}" for name, source in sources.items()]
+    local = build(load_recipe(QUICKSTART / "recipe.yaml", paths), folder / "local")
+    changes = [flag for path in paths for flag in ("--set", path)]
+    said = ran("build", QUICKSTART / "recipe.yaml", "--out", "s3://bucket/build", *changes, *flags)
+    assert "s3://bucket/build/warmup-2048/manifest.json" in said
+    for name, file in ((name, file) for name in SETS for file in FILES):
+        assert content(client, f"build/{name}/{file}") == (local.out / name / file).read_bytes()
 
 
 def upload(client: Any) -> None:

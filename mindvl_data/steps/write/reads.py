@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.media import MediaError, changed, unreadable
-from mindvl_data.shards import Patience, StoreError, patiently
+from mindvl_data.shards import Patience, StoreError, patiently, store_of
 from mindvl_data.tables.store import starts_of
 
 # What lies between two ranges is read along when it is cheaper than another request.
@@ -160,7 +159,7 @@ class RangeReader:
         """The reads of a file system together: it has many under way at a time."""
         systems: dict[Any, list[tuple[int, int]]] = {}
         for read in reads:
-            fs, _ = fsspec.core.url_to_fs(self._place(ranges.uris[ranges.file[read[0]]]))
+            fs, _ = store_of(self._place(ranges.uris[ranges.file[read[0]]]))
             systems.setdefault(fs, []).append(read)
         for fs, mine in systems.items():
             sizes = np.array([ranges.offset[end - 1] + ranges.size[end - 1] - ranges.offset[i] for i, end in mine])
