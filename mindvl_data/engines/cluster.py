@@ -22,6 +22,14 @@ NODE_LABEL = "ray.io/node-id"
 DEVICES = {"auto": "GPU", "cuda": "GPU", "npu": "NPU"}
 
 
+class Raised(Exception):  # noqa: N818 - no fault of the cluster's
+    """What a task raised, told from Ray's own troubles."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Cluster:
     """The nodes: how much they have, and which of them must not run tasks. wanted: what each must have."""
 
@@ -83,18 +91,28 @@ class Cluster:
         return remote.remote(self._wanted, self.ray.cloudpickle.dumps((function, task)))
 
     def answer(self, ref: Any) -> tuple[str, list[str], Any]:
-        """The node, what is wrong with it, and the task's result. Raises what the task raised."""
+        """The node, what is wrong with it, and the task's result.
+
+        Raises:
+            Raised: The task raised something.
+            RayError: Ray lost the task.
+        """
         try:
             answer: tuple[str, list[str], Any] = self.ray.get(ref)
         except self.ray.exceptions.RayTaskError as error:
-            raise (error.cause or error) from error
+            raise Raised(error.cause or error) from error
         return answer
 
     def refuse(self, node: str, problems: Sequence[str]) -> None:
-        """A node that joined later and is not like the others gets no tasks."""
+        """A node that joined later and is not like the others gets no tasks. Raises EngineError where none is left."""
         if node not in self._refused:
             LOG.warning("no tasks go to the node %s, which %s", self._named(node), ", and ".join(problems))
             self._refused.add(node)
+        if not self.nodes:
+            raise EngineError(
+                f"no node of the cluster can run this build any more: {self._named(node)} {', and '.join(problems)}. "
+                "Install the same everywhere and run the same command again"
+            )
 
     def check(self, folder: Path | None) -> None:
         """Ask every node what it has, and to write where tasks will. Raises EngineError naming those that differ."""
@@ -121,8 +139,8 @@ class Cluster:
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": there}
         if folder is None:
             return self.send(nodes.nothing, None, **options)
-        # A look at what is not there yet, which a network file system remembers: see _unseen.
-        assert not _mark(folder, node).exists()
+        # Which also looks for it: that it was not there a network file system remembers, see _unseen.
+        _mark(folder, node).unlink(missing_ok=True)
         return self.send(nodes.leave_mark, _mark(folder, node), **options)
 
     def _named(self, node: str) -> str:

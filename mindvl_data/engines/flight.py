@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mindvl_data.engines import Done, EngineError, R, T
-from mindvl_data.engines.cluster import POLL_SECONDS, Cluster
+from mindvl_data.engines.cluster import POLL_SECONDS, Cluster, Raised
 
 LOG = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Flight:
         self.results: list[Any] = [None] * len(tasks)
 
     def finish(self, done: Done) -> None:
-        """Send and take answers until there is nothing left. Raises what a task raised, or EngineError."""
+        """Send and take answers until there is nothing left. Raises Raised, or EngineError."""
         while self._waiting or self._sent:
             self._send()
             for ref in self._ended():
@@ -103,7 +103,11 @@ class Flight:
         task, errors = self._sent.pop(ref), self._cluster.ray.exceptions
         try:
             node, problems, result = self._cluster.answer(ref)
-        except (errors.OutOfMemoryError, MemoryError) as error:
+        except Raised as raised:
+            if not isinstance(raised.error, MemoryError):
+                raise
+            self._again(task, "memory", raised.error)
+        except errors.OutOfMemoryError as error:
             self._again(task, "memory", error)
         except (errors.WorkerCrashedError, errors.ObjectLostError, errors.RuntimeEnvSetupError) as error:
             self._again(task, "worker", error)

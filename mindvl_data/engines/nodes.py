@@ -10,7 +10,7 @@ import hashlib
 import pickle
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -52,8 +52,15 @@ def _plugins() -> dict[str, str]:
     """The code of sources, scores and the like that other packages bring."""
     groups = [group for group in entry_points().groups if group.startswith(f"{OURS}.")]
     points = [point for group in groups for point in entry_points(group=group)]
-    foreign = {point.module for point in points if point.module.partition(".")[0] != OURS}
-    return {f"the plugin {module}": reached.code(module) for module in sorted(foreign)}
+    foreign = {point.module: point for point in points if point.module.partition(".")[0] != OURS}
+    return {f"the plugin {module}": _code(point) for module, point in sorted(foreign.items())}
+
+
+def _code(point: EntryPoint) -> str:
+    try:
+        return reached.code(point.module)
+    except ModuleNotFoundError:  # compiled, or of a package that is broken here: what uses it will say so
+        return str(point.dist.version if point.dist else "")
 
 
 def problems(wanted: Wanted) -> list[str]:

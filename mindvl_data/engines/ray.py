@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mindvl_data.engines import Done, EngineError, EngineOptions, R, T, nodes, silent
-from mindvl_data.engines.cluster import Cluster
+from mindvl_data.engines.cluster import Cluster, Raised
 from mindvl_data.engines.flight import KEPT, LESS_MEMORY, Flight
 from mindvl_data.runtime import fingerprints
 
@@ -78,6 +78,8 @@ class RayEngine:
         try:
             with _understood(self.address):
                 flight.finish(done)
+        except Raised as raised:
+            raise raised.error from raised.__cause__
         finally:
             flight.cancel()
         return flight.results

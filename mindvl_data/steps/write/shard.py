@@ -18,8 +18,12 @@ from mindvl_data.steps.write.task import WriteTask
 def write(task: WriteTask) -> ShardInfo:
     """Write one shard, and then `note` with what the manifest says of it: a resumed build reads that.
 
+    Again it writes nothing: a worker may be lost once all is done, and the dealt images are gone then.
+
     Raises MediaError when a source changed since its scan.
     """
+    if there := written(task.path, task.note):
+        return there
     info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video, task.weighted)
     mirrors.sent_away(task.path)
     with seals.sealed(task.note) as partial:

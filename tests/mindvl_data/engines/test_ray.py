@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from mindvl_data.engines import EngineError, EngineOptions, engine_of, nodes
 from mindvl_data.engines.ray import RayEngine
+from mindvl_data.runtime.seals import DamagedFileError
 from mindvl_data.steps.scores import ScoreError
 from tests.conftest import QUICKSTART
 from tests.ray_cluster import NODE, two_nodes
@@ -78,14 +80,17 @@ def test_both_nodes_work(engine: RayEngine, tmp_path: Path) -> None:
     assert len(set(engine.run(together, [tmp_path] * 2))) == 2
 
 
-def wrong(number: int) -> None:
-    if number == 3:
-        raise ScoreError("the score is wrong, do this")
+def wrong(error: Exception | None) -> None:
+    if error:
+        raise error
 
 
-def test_an_error_of_a_task_is_the_error_that_it_raised(engine: RayEngine) -> None:
-    with pytest.raises(ScoreError, match=r"^the score is wrong, do this$") as caught:
-        engine.run(wrong, range(6))
+# The last is what Ray's own connections raise, too.
+@pytest.mark.parametrize("error", [ScoreError("do this"), DamagedFileError(Path("a")), ConnectionResetError("do this")])
+def test_an_error_of_a_task_is_the_error_that_it_raised(engine: RayEngine, error: Exception) -> None:
+    with pytest.raises(type(error), match=rf"^{re.escape(str(error))}$") as caught:
+        engine.run(wrong, [None, None, error, None])
+    assert vars(caught.value) == vars(error)
     assert "in wrong" in str(caught.value.__cause__), "and where it was raised is there for --debug"
 
 
