@@ -20,7 +20,7 @@ from mindvl_data.pipeline import publish, record
 from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
-from mindvl_data.pipeline.folder import default_folder, held_there, opened
+from mindvl_data.pipeline.folder import default_folder, held_there, opened, sweep
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, prepare
@@ -125,6 +125,8 @@ def _build(run: Run) -> BuildReport:
         stages = [write_stage(run, prepared, plan) for plan in planned]
         record.write_uses(run, [stage.name for stage in stages])
         publish.clear(out)
+        if run.work:
+            sweep(out)
         record.send(run, all(stage.state == "up to date" for stage in stages))
     urls = [stage.manifest for stage in stages if isinstance(stage.manifest, str)]
     said = warnings(prepared.funnel, run.rules)
