@@ -44,6 +44,15 @@ def test_a_source_that_was_cut_or_removed_stops_the_shard(tmp_path: Path) -> Non
         deque(map(write, tasks))
 
 
+def test_a_shard_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    """As where a worker is lost once it is done: what it read may be gone."""
+    tasks, _ = ways_of_one_set(tmp_path, "out")
+    first = [write(task) for task in tasks]
+    for number in (0, 1):
+        (tmp_path / f"source-{number}.bin").unlink()
+    assert [write(task) for task in tasks] == first
+
+
 def test_referenced_media_are_not_read(tmp_path: Path) -> None:
     tasks, _ = ways_of_one_set(tmp_path, "out", "reference")
     for number in (0, 1):
