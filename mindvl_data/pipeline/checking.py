@@ -53,7 +53,7 @@ def check(loaded: LoadedRecipe, out: Path | None = None, workers: int = 1) -> Ch
         return CheckReport(out, findings, {}, None)
     looked, seen = _looked(run, [name for name in run.recipe.sources if f"sources.{name}" not in faulty])
     findings += seen
-    if set(looked) != set(run.recipe.sources):
+    if not _all_have_samples(run, looked):
         return CheckReport(out, findings, looked, None)
     needed = needs(run, looked)
     return CheckReport(out, [*findings, *_of_needs(out, needed)], looked, needed)
@@ -64,11 +64,16 @@ def warn_first(run: Run) -> None:
     if (run.out / "samples").exists():
         return
     looked, findings = _looked(run, list(run.recipe.sources))
-    if set(looked) == set(run.recipe.sources):
+    if _all_have_samples(run, looked):
         findings += _of_needs(run.out, needs(run, looked))
     for one in findings:
         if one.state != "ok":
             LOG.warning("%s: %s", one.where, one.said)
+
+
+def _all_have_samples(run: Run, looked: Mapping[str, Looked]) -> bool:
+    """Whether there is something of every source to measure."""
+    return all(name in looked and looked[name].samples for name in run.recipe.sources)
 
 
 def _looked(run: Run, names: Sequence[str]) -> tuple[dict[str, Looked], list[Finding]]:
