@@ -43,7 +43,7 @@ def export(
     Raises ExportError, PluginError, ManifestError, or MediaError where a referenced image changed.
     """
     writer: Writer = plugins.load(GROUP, format_name)
-    if whole_packs and getattr(writer, "samples_only", False):
+    if whole_packs and (getattr(writer, "samples_only", False) or getattr(writer, "no_packs", False)):
         raise ExportError(f"--packs: {format_name} is a list of samples, packs cannot be written to it")
     if folder.exists():
         raise ExportError(f"{folder}: exists already; name a folder that does not, or remove it")

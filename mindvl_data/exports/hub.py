@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mindvl_data.exports.parquet import write_rows
 from mindvl_data.exports.records import Record
 from mindvl_data.inspect.card import card
 from mindvl_data.manifest import Manifest
 
-SHARD_BYTES = 256 << 20
-ROWS = 64
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 MESSAGES = pa.list_(
     pa.struct(
@@ -60,38 +58,27 @@ PICTURES = frozenset({"jpg", "png", "webp", "gif", "bmp", "tif"})
 
 def datasets(records: Iterator[Record], folder: Path, manifest: Manifest) -> None:
     """`data/train-00000.parquet` … and the data card as README.md; images are the library's Image, clips its Video."""
-    (folder / "data").mkdir()
     (folder / "README.md").write_text(card(manifest.data), encoding="utf-8")
-    number, writer, rows, size = 0, None, list[dict[str, Any]](), 0
-    for record in records:
-        rows.append(_row(record, "video" in manifest.data["resolution"]))
-        size += sum(len(data) for _, data in record.images)
-        if writer is None:
-            schema = _schema(list(rows[0]))
-            writer = pq.ParquetWriter(folder / "data" / f"train-{number:05d}.parquet", schema)
-        if len(rows) == ROWS or size >= SHARD_BYTES:
-            writer.write_table(pa.Table.from_pylist(rows, writer.schema))
-            rows = []
-        if size >= SHARD_BYTES:
-            writer.close()
-            number, writer, size = number + 1, None, 0
-    if writer is not None:
-        if rows:
-            writer.write_table(pa.Table.from_pylist(rows, writer.schema))
-        writer.close()
+    has_clips = "video" in manifest.data["resolution"]
+    rows = ((_row(record, has_clips), sum(len(data) for _, data in record.images)) for record in records)
+    write_rows(rows, folder, _schema)
 
 
 def _row(record: Record, has_clips: bool) -> dict[str, Any]:
     """A line; of a set with clips all lines have a list of them."""
-    files = [(suffix, {"bytes": data, "path": f"{i}.{suffix}"}) for i, (suffix, data) in enumerate(record.images)]
-    images = [file for suffix, file in files if suffix in PICTURES]
-    videos = [file for suffix, file in files if suffix not in PICTURES]
+    images, videos = images_of(record), images_of(record, clips=True)
     meta = dict(record.meta)
     if "messages" in meta:
         meta["messages"] = [_message(message) for message in meta["messages"]]
         meta["tools"] = json.dumps(meta["tools"], ensure_ascii=False) if meta["tools"] else None
     row = {"key": record.key, **meta, **record.arrays, "images": images}
     return row | ({"videos": videos} if has_clips else {})
+
+
+def images_of(record: Record, clips: bool = False) -> list[dict[str, Any]]:
+    """Its pictures, or its clips, as the library has them: bytes and a name."""
+    files = [(suffix, {"bytes": data, "path": f"{i}.{suffix}"}) for i, (suffix, data) in enumerate(record.images)]
+    return [file for suffix, file in files if (suffix in PICTURES) != clips]
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
@@ -101,19 +88,21 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(names: list[str]) -> pa.Schema:
     """With the note by which `datasets` knows the images for images; it finds out all else."""
-    features = {name: _feature(TYPES[name]) for name in names} | {"images": _list({"_type": "Image"})}
-    features |= {"videos": _list({"_type": "Video"})} if "videos" in names else {}
+    features = {name: feature_of(TYPES[name]) for name in names} | {"images": list_of({"_type": "Image"})}
+    features |= {"videos": list_of({"_type": "Video"})} if "videos" in names else {}
     note = {"info": {"features": features}}
     return pa.schema([(name, TYPES[name]) for name in names], metadata={"huggingface": json.dumps(note)})
 
 
-def _feature(kind: pa.DataType) -> Any:
+def feature_of(kind: pa.DataType) -> Any:
+    """What the library calls a column's type."""
     if pa.types.is_list(kind):
-        return _list(_feature(kind.value_type))
+        return list_of(feature_of(kind.value_type))
     if pa.types.is_struct(kind):
-        return {field.name: _feature(field.type) for field in kind}
+        return {field.name: feature_of(field.type) for field in kind}
     return {"dtype": str(kind), "_type": "Value"}
 
 
-def _list(item: Any) -> dict[str, Any]:
+def list_of(item: Any) -> dict[str, Any]:
+    """A list of such things."""
     return {"feature": item, "_type": "List"}

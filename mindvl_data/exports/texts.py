@@ -51,7 +51,8 @@ class Texts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._path.unlink()
+        # Of an export that failed the folder may be gone already.
+        self._path.unlink(missing_ok=True)
 
     def __getitem__(self, sample_id: bytes) -> Mapping[str, Any]:
         """`uid` (None where the data has none) and `messages` of a sample. Raises UserError where it is in no table."""

@@ -45,10 +45,11 @@ class Place(NamedTuple):
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
     """One sample a row or line."""
-    return samples(file, asked, COLUMNS, _sample)
+    return samples(file, asked, COLUMNS, conversation)
 
 
-def _sample(key: str, row: Row) -> Sample:
+def conversation(key: str, row: Row) -> Sample:
+    """The sample that a row's `messages` and what stands beside them make. Raises Unusable."""
     messages = listed(row, "messages")
     if messages is None:
         raise Unusable("malformed_record", "a record is an object with a list of messages")

@@ -91,7 +91,7 @@ def test_exports_are_the_same_bytes_again_and_close_their_files(
 def test_datasets_opens_the_samples_with_their_pictures(
     manifest: Manifest, packs: list[Pack], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mindvl_data.exports.hub.SHARD_BYTES", 1 << 20)
+    monkeypatch.setattr("mindvl_data.exports.parquet.SHARD_BYTES", 1 << 20)
     export(manifest, "datasets", tmp_path / "set")
     assert len(list((tmp_path / "set" / "data").iterdir())) > 2
     found = datasets.load_dataset(str(tmp_path / "set"), split="train")

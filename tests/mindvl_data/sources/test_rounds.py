@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindvl_data.sources import Sample, Unusable
-from mindvl_data.sources.messages import _sample
+from mindvl_data.sources.messages import conversation
 from mindvl_data.sources.rounds import shaped
 from mindvl_data.steps.scan import Rules
 from tests.mindvl_data.sources.scanned import read
@@ -17,7 +17,7 @@ TOOL = {"type": "function", "function": {"name": "weigh", "parameters": {"type":
 
 
 def sample(*messages: dict[str, Any], **beside: Any) -> Sample:
-    return _sample("7", {"messages": list(messages), **beside})
+    return conversation("7", {"messages": list(messages), **beside})
 
 
 def said(role: str, content: Any, **beside: Any) -> dict[str, Any]:
