@@ -412,3 +412,14 @@ def test_embedded_frames_are_the_chosen_ones_encoded_anew(
         )
         for one, other in pairs:
             assert np.abs(one - other).mean() < 0.1
+
+
+def test_the_quickstarts_clips_are_built_and_read(tmp_path: Path) -> None:
+    report = build(load_recipe(QUICKSTART / "recipe-video.yaml"), tmp_path / "built")
+    assert all(not line.reasons for line in report.funnel)
+    made = read_manifest(report.out / "sft-2048")
+    assert made.data["mixture"]["sources"]["videos"]["actual"]["epochs"] == 1.0
+    grids = {image.grid for pack in packs_of(made) for image in pack.images if image.is_video}
+    # Two seconds at four frames a second, in pairs, of 112 pixels a side.
+    assert grids == {(4, 8, 8)}
+    assert all(len(list(media_patches(pack.images))) == len(pack.images) for pack in packs_of(made))
