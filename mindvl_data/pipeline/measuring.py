@@ -22,6 +22,7 @@ from mindvl_data.pipeline.scanning import asked_of, files_of, reader_of
 from mindvl_data.recipe.forecast import Size
 from mindvl_data.runtime.memory import available
 from mindvl_data.sources import Failed, ImageBytes, Record, Sample, SourceError
+from mindvl_data.sources.rounds import shaped
 from mindvl_data.steps.filters import KNOWN, named_by
 from mindvl_data.tables.schema import BOXES, Part
 from mindvl_data.tokenise import Refused, counts, encode, stretches
@@ -93,7 +94,8 @@ def look(run: Run, name: str) -> Looked:
         records = first_records(file, reader, asked)
     except UserError as error:
         raise SourceError(f"sources.{name}: {error}") from error
-    samples = [record for record in records if isinstance(record, Sample)]
+    found = [record for record in records if isinstance(record, Sample)]
+    samples = [one for record in found for one in shaped(record, source.thinking, source.split == "turns")]
     parts = [_as_trained(run, source, sample) for sample in samples]
     weights = _weights(run, source, samples, parts)
     return Looked(

@@ -71,7 +71,7 @@ class Tokeniser:
     @cached_property
     def fast(self) -> FastEncoder | None:
         """The same in a faster library; None where that is not known to give the same ids."""
-        return fast_encoder(_bare(json.loads(self.read())))
+        return fast_encoder(_bare(json.loads(self.read()), numbered=False))
 
     @property
     def pad_id(self) -> int:
@@ -211,15 +211,16 @@ def _words(spec: Any) -> list[dict[str, Any]]:
     return [token for token in spec["added_tokens"] if not token["special"] and token["content"] not in control]
 
 
-def _bare(spec: Any) -> str:
+def _bare(spec: Any, numbered: bool = True) -> str:
     """The tokenizer for text alone: without special tokens, and without what it would put around a text.
 
     Added tokens that are not special (`<think>`, `<loc_0001>`) are words of the vocabulary: they stay. The library
-    numbers added tokens anew unless the model knows them, so they have their ids there.
+    numbers added tokens anew unless the model knows them, so they have their ids there (`numbered`); the faster library
+    takes none that its merges do not make.
     """
     words = _words(spec)
     model = dict(spec["model"])
-    if words and isinstance(model["vocab"], dict):
+    if numbered and words and isinstance(model["vocab"], dict):
         model["vocab"] = {**model["vocab"], **{token["content"]: token["id"] for token in words}}
     nothing = {"post_processor": None, "truncation": None, "padding": None}
     return json.dumps({**spec, **nothing, "added_tokens": words, "model": model})

@@ -1,6 +1,7 @@
 """The faster library against `tokenizers`: ids, borders, what it is not used for, and what it must not hide."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mindvl_data.tokenise import TEMPLATES, OtherIdsError, Tokeniser, encode, lo
 from mindvl_data.tokenise.exact import TextIds
 from mindvl_data.tokenise.fast import FastEncoder, fast_encoder
 from tests.conftest import QUICKSTART
+from tests.mindvl_data.tokenise.published import QWEN_WORDS, published
 
 SPEC = json.loads((QUICKSTART / "tokenizer.json").read_text())
 
@@ -83,6 +85,28 @@ def test_samples_are_the_same_by_either_library(turns: list[tuple[str, str, bool
         assert one.ids.tolist() == other.ids.tolist()
         assert one.loss.tolist() == other.loss.tolist()
         assert one.offsets.tolist() == other.offsets.tolist()
+
+
+with_words = st.lists(st.one_of(odd, st.sampled_from([*QWEN_WORDS, "<thi", "nk>", "a", " ", "\n"])), max_size=12)
+
+
+@given(samples=st.lists(with_words.map("".join), min_size=1, max_size=4), data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_words_of_the_vocabulary_are_one_token_by_either_library(samples: list[str], data: st.DataObject) -> None:
+    """Added tokens that are not special; and borders at which the token is wanted that reaches over them."""
+    one = published("qwen3").tokeniser
+    wanted = st.lists(st.integers(0, 30), min_size=1, max_size=4)
+    borders = {
+        number: [~place if data.draw(st.booleans()) else place for place in data.draw(wanted) if place < len(text)]
+        for number, text in enumerate(samples)
+    }
+    exact = one.encode_texts(samples, borders)
+    assert one.fast is not None
+    found = one.fast.encode_texts(samples, borders, one.text_only)
+    assert found.ids.tolist() == exact.ids.tolist()
+    assert found.borders == exact.borders
+    words = [one.added[word] for word in QWEN_WORDS]
+    assert np.isin(exact.ids, words).sum() == sum(len(re.findall("|".join(QWEN_WORDS), text)) for text in samples)
 
 
 class Wrong:
