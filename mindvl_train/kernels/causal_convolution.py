@@ -8,12 +8,10 @@ from torch import Tensor
 
 from mindvl_train.kernels.meta import keeping
 from mindvl_train.kernels.registry import CausalConvolution, KernelSpec
-from mindvl_train.kernels.segments import Segments
+from mindvl_train.kernels.segments import KEPT, Segments, boundaries
 
 # What causal-conv1d takes.
 CUDA_WIDTHS, CUDA_CHANNELS = (2, 3, 4), 8
-# Of a few batches.
-CUDA_KEPT = 16
 
 
 def reference(stream: Tensor, weight: Tensor, segments: Segments) -> Tensor:
@@ -40,7 +38,7 @@ def load_cuda() -> CausalConvolution:
     """`causal_conv1d_fn`, told by the segment of every token, which it takes for channels that lie side by side."""
     from causal_conv1d import causal_conv1d_fn
 
-    @lru_cache(CUDA_KEPT)
+    @lru_cache(KEPT)
     def owners(segments: Segments, device: torch.device) -> Tensor:
         """On the device once a batch, not once a layer."""
         return segments.owners(device).to(torch.int32).unsqueeze(0)
@@ -60,12 +58,33 @@ def load_cuda() -> CausalConvolution:
     return convolve
 
 
+def load_npu() -> CausalConvolution:
+    """`causal_conv1d` of flash-linear-attention, which has a backend for Ascend; told by the boundaries."""
+    from fla.modules.causal_conv1d import causal_conv1d
+
+    def convolve(stream: Tensor, weight: Tensor, segments: Segments) -> Tensor:
+        ends, host = boundaries(segments, stream.device)
+        convolved: Tensor = causal_conv1d(
+            stream.unsqueeze(0), weight, activation="silu", cu_seqlens=ends, cu_seqlens_cpu=host
+        )[0]
+        return convolved.squeeze(0)
+
+    return convolve
+
+
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
 CUDA = KernelSpec(
     devices=frozenset({"cuda"}),
     load=load_cuda,
     precisions=frozenset({"bfloat16"}),
     package="causal_conv1d",
-    extra="delta",
+    install="mindvl[delta]",
 )
 META = KernelSpec(devices=frozenset({"meta"}), load=lambda: keeping(reference, lambda stream, weight, _: [stream]))
+NPU = KernelSpec(
+    devices=frozenset({"npu"}),
+    load=load_npu,
+    precisions=frozenset({"bfloat16"}),
+    package="fla",
+    install="fla-core[npu]",
+)

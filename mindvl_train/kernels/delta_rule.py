@@ -5,27 +5,19 @@ In every segment, from a state of zeros, with queries and keys of unit length:
     S_t = exp(decay_t) · S_{t-1} + beta_t · k_t (v_t - exp(decay_t) · S_{t-1}ᵀ k_t)ᵀ        out_t = S_tᵀ q_t / √K
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mindvl_train.kernels.meta import keeping
 from mindvl_train.kernels.registry import DeltaRule, KernelSpec
-from mindvl_train.kernels.segments import Segments
+from mindvl_train.kernels.segments import Segments, boundaries
 
 CHUNK = 64
 # Below the square root of a length, as flash-linear-attention has it.
 EPS = 1e-6
 # The largest key that flash-linear-attention takes.
-CUDA_KEY_SIZE = 256
-# Boundaries kept on the device, those of a few batches.
-CUDA_KEPT = 16
-NPU_REFUSAL = (
-    "op-plugin documents npu_chunk_gated_delta_rule without a backward pass, and flash-linear-attention's build for "
-    "Ascend wants torch 2.10"
-)
+FUSED_KEY_SIZE = 256
 
 
 def reference(
@@ -109,23 +101,20 @@ def _decays_between(decay: Tensor, owners: Tensor) -> Tensor:
     return steps.cumsum(-2).masked_fill(~sees, float("-inf")).exp()
 
 
-def load_cuda() -> DeltaRule:
-    """`chunk_gated_delta_rule` of flash-linear-attention, all segments in one call told by their boundaries."""
+def load_fused() -> DeltaRule:
+    """`chunk_gated_delta_rule` of flash-linear-attention, all segments in one call told by their boundaries.
+
+    It runs on what Triton runs on, and on Ascend by a backend of its own, forward and backward.
+    """
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
-    @lru_cache(CUDA_KEPT)
-    def boundaries(cu_seqlens: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-        """On the device and on the host, once a batch and not once a layer."""
-        host = torch.tensor(cu_seqlens, dtype=torch.int64)
-        return host.to(device), host
-
     def remember(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor, segments: Segments) -> Tensor:
-        if key.shape[-1] > CUDA_KEY_SIZE:
+        if key.shape[-1] > FUSED_KEY_SIZE:
             raise ValueError(
-                f"keys of {key.shape[-1]} are larger than the {CUDA_KEY_SIZE} that flash-linear-attention takes; set "
+                f"keys of {key.shape[-1]} are larger than the {FUSED_KEY_SIZE} that flash-linear-attention takes; set "
                 "kernels.delta_rule: reference"
             )
-        ends, host = boundaries(segments.cu_seqlens, value.device)
+        ends, host = boundaries(segments, value.device)
         streams = (each.unsqueeze(0) for each in (query, key, value, decay, beta))
         output: Tensor = chunk_gated_delta_rule(
             *streams, use_qk_l2norm_in_kernel=True, cu_seqlens=ends, cu_seqlens_cpu=host
@@ -143,7 +132,17 @@ def _kept(query: Tensor, key: Tensor, value: Tensor, decay: Tensor, beta: Tensor
 
 REFERENCE = KernelSpec(devices=frozenset(), load=lambda: reference)
 CUDA = KernelSpec(
-    devices=frozenset({"cuda"}), load=load_cuda, precisions=frozenset({"bfloat16"}), package="fla", extra="delta"
+    devices=frozenset({"cuda"}),
+    load=load_fused,
+    precisions=frozenset({"bfloat16"}),
+    package="fla",
+    install="mindvl[delta]",
 )
 META = KernelSpec(devices=frozenset({"meta"}), load=lambda: keeping(reference, _kept))
-NPU = KernelSpec(devices=frozenset({"npu"}), load=lambda: reference, refusal=NPU_REFUSAL)
+NPU = KernelSpec(
+    devices=frozenset({"npu"}),
+    load=load_fused,
+    precisions=frozenset({"bfloat16"}),
+    package="fla",
+    install="fla-core[npu]",
+)

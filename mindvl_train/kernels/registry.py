@@ -123,16 +123,14 @@ class KernelSpec:
         load: imports what is needed and returns the function.
         precisions: in which it computes; empty means all of them.
         package: the module that has to be importable; a model that never calls the operation does without.
-        extra: ours that installs it.
-        refusal: why it cannot be chosen though its hardware is there; `auto` passes over it.
+        install: what pip installs it by.
     """
 
     devices: frozenset[str]
     load: Callable[[], Callable[..., Any]]
     precisions: frozenset[str] = frozenset()
     package: str | None = None
-    extra: str | None = None
-    refusal: str | None = None
+    install: str | None = None
 
     def serves(self, device_type: str) -> bool:
         """Whether it runs on a torch device of this type (`cpu`, `cuda`, `npu`)."""
@@ -186,7 +184,7 @@ def _choose(operation: str, wanted: str, device_type: str, precision: str) -> st
     if f"{operation}.{device_type}" not in plugins.available(plugins.KERNELS):
         return REFERENCE
     spec: KernelSpec = plugins.load(plugins.KERNELS, f"{operation}.{device_type}")
-    return device_type if spec.computes_in(precision) and not spec.refusal else REFERENCE
+    return device_type if spec.computes_in(precision) else REFERENCE
 
 
 def _load(operation: str, name: str, device_type: str, precision: str) -> Callable[..., Any]:
@@ -201,12 +199,10 @@ def _load(operation: str, name: str, device_type: str, precision: str) -> Callab
             f"kernels.{operation}: {name!r} computes in {', '.join(sorted(spec.precisions))}, not in {precision}; "
             f"choose {AUTO!r} or {REFERENCE!r}, or another precision"
         )
-    if spec.refusal:
-        raise KernelError(f"kernels.{operation}: {name!r} is refused: {spec.refusal}; choose {REFERENCE!r}")
     if spec.package and find_spec(spec.package) is None:
         return _missing(
-            f"kernels.{operation}: {name!r} needs the package {spec.package}, which is not installed; install "
-            f"mindvl[{spec.extra}], or choose {REFERENCE!r}, which is slow"
+            f"kernels.{operation}: {name!r} needs the package {spec.package}, which is not installed: pip "
+            f"install '{spec.install}', or choose {REFERENCE!r}, which is slow"
         )
     return spec.load()
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+# Boundaries kept on a device, those of a few batches.
+KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -45,3 +49,10 @@ class Segments:
         """[T] int64: how many tokens of its segment stand before every token."""
         starts = torch.tensor(self.cu_seqlens[:-1], dtype=torch.int64, device=device)
         return torch.arange(self.cu_seqlens[-1], device=device) - starts[self.owners(device)]
+
+
+@lru_cache(KEPT)
+def boundaries(segments: Segments, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`cu_seqlens` [N + 1] int64, on the device and on the host: once a batch and not once a layer."""
+    host = torch.tensor(segments.cu_seqlens, dtype=torch.int64)
+    return host.to(device), host

@@ -15,7 +15,16 @@ from torch import Tensor
 from mindvl_train.kernels import causal_convolution, delta_rule, registry
 from mindvl_train.kernels.registry import KernelConfig, KernelError, resolve
 from mindvl_train.kernels.segments import Segments
+from tests.mindvl_train.kernels.fake_torch_npu import Recorded
 
+NAMES = (
+    "fla",
+    "fla.ops",
+    "fla.ops.gated_delta_rule",
+    "fla.modules",
+    "fla.modules.causal_conv1d",
+    "causal_conv1d",
+)
 HEADS, VALUE_HEADS, KEY, VALUE = 2, 4, 5, 3
 CHANNELS, WIDTH = 8, 4
 # One, two and three tokens are fewer than the convolution sees.
@@ -190,11 +199,41 @@ def fake_convolution(
     return convolved.contiguous().t().unsqueeze(0)
 
 
+def fake_fla_convolution(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool | None = False,
+    activation: str | None = None,
+    backend: str | None = "triton",
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_cpu: Tensor | None = None,
+) -> tuple[Tensor, None]:
+    """`fla.modules.causal_conv1d.causal_conv1d` (0.6), by its docstring."""
+    assert x.shape[0] == 1
+    assert weight is not None
+    assert weight.shape[0] == x.shape[2]
+    assert bias is residual is initial_state is None
+    assert not output_final_state
+    assert activation in ("swish", "silu")
+    assert backend == "triton", "the one that a backend for Ascend stands in for"
+    assert cu_seqlens is not None, "several sequences in one are told by their boundaries alone"
+    assert cu_seqlens[0] == 0
+    assert cu_seqlens[-1] == x.shape[1]
+    assert cu_seqlens_cpu is not None
+    assert torch.equal(cu_seqlens_cpu, cu_seqlens.cpu())
+    segments = Segments(tuple(cu_seqlens.tolist()))
+    return causal_convolution.reference(x.squeeze(0), weight, segments).unsqueeze(0), None
+
+
 @pytest.fixture
 def packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both libraries, installed as far as Python can tell."""
-    modules = {name: ModuleType(name) for name in ("fla", "fla.ops", "fla.ops.gated_delta_rule", "causal_conv1d")}
+    modules = {name: ModuleType(name) for name in NAMES}
     modules["fla.ops.gated_delta_rule"].chunk_gated_delta_rule = fake_delta_rule  # type: ignore[attr-defined]
+    modules["fla.modules.causal_conv1d"].causal_conv1d = fake_fla_convolution  # type: ignore[attr-defined]
     modules["causal_conv1d"].causal_conv1d_fn = fake_convolution  # type: ignore[attr-defined]
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -209,14 +248,16 @@ def test_cuda_calls_as_documented_and_computes_the_same(packages: None) -> None:
     # A slice, as a projection of several may hand it over.
     stream = torch.randn(17, 3 * CHANNELS).bfloat16()[:, CHANNELS : 2 * CHANNELS]
     filters = [torch.randn(CHANNELS, WIDTH).bfloat16()]
-    for kernel, reference, arguments in (
-        (kernels.delta_rule, delta_rule.reference, narrow),
-        (kernels.causal_convolution, causal_convolution.reference, [stream, *filters]),
-    ):
-        for ours, theirs in zip(
-            with_gradients(kernel, arguments, segments), with_gradients(reference, arguments, segments), strict=True
-        ):
-            torch.testing.assert_close(ours, theirs)
+    assert_same(kernels.delta_rule, delta_rule.reference, narrow, segments)
+    assert_same(kernels.causal_convolution, causal_convolution.reference, [stream, *filters], segments)
+
+
+def assert_same(
+    kernel: Callable[..., Tensor], reference: Callable[..., Tensor], inputs: list[Tensor], segments: Segments
+) -> None:
+    found, expected = (with_gradients(each, inputs, segments) for each in (kernel, reference))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(("channels", "width"), [(12, 4), (8, 5), (8, 1)])
@@ -225,21 +266,26 @@ def test_what_the_convolution_of_cuda_does_not_take_is_refused(channels: int, wi
         causal_convolution.load_cuda()(torch.randn(3, channels), torch.randn(channels, width), Segments.of([3]))
 
 
-def test_keys_that_the_rule_of_cuda_does_not_take_are_refused(packages: None) -> None:
+def test_keys_that_the_fused_rule_does_not_take_are_refused(packages: None) -> None:
     heads = torch.randn(3, 1, 257)
     with pytest.raises(ValueError, match=r"keys of 257 .* set kernels.delta_rule: reference"):
-        delta_rule.load_cuda()(heads, heads, heads, heads[..., 0], heads[..., 0], Segments.of([3]))
+        delta_rule.load_fused()(heads, heads, heads, heads[..., 0], heads[..., 0], Segments.of([3]))
 
 
 def test_a_missing_package_is_an_error_where_a_model_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     kernels = resolve(KernelConfig(), "cuda", "bfloat16")
-    told = r"kernels.delta_rule: 'cuda' needs the package fla, which is not installed; install mindvl\[delta\]"
+    told = r"kernels.delta_rule: 'cuda' needs the package fla, which is not installed: pip install 'mindvl\[delta\]'"
     with pytest.raises(KernelError, match=told):
         kernels.delta_rule(*streams(3), Segments.of([3]))
 
 
-def test_ascend_is_refused_by_name_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch_npu", ModuleType("torch_npu"))
-    with pytest.raises(KernelError, match=r"kernels.delta_rule: 'npu' is refused: .* without a backward pass"):
-        resolve(KernelConfig(delta_rule="npu"), "npu")
+def test_ascend_calls_as_documented_and_computes_the_same(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_npu", Recorded())
+    segments, kernels = Segments.of([5, 1, 9, 2]), resolve(KernelConfig(), "npu", "bfloat16")
+    assert (kernels.names["delta_rule"], kernels.names["causal_convolution"]) == ("npu", "npu")
+    inputs = streams(17)
+    narrow = [*(each.bfloat16() for each in inputs[:3]), inputs[3], inputs[4].bfloat16()]
+    mixed = [torch.randn(17, CHANNELS).bfloat16(), torch.randn(CHANNELS, WIDTH).bfloat16()]
+    assert_same(kernels.delta_rule, delta_rule.reference, narrow, segments)
+    assert_same(kernels.causal_convolution, causal_convolution.reference, mixed, segments)
