@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from mindvl_data.errors import BuildError
 from mindvl_data.media import source_roots
 from mindvl_data.pipeline import allocating, curricula
+from mindvl_data.pipeline.curation import Curated, curate
 from mindvl_data.pipeline.funnel import FunnelLine, funnel_lines
 from mindvl_data.pipeline.rewriting import Rewritten, rewrite_texts
 from mindvl_data.pipeline.scanning import Partition, check_bad, scan_evaluations, scan_funnel, scan_sources
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import Selection, filter_funnel, select
-from mindvl_data.pipeline.thinning import Thinned, thin
 from mindvl_data.recipe import RecipeError, Source
 from mindvl_data.runtime import fingerprints, plugins, reached, sandbox, seals
 from mindvl_data.runtime.memory import give_back
@@ -52,7 +52,7 @@ class Prepared:
 
     `stores_at`: the stores of partitions whose texts depend on a stage's bounds, at each bounds, by number;
     corpus and `stores` are what the first of them says. `estimates`: per source, when text tokens were
-    estimated from a sample instead of counted. `selection`, `thinned`, `count_drops`: what the ledger is written from.
+    estimated from a sample instead of counted. `selection`, `curated`, `count_drops`: what the ledger is written from.
     `rewritten`: the samples tables that tokens were counted from. `means`: see `allocating.means`. `ordered_by`: see
     `curricula.columns`. `scores`: see
     `Scores.described`, of all that any rule named.
@@ -68,7 +68,7 @@ class Prepared:
     estimates: Mapping[str, Estimate]
     selection: Selection
     score_files: Sequence[Sequence[Path]]
-    thinned: Thinned
+    curated: Curated
     rewritten: Rewritten
     count_drops: Sequence[Path]
     means: Mapping[str, Mapping[str, float]]
@@ -93,16 +93,16 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Scan, score, filter, thin out, rewrite, count and hold out."""
+    """Scan, score, filter, curate, rewrite, count and hold out."""
     partitions = scan_sources(run)
     funnel = scan_funnel(run, partitions)
     scores = Scores(run, partitions)
     selection = select(run, partitions, scores)
     funnel += filter_funnel(run, partitions, selection)
     evaluations = scan_evaluations(run)
-    thinned = thin(run, partitions, evaluations, selection.first, scores)
-    funnel += thinned.funnel
-    kept = thinned.kept
+    curated = curate(run, partitions, evaluations, selection.first, scores)
+    funnel += curated.funnel
+    kept = curated.kept
     means = allocating.means(run, partitions, scores, kept)
     ordered_by = curricula.columns(run, partitions, scores, kept)
     rewritten = rewrite_texts(run, partitions, kept, scores)
@@ -132,7 +132,7 @@ def prepare(run: Run) -> Prepared:
         estimates=estimates,
         selection=selection,
         score_files=scores.beside(),
-        thinned=thinned,
+        curated=curated,
         rewritten=rewritten,
         count_drops=[task.drops for task in tasks],
         means=means,

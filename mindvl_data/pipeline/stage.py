@@ -65,7 +65,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     scores = {name: told for name, told in prepared.scores.items() if name in names}
     column = prepared.ordered_by[spec.stage].of(corpus) if spec.stage in prepared.ordered_by else None
     content_key = _content_key(run, prepared, spec, names, among, column)
-    beside = [scores, prepared.thinned.evaluations, prepared.rewritten.told]
+    beside = [scores, prepared.curated.evaluations, prepared.rewritten.told]
     keys = {
         "content": content_key,
         "manifest": fingerprints.key(content_key, run.loaded.hash, funnel, beside),
@@ -87,7 +87,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
         "sources": publish.sources(run, prepared, names),
         **({"scores": scores} if scores else {}),
         **({"rewritten": prepared.rewritten.told} if prepared.rewritten.told else {}),
-        **({"evaluations": prepared.thinned.evaluations} if prepared.thinned.evaluations else {}),
+        **({"evaluations": prepared.curated.evaluations} if prepared.curated.evaluations else {}),
         "funnel": funnel + [line.as_dict() for line in _stage_funnel(corpus, spec, among, fitted, made.draw, names)],
         "mixture": mixed,
         "packing": packing(packs, made.draw, mixed["total"]["tokens"], costs, spec.seq_len, recipe.order.step),

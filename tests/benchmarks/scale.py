@@ -29,6 +29,7 @@ from rich.table import Table
 
 from mindvl_data.engines.local import LocalEngine
 from mindvl_data.pipeline.assembly import draws_of
+from mindvl_data.pipeline.curation import curate
 from mindvl_data.pipeline.prepare import Prepared, corpus_of, hold_out
 from mindvl_data.pipeline.publish import write_draws
 from mindvl_data.pipeline.rewriting import Rewritten
@@ -38,7 +39,6 @@ from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import select
 from mindvl_data.pipeline.spec import specs
 from mindvl_data.pipeline.stage import plan_stage
-from mindvl_data.pipeline.thinning import thin
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.steps.estimate import Estimate
@@ -154,8 +154,8 @@ def measured(folder: Path) -> list[Step]:
         parts = _partitions(folder)
         scores = Scores(run, parts)
         selection = timed("filters", lambda: select(run, parts, scores))
-        thinned = timed("exact dedup by text", lambda: thin(run, parts, [], selection.first, scores))
-        corpus = timed("corpus", lambda: corpus_of(run, parts, _stores(parts, thinned.kept)))
+        curated = timed("exact dedup by text", lambda: curate(run, parts, [], selection.first, scores))
+        corpus = timed("corpus", lambda: corpus_of(run, parts, _stores(parts, curated.kept)))
         timed("held-out set", lambda: hold_out(run, corpus))
         held = np.zeros(len(corpus), bool)
         stores = [folder / f"store-{number}" for number in range(len(parts))]
@@ -167,7 +167,7 @@ def measured(folder: Path) -> list[Step]:
             "stores_at": {},
             "estimates": {"all": Estimate(0, len(corpus), 0.0)},  # no published set is looked for
             "selection": selection,
-            "thinned": thinned,
+            "curated": curated,
             "rewritten": Rewritten(parts),
         }
         # The rest is what a ledger is written from; none is here.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Thinned:
+class Curated:
     """kept: what is left, bool a partition. funnel, drops: what became of the rest, in the order of the rules.
 
     evaluations: of every evaluation set its samples, and how many of them some training sample is alike to.
@@ -45,31 +45,31 @@ class Thinned:
     evaluations: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def thin(
+def curate(
     run: Run,
     partitions: Sequence[Partition],
     evaluations: Sequence[Partition],
     first: Sequence[NDArray[np.int16]],
     scores: Scores,
-) -> Thinned:
+) -> Curated:
     """Decontaminate, dedup, balance, select, rule by rule, from what the filters left (see Selection.first)."""
-    thinned = Thinned([numbers == NO_FILTER for numbers in first])
+    curated = Curated([numbers == NO_FILTER for numbers in first])
     sets = Scores(run, evaluations)
     for rule in run.recipe.decontaminate:
-        _decontaminate(run, partitions, evaluations, (scores, sets), rule, thinned)
+        _decontaminate(run, partitions, evaluations, (scores, sets), rule, curated)
     for number, duplicates in enumerate(run.recipe.dedup):
-        _dedup(run, partitions, scores, duplicates, number, thinned)
+        _dedup(run, partitions, scores, duplicates, number, curated)
     for number, balance in enumerate(run.recipe.balance):
-        _balance(run, partitions, scores, balance, number, thinned)
+        _balance(run, partitions, scores, balance, number, curated)
     for number, selection in enumerate(run.recipe.select):
-        _select(run, partitions, scores, selection, number, thinned)
+        _select(run, partitions, scores, selection, number, curated)
     give_back()
-    return thinned
+    return curated
 
 
-def _pool(run: Run, partitions: Sequence[Partition], thinned: Thinned, sources: Sequence[str] | None) -> Pool:
+def _pool(run: Run, partitions: Sequence[Partition], curated: Curated, sources: Sequence[str] | None) -> Pool:
     names = list(run.recipe.sources)
-    chosen = [kept & (sources is None or p.source in sources) for p, kept in zip(partitions, thinned.kept, strict=True)]
+    chosen = [kept & (sources is None or p.source in sources) for p, kept in zip(partitions, curated.kept, strict=True)]
     return pool_of(partitions, chosen, names)
 
 
@@ -82,7 +82,7 @@ def _decontaminate(
     evaluations: Sequence[Partition],
     scores: tuple[Scores, Scores],
     rule: Decontaminate,
-    thinned: Thinned,
+    curated: Curated,
 ) -> None:
     """Every sample that is alike to one of an evaluation set leaves, because of the first set that has such a one.
 
@@ -91,7 +91,7 @@ def _decontaminate(
     names = list(run.recipe.evaluations)
     asked = [name for name in names if rule.against is None or name in rule.against]
     every = [np.ones(pq.read_metadata(p.samples).num_rows, bool) & (p.source in asked) for p in evaluations]
-    pool, theirs = _pool(run, partitions, thinned, rule.sources), pool_of(evaluations, every, names)
+    pool, theirs = _pool(run, partitions, curated, rule.sources), pool_of(evaluations, every, names)
     here = features(run, pool, partitions, scores[0], rule, each=True)
     there = features(run, theirs, evaluations, scores[1], rule, each=True)
 
@@ -106,22 +106,22 @@ def _decontaminate(
     ids = theirs.taken(found["other"]).ids(evaluations)
     for number, name in enumerate(names):
         if name in asked:
-            told = thinned.evaluations.setdefault(name, {"samples": int((theirs.source == number).sum()), "found": 0})
+            told = curated.evaluations.setdefault(name, {"samples": int((theirs.source == number).sum()), "found": 0})
             told["found"] = max(told["found"], int((theirs.source[found["found"]] == number).sum()))
             mine = theirs.source[found["other"]] == number
             lost = pool.taken(found["left"][mine])
             details = _with_ids("like ", ids[mine], f" of {name} ({rule.said})")
-            _note(run, partitions, thinned, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
+            _note(run, partitions, curated, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
 
 
 # ----------------------------------------------------------------------------------------------- dedup
 
 
 def _dedup(
-    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Dedup, number: int, thinned: Thinned
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Dedup, number: int, curated: Curated
 ) -> None:
     """Of samples that are alike the one of the smallest rank stays."""
-    pool = _pool(run, partitions, thinned, rule.sources)
+    pool = _pool(run, partitions, curated, rule.sources)
     found = features(run, pool, partitions, scores, rule)
     prefer = _preferred(run, partitions, scores, f"dedup.{number}.prefer", pool)
 
@@ -139,7 +139,7 @@ def _dedup(
     reason = "duplicate" if rule.near is None else "near_duplicate"
     others = pool.taken(result["other"]).ids(partitions)
     details = _with_ids("like ", others, f", which stays ({rule.said})")
-    _note(run, partitions, thinned, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
+    _note(run, partitions, curated, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
 
 
 def _preferred(
@@ -153,10 +153,10 @@ def _preferred(
 
 
 def _balance(
-    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Balance, number: int, thinned: Thinned
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Balance, number: int, curated: Curated
 ) -> None:
     """Of each group so many stay as the rule says; cheap beside what its scores cost, so that nothing is stored."""
-    pool = _pool(run, partitions, thinned, rule.sources)
+    pool = _pool(run, partitions, curated, rule.sources)
     named = groups_of(run, partitions, scores, run.expressions[f"balance.{number}.by"], pool)
     names = named.drop_nulls().unique().sort()
     codes = named.replace_strict(names, pl.arange(0, len(names), eager=True), default=-1, return_dtype=pl.Int64)
@@ -171,17 +171,17 @@ def _balance(
     lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
     said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]
     details = pl.Series(said, dtype=pl.String).gather(groups[lost])
-    _note(run, partitions, thinned, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
+    _note(run, partitions, curated, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
 
 
 # ---------------------------------------------------------------------------------------------- select
 
 
 def _select(
-    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Select, number: int, thinned: Thinned
+    run: Run, partitions: Sequence[Partition], scores: Scores, rule: Select, number: int, curated: Curated
 ) -> None:
     """A share of all stays, that capabilities choose in turns."""
-    pool = _pool(run, partitions, thinned, rule.sources)
+    pool = _pool(run, partitions, curated, rule.sources)
     place = f"select.{number}.by"
     said, origin = (
         groups_of(run, partitions, scores, run.expressions[f"{place}.{key}"], pool)
@@ -197,7 +197,7 @@ def _select(
     lost = np.flatnonzero(~stays)
     text = f"{rule.name}: {int(stays.sum())} of {len(pool)} stay, by {len(expressions)} capabilities and their styles"
     details = pl.Series([text], dtype=pl.String).new_from_index(0, len(lost))
-    _note(run, partitions, thinned, pool.taken(lost), f"select: {rule.name}", "not_selected", details)
+    _note(run, partitions, curated, pool.taken(lost), f"select: {rule.name}", "not_selected", details)
 
 
 # ---------------------------------------------------------------------------------------------- shared
@@ -228,7 +228,7 @@ def _with_ids(before: str, ids: NDArray[np.uint8], after: str) -> pl.Series:
 def _note(
     run: Run,
     partitions: Sequence[Partition],
-    thinned: Thinned,
+    curated: Curated,
     lost: Pool,
     step: str,
     reason: str,
@@ -237,19 +237,19 @@ def _note(
     """Take the lost samples out of what is kept, and write down why."""
     names = list(run.recipe.sources)
     before = np.zeros(len(names), np.int64)
-    for partition, kept in zip(partitions, thinned.kept, strict=True):
+    for partition, kept in zip(partitions, curated.kept, strict=True):
         before[names.index(partition.source)] += int(kept.sum())
     gone = np.bincount(lost.source, minlength=len(names))
     for number, name in enumerate(names):
         left = int(before[number] - gone[number])
-        thinned.funnel.append(
+        curated.funnel.append(
             FunnelLine(step, name, int(before[number]), left, {reason: int(gone[number])} if gone[number] else {})
         )
     for number, partition in enumerate(partitions):
         first, end = np.searchsorted(lost.partition, [number, number + 1])
         if first < end:
             rows = lost.row[first:end]
-            thinned.kept[number][rows] = False
+            curated.kept[number][rows] = False
             named = (partition.source, partition.file.uri)
             why = details.slice(first, end - first)
-            thinned.drops.append(ledger.of_rows(named, partition.samples, rows, step.split(":")[0], reason, why))
+            curated.drops.append(ledger.of_rows(named, partition.samples, rows, step.split(":")[0], reason, why))
