@@ -18,8 +18,9 @@ from rich.text import Text
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
 from mindvl_data.recipe import Boxes
+from mindvl_data.runtime.mirror import looked_at
 from mindvl_data.tables.samples import tables_of
-from mindvl_data.tables.schema import BOXES, Part
+from mindvl_data.tables.schema import BOXES, SAMPLES_INDEX, Part
 from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import Resolution
 
@@ -44,15 +45,16 @@ def sample_at(manifest: Manifest, number: int, token: int) -> bytes:
 def stories(manifest: Manifest, name: str) -> list[dict[str, Any]]:
     """The stories of the samples called `name`: a sample id in hexadecimal, a uid, or a key.
 
-    Raises ExplainError when no sample, kept or dropped, is called so, and for a set in a store: the samples table
-    and the ledger stay in the folder of the build.
+    Of a set in a store its build's tables are brought here first.
+
+    Raises ExplainError when no sample, kept or dropped, is called so, and where there are no tables beside the set.
     """
-    if manifest.store is not None:
+    build = looked_at(manifest.build_folder) if manifest.store is not None else manifest.path.parent.parent
+    if manifest.store is not None and not (build / "samples" / SAMPLES_INDEX).is_file():
         raise ExplainError(
-            f"{manifest.where}: a store has the packs, not the story of sample {name}; the samples table and the "
-            f"ledger are in the folder where the build was made: explain {manifest.store.rpartition('/')[2]} there"
+            f"{manifest.where}: has the packs, not the story of sample {name}; the samples table and the ledger are in "
+            f"the folder where the build was made: explain {manifest.store.rpartition('/')[2]} there"
         )
-    build = manifest.path.parent.parent
     ids = _ids(build, name)
     if not ids:
         raise ExplainError(f"{name}: no sample of {build} has this id, uid or key; is it of another build?")

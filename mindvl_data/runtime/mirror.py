@@ -18,8 +18,7 @@ from earlier with the seals there, and alone publishes sets: shards are copied w
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
@@ -30,18 +29,21 @@ from typing import Any, Generic, TypeVar
 from mindvl_data import atomic
 from mindvl_data.errors import BuildError
 from mindvl_data.runtime import fingerprints
-from mindvl_data.shards import Patience, StoreError, cache_folder, patiently, store_of
+from mindvl_data.shards import Patience, StoreError, cache_folder, locked, patiently, store_of
 from mindvl_data.shards.cache import blocks
 
 SEAL = ".seal"
 # Says of a folder without a seal that all of it was sent.
 SENT = ".sent"
 # Which files of its folders a build used; and, here alone, which seals are those of the store.
-USES, KNOWN = "uses.json", ".seals.json"
+USES, KNOWN, LOCKS = "uses.json", ".seals.json", ".locks"
 AWAY = ("media/", ".work/")
+# What people look at has these ends, where it has no seal.
+LOOKED_AT = (".json", ".parquet", ".sha256", ".md")
 AT_ONCE = 16
 # What stores take in one request, and then whole or not at all.
 ONE_PART = 5 << 20
+PART_BYTES, MOST_PARTS, PARTS_AT_ONCE = 16 << 20, 9000, 4
 # In the others a folder is no more than a part of names.
 WITH_FOLDERS = {"file", "local", "sftp", "ssh", "hdfs", "webhdfs", "smb", "webdav"}
 # A slow network is no silent one: so many bytes a second are waited for.
@@ -67,12 +69,11 @@ class Mirror:
         self._versions: dict[str, str] = {}
         self._known: dict[str, str] = {}
         self._seen: set[Path] = set()
-        self._locks: dict[Path, threading.Lock] = {}
         self.lost = False
         if leads:
             self._known = self._noted()
             self.relist()
-            self.together(self.look, self._last_used())
+            self.together(self.look, self.last_used())
 
     # ---------------------------------------------------------------------------------------- objects
 
@@ -105,6 +106,11 @@ class Mirror:
         """How large an object was when the store was last looked at; None where there was none."""
         return self._sizes.get(name)
 
+    @property
+    def names(self) -> Collection[str]:
+        """Of all objects, likewise."""
+        return self._sizes.keys()
+
     def below(self, folder: str) -> list[str]:
         """The names of objects in a folder, likewise."""
         return [name for name in self._sizes if name.startswith(f"{folder}/")]
@@ -124,7 +130,7 @@ class Mirror:
 
         def put() -> None:
             self._make_folder(name)
-            self._fs.put_file(str(path), self._place(name))
+            self._fs.put_file(str(path), self._place(name), **self._parts(size))
             if size > ONE_PART:
                 self._fs.invalidate_cache()
                 if int(self._fs.info(self._place(name))["size"]) != size:
@@ -147,12 +153,13 @@ class Mirror:
     def remove(self, names: Iterable[str]) -> None:
         """Objects that are there no more, whether they were or not."""
 
-        def one(name: str) -> None:
+        def gone(name: str) -> None:
             with suppress(FileNotFoundError):
                 self._fs.rm_file(self._place(name))
 
-        for name in list(names):
-            self._ask(partial(one, name), name)
+        all_names = list(names)
+        self.together(lambda name: self._ask(partial(gone, name), name), all_names)
+        for name in all_names:
             self._sizes.pop(name, None)
         self._fs.invalidate_cache()
 
@@ -161,9 +168,18 @@ class Mirror:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(function, items))
 
+    def _parts(self, size: int) -> dict[str, int]:
+        """How a large file is cut: by itself s3fs holds ten parts of 50 MB at a time."""
+        if "s3" not in self._protocols:
+            return {}
+        return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
+
+    @property
+    def _protocols(self) -> set[str]:
+        return {self._fs.protocol} if isinstance(self._fs.protocol, str) else {*self._fs.protocol}
+
     def _make_folder(self, name: str) -> None:
-        protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else {*self._fs.protocol}
-        if protocols & WITH_FOLDERS:
+        if self._protocols & WITH_FOLDERS:
             self._fs.makedirs(self._place(name).rpartition("/")[0], exist_ok=True)
 
     def _place(self, name: str) -> str:
@@ -202,18 +218,23 @@ class Mirror:
 
     def bring(self, path: Path) -> None:
         """What is sealed under a name in the store, and what goes with it, where it is not the same here."""
-        with self._locks.setdefault(path, threading.Lock()):
-            self._bring(_within(path, self.folder))
-
-    def _bring(self, path: Path) -> None:
+        path = _within(path, self.folder)
         raw = None if self.is_away(path) else self.read(self.name(_seal(path)))
         if raw is None:
             return
-        seal = json.loads(raw)
-        for other in seal["beside"]:
+        for other in json.loads(raw)["beside"]:
             self.bring(_within(path.parent / other, self.folder))
-        if _is_here(path) and _seal(path).read_bytes() == raw:
+        if _is_same(path, raw):
             return
+        # Of threads and processes on this machine one brings it, while the others wait.
+        waiting = self.folder / LOCKS
+        waiting.mkdir(exist_ok=True)
+        with locked(waiting / fingerprints.key(self.name(path))):
+            if not _is_same(path, raw):
+                self._bring(path, raw)
+
+    def _bring(self, path: Path, raw: bytes) -> None:
+        seal = json.loads(raw)
         atomic.remove(_seal(path))
         atomic.remove(path)
         with atomic.whole(path) as unfinished:
@@ -222,15 +243,12 @@ class Mirror:
                 self._download(self.address(file), _of(unfinished, name), size)
         atomic.write_text(_seal(path), raw.decode())
 
-    def fetch(self, name: str) -> Path | None:
-        """A file that has no seal, as it is in the store now: where it lies here, None where there is none."""
-        path = self.folder / name
-        raw = self.read(name)
-        if raw is None:
-            return None
+    def fetch(self, name: str) -> None:
+        """A file that has no seal, as it is in the store now."""
+        path = _within(self.folder / name, self.folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic.whole(path) as unfinished:
-            unfinished.write_bytes(raw)
-        return path
+            self._download(self.address(path), unfinished, self._sizes[name])
 
     def refresh(self, paths: Sequence[Path]) -> None:
         """After a step, wherever its tasks ran: what they name is here again as the store has it."""
@@ -250,7 +268,7 @@ class Mirror:
             return {}
         return {str(name): str(version) for name, version in noted.items()} if isinstance(noted, dict) else {}
 
-    def _last_used(self) -> list[Path]:
+    def last_used(self) -> list[Path]:
         """What the last finished build used of what is sealed; all of it where none was finished."""
         found = json.loads(self.read(USES) or b"{}") if USES in self._sizes else {}
         used = set(found["files"]) if "files" in found else None
@@ -341,6 +359,20 @@ def scratch_of(url: str) -> Path:
     return cache_folder() / "builds" / fingerprints.key(url.rstrip("/"))
 
 
+def looked_at(url: str) -> Path:
+    """A build folder in a store as far as people look at it, brought here: samples, scores, ledger, draws, manifests.
+
+    Raises StoreError.
+    """
+    folder = scratch_of(url)
+    with opened(url, folder) as mirror:
+        mirror.relist()
+        known = [name for name in mirror.names if name.endswith(LOOKED_AT) and "/" in name and name[0] != "."]
+        mirror.together(mirror.fetch, [name for name in known if f"{name}{SEAL}" not in mirror.names])
+        mirror.together(mirror.bring, [path for path in mirror.last_used() if not mirror.is_away(path)])
+    return folder
+
+
 @dataclass(frozen=True)
 class InStore(Generic[T, R]):
     """A step's function for a build folder in a store; see above what its task may rely on."""
@@ -397,6 +429,11 @@ def _is_here(path: Path) -> bool:
         return all(file.exists() for file in _files(json.loads(_seal(path).read_text()), path))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _is_same(path: Path, raw: bytes) -> bool:
+    """Whether what is sealed here is what this seal is of."""
+    return _is_here(path) and _seal(path).read_bytes() == raw
 
 
 def _within(path: Path, folder: Path) -> Path:

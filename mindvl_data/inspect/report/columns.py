@@ -208,8 +208,10 @@ def _lines(number: int, table: Table, share: float, expressions: Mapping[str, pl
 def drawn_lengths(subject: Subject, share: float) -> pl.DataFrame:
     """Tokens of every sample that some set draws: the longest of its draws (sample_id, tokens)."""
     frames = []
-    for manifest in subject.manifests.values():
-        path = manifest.path.parent / manifest.data["draws"]["path"]
+    for name, manifest in subject.manifests.items():
+        brought = subject.build is not None and manifest.store is not None
+        folder = subject.build / name if brought and subject.build else manifest.path.parent
+        path = folder / manifest.data["draws"]["path"]
         if path.is_file():
             frames.append(
                 pl.scan_parquet(path).select(

@@ -9,6 +9,8 @@ from typing import Any
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import FILE_NAME, Manifest, read_manifest
+from mindvl_data.runtime.mirror import looked_at
+from mindvl_data.shards import Patience, patiently, store_of
 from mindvl_data.tables.schema import SAMPLES_INDEX
 
 # Steps of the funnel that each set goes through by itself.
@@ -50,6 +52,8 @@ class Subject:
 def subject(place: str) -> Subject:
     """What lies at a path or URL: a manifest, its folder, or a build folder. Raises UserError where none does."""
     path = Path(place)
+    if "://" in place and not place.endswith(FILE_NAME) and not _is_set(place):
+        return _build_in_store(place.rstrip("/"))
     if "://" in place or path.is_file() or (path / FILE_NAME).is_file():
         manifest = read_manifest(place)
         build = None if manifest.store else manifest.path.absolute().parent.parent
@@ -62,6 +66,22 @@ def subject(place: str) -> Subject:
     named = {m.path.parent.name: m for m in manifests}
     build = path.absolute()
     return Subject(manifests[0].data["recipe"].get("name") or build.name, named, build if _has_samples(build) else None)
+
+
+def _is_set(url: str) -> bool:
+    fs, path = store_of(url.rstrip("/"))
+    return bool(patiently(lambda: fs.exists(f"{path}/{FILE_NAME}"), url, Patience()))
+
+
+def _build_in_store(url: str) -> Subject:
+    """A build folder in a store: its tables are brought here, its shards are read there."""
+    build = looked_at(url)
+    sets = sorted(file.parent.name for file in build.glob(f"*/{FILE_NAME}"))
+    if not sets:
+        raise UserError(f"{url}: holds no {FILE_NAME}, nor does any folder in it; give a build folder or a manifest")
+    manifests = {name: read_manifest(f"{url}/{name}") for name in sets}
+    first = manifests[sets[0]].data["recipe"]
+    return Subject(first.get("name") or url, manifests, build if _has_samples(build) else None)
 
 
 def set_name(manifest: Manifest) -> str:

@@ -19,6 +19,9 @@ import s3fs
 
 from mindvl_data.engines import Done, silent
 from mindvl_data.engines.local import LocalEngine
+from mindvl_data.errors import UserError
+from mindvl_data.inspect.explain import stories
+from mindvl_data.inspect.report import write_report
 from mindvl_data.manifest import read_manifest
 from mindvl_data.manifest.verify import verify
 from mindvl_data.pipeline import BuildError, BuildReport, build, folder
@@ -28,11 +31,12 @@ from mindvl_data.runtime import seals
 from mindvl_data.shards import pack_digest
 from mindvl_data.stream import PackStream
 from tests.conftest import QUICKSTART
-from tests.mindvl_data.crawl import crawl, recipe
+from tests.mindvl_data.crawl import crawl, recipe, uid
 from tests.mindvl_data.s3 import s3_server
 
 URL = "s3://sets/vl/crawl"
 SET = "only-256"
+SHORT = 'filters=[{"name": "short", "where": "text_chars < 10"}]'
 # The same build in a process of its own, which is gone when the n-th object has arrived.
 KILLED = """
 import os, signal, sys, threading
@@ -104,6 +108,23 @@ def test_the_set_in_a_store_is_that_of_a_local_build(client: Any, crawled: Path)
     assert digests == [pack_digest(pack) for pack in PackStream(local.out / SET)]
     assert [p for _, problems in verify(read_manifest(f"{URL}/{SET}")) for p in problems] == []
     assert not list((crawled.parent / "scratch").rglob("*.arrow")), "shards take no room here once they are sent"
+
+
+def test_a_build_in_a_store_is_explained_and_reported(
+    client: Any, crawled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINDVL_CACHE", str(crawled.parent / "cache"))
+    report = built(crawled, "scratch", 1, SHORT)
+    local = build(load_recipe(crawled, [SHORT]), crawled.parent / "local")
+    for number in (3, 12):
+        told = stories(read_manifest(report.urls[0]), uid(number))
+        assert told == stories(read_manifest(local.out / SET), uid(number))
+        assert (bool(told[0]["draws"][SET]), bool(told[0]["dropped"])) == (number == 3, number == 12)
+    page = write_report(URL, crawled.parent / "report.html")
+    assert "crawl" in page.read_text()
+    assert write_report(f"{URL}/{SET}", crawled.parent / "one.html").stat().st_size > 10_000
+    with pytest.raises(UserError, match=r"s3://sets/nothing: holds no manifest\.json"):
+        write_report("s3://sets/nothing")
 
 
 def test_another_machine_goes_on_where_one_was(client: Any, crawled: Path) -> None:
