@@ -16,6 +16,7 @@ from mindvl_data.vision.bad_image import BadImage
 from mindvl_data.vision.header import read_header
 from mindvl_data.vision.video.container import container_of
 from mindvl_data.vision.video.probe import probe
+from mindvl_data.vision.video.rule import QWEN2_VIDEO, QWEN3_VIDEO
 from tests import clips
 
 REASONS = {"unreadable_video", "truncated_video", "image_too_large", "video_too_long"}
@@ -31,6 +32,25 @@ def test_the_header_says_what_decoding_finds(kind: str) -> None:
     assert (header.rate, header.variable, header.has_audio) == (10.0, False, False)
     assert header.duration == pytest.approx(3.0)
     assert header.times().tolist() == pytest.approx([i / 10 for i in range(30)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from([*clips.KINDS]),
+    frames=st.integers(1, 40),
+    rate=st.sampled_from([1, 12, 25, Fraction(30000, 1001)]),
+    gop=st.integers(1, 20),
+)
+def test_frames_and_tokens_by_the_header_are_those_of_the_decoded_clip(
+    kind: str, frames: int, rate: Fraction, gop: int
+) -> None:
+    data = clips.clip(kind, frames=frames, rate=rate, gop=gop)
+    header, every = probe(data), clips.every_frame(data)
+    assert header.frames == len(every) == frames
+    for rule in (QWEN2_VIDEO, QWEN3_VIDEO):
+        sizes = [rule.resized(frames, *size, 28) for size in ((header.width, header.height), every[0].shape[1::-1])]
+        assert sizes[0] == sizes[1]
+        assert rule.chosen(header.frames, header.rate).max() < len(every)
 
 
 @pytest.mark.parametrize("kind", ["h264.mp4", "vp9.webm"])
