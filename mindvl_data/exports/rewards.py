@@ -21,6 +21,7 @@ CONVERSATION = pa.list_(pa.struct([("role", pa.string()), ("content", BLOCKS)]))
 PAIR = {"prompt": CONVERSATION, "chosen": CONVERSATION, "rejected": CONVERSATION}
 PROMPT = {"prompt": CONVERSATION, "completion": CONVERSATION, "answer": pa.string()}
 BESIDE = {"sample_id": pa.string(), "source": pa.string(), "repeat": pa.int32(), "uid": pa.string()}
+MARKERS = ("<image>", "<video>", "<audio>")
 VERL = pa.schema(
     [
         ("data_source", pa.string()),
@@ -96,8 +97,9 @@ def _verl_row(record: Record, number: int, kinds: Mapping[str, str]) -> tuple[di
     source = record.meta["source"]
     row = {
         "data_source": source,
-        "prompt": [{"role": m["role"], "content": _text(m, "<image>")} for m in messages[:-1]],
-        "images": _pictures(record),
+        "prompt": [{"role": m["role"], "content": _marked(record, m)} for m in messages[:-1]],
+        # A name would be taken for a file.
+        "images": [{**picture, "path": None} for picture in _pictures(record)],
         "ability": kinds.get(source, ""),
         "reward_model": {"style": "rule", "ground_truth": _text(messages[-1])},
         "extra_info": {"sample_id": record.meta["sample_id"], "index": number, "uid": record.meta["uid"]},
@@ -128,6 +130,16 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
 def _text(message: Mapping[str, Any], place: str = "") -> str:
     content = message["content"] or []
     return "".join(block["text"] if block["type"] == "text" else place for block in content)
+
+
+def _marked(record: Record, message: Mapping[str, Any]) -> str:
+    """The text with a marker for each picture. Raises RewardsError where the text itself has one."""
+    if any(marker in _text(message) for marker in MARKERS):
+        raise RewardsError(
+            f"sample {record.meta['sample_id']} says {' or '.join(MARKERS)} in its text, which verl would take for a "
+            "place; filter it out"
+        )
+    return _text(message, MARKERS[0])
 
 
 def _size(record: Record) -> int:

@@ -92,7 +92,8 @@ class Assembly:
     @property
     def kinds(self) -> dict[str, str]:
         """Of every source that some stage sees, its kind."""
-        sources = [source for stage in self.stages for source in stage.manifest.data["sources"].items()]
+        manifests = [manifest for stage in self.stages for manifest in stage.manifests.values()]
+        sources = [source for manifest in manifests for source in manifest.data["sources"].items()]
         return {name: str(source.get("kind") or name) for name, source in sources}
 
     @property

@@ -1,5 +1,6 @@
 """A stage of a run: its manifest, what trains in it, how fast and for how many steps."""
 
+import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from mindvl_train.weights.fingerprints import fingerprints
 
 class MissingManifestError(UserError):
     """A manifest that the YAML names and nobody built."""
+
+
+class MixtureError(UserError):
+    """Sets that cannot be trained on together; says why."""
 
 
 class FrozenMovedError(UserError):
@@ -135,9 +140,25 @@ def _total_steps(config: StageConfig, manifests: Mapping[str, Manifest]) -> int:
         packs = until.in_packs(first.num_packs, first.seq_len)
         return steps_for(packs, first.num_packs, config.global_batch)
     # Sets that do not fit together are found here, before a file is written.
+    _check_alike(manifests)
     _, course = lay_out(_mixture(config, manifests), until.epochs)
     packs = until.in_packs(0, first.seq_len) if until.epochs is None else course.end or 0
     return -(-packs // config.global_batch)
+
+
+def _check_alike(manifests: Mapping[str, Manifest]) -> None:
+    """Raises MixtureError where sets say different things of one source, or of how a model is asked."""
+    weights: dict[str, float] = {}
+    for key, manifest in manifests.items():
+        for name in manifest.data["sources"]:
+            weight = manifest.source_weights.get(name, 1.0)
+            if weights.setdefault(name, weight) != weight:
+                raise MixtureError(
+                    f"mixture.{key}: a loss token of the source {name} weighs {weight:g} here and {weights[name]:g} in "
+                    "another set of the mixture; build them with one weight"
+                )
+    if len({json.dumps(manifest.data["chat_template"], sort_keys=True) for manifest in manifests.values()}) > 1:
+        raise MixtureError(f"mixture: {', '.join(manifests)} were built with different chat templates")
 
 
 def _mixture(config: StageConfig, manifests: Mapping[str, Manifest]) -> Mixture:

@@ -91,3 +91,11 @@ def test_a_curriculum_that_cannot_be_is_named(tmp_path: Path, stage: dict[str, A
     crawl(tmp_path / "crawl.parquet", rows(4))
     with pytest.raises(RecipeError, match=message):
         built(tmp_path, stages={"only": {**STAGE, **stage}})
+
+
+def test_a_budget_in_packs_holds_with_a_curriculum(tmp_path: Path) -> None:
+    crawl(tmp_path / "crawl.parquet", rows(60))
+    stage = {**STAGE, "budget": {"packs": 5}, "curriculum": {"by": "tokens", "windows": 2}}
+    data = built(tmp_path, order=ORDER, stages={"only": stage}).stages[0].data
+    assert data["packing"]["packs"] == 5
+    assert data["order"]["curriculum"]["borders"][-1] == 5

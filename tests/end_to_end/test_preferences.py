@@ -113,6 +113,9 @@ def test_prompts_are_exported_with_the_answers_that_are_checked(tmp_path: Path) 
     assert table["images"][2][0]["bytes"] == picture(1)
     assert set(table["data_source"]) == {"some"}
     assert set(table["ability"]) == {"preference"}
+    says = [{"prompt": "What does <image> mean?", "answer": "a place"}]
+    with pytest.raises(RewardsError, match="which verl would take for a place"):
+        export(read_manifest(made(tmp_path / "says", says, "prompts").out / "only-128"), "verl", tmp_path / "no")
     export(manifest, "trl", tmp_path / "trl")
     rows = datasets.load_dataset(str(tmp_path / "trl"), split="train")
     assert sorted(rows["answer"]) == ["2", "a stone", "three"]

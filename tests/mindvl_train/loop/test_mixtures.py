@@ -1,5 +1,7 @@
 """Stages of several sets: by weights, by a schedule, and chosen step by step."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from mindvl_data.manifest import ManifestError
 from mindvl_train.config.loading import load_config
 from mindvl_train.config.schema import ConfigError
 from mindvl_train.loop.metrics import read_records
-from mindvl_train.loop.stages import MissingManifestError
+from mindvl_train.loop.stages import MissingManifestError, MixtureError
 from tests.mindvl_train.short_runs import Stop, StopAt, records_of, run_of
 from tests.mindvl_train.synthetic import TINY_MODEL, mixed_packs, pack_of, text_sample, write_data_set
 
@@ -112,3 +114,28 @@ def test_sets_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingManifestError, match=r"stages.only.mixture.c.manifest: .*none.json does not exist"):
         run_of(run_yaml(folder, "none", mixture={**SETS, "c": {"manifest": "none.json"}}), tmp_path)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_sets_that_weigh_a_source_otherwise_are_refused(folder: Path, tmp_path: Path) -> None:
+    for name, weight in (("heavy", 2.0), ("light", 0.5)):
+        path = folder / "data" / name
+        if not path.exists():
+            write_data_set(path, mixed_packs(2, 24, seed=len(name)))
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["sources"] = {"made-up": {"files": [], "weight": weight}}
+        text = json.dumps(manifest)
+        (path / "manifest.json").write_text(text)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        (path / "manifest.json.sha256").write_text(f"{digest}  manifest.json\n")
+    sets = {name: {"manifest": f"{name}/manifest.json"} for name in ("heavy", "light")}
+    with pytest.raises(MixtureError, match=r"source made-up weighs 0\.5 here and 2 in another set"):
+        run_of(run_yaml(folder, "weights", mixture=sets), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [{"control": {"name": "odm", "every": 3}}, {}])
+def test_worker_processes_deliver_the_same(folder: Path, tmp_path: Path, rule: dict[str, Any]) -> None:
+    path = run_yaml(folder, "workers", until={"packs": 16}, **rule)
+    run_of(path, tmp_path / "threads")
+    run_of(path, tmp_path / "processes", "loader.kind=processes")
+    assert records_of(tmp_path / "processes") == records_of(tmp_path / "threads")
