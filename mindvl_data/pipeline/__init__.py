@@ -84,7 +84,7 @@ def build(
     engine = engine or LocalEngine(workers)
     made_anew: set[Path] = set()
     with opened(out, engine.less_memory), _in_store(store, out), engine:
-        engine.share(None if store else out, [loaded.path])
+        engine.share(None if store else out, _needed(loaded, store))
         while True:
             try:
                 return _build(Run(loaded, out, engine, progress, dry_run, sample, rehash=rehash))
@@ -94,6 +94,16 @@ def build(
                 LOG.warning("%s: not as it was written; it is made anew", error.path)
                 seals.discard(error.path)
                 made_anew.add(error.path)
+
+
+def _needed(loaded: LoadedRecipe, store: str | None) -> list[Path]:
+    """Files that tasks read from the recipe's folder; the recipe itself stands for whatever else lies there."""
+    recipe = loaded.recipe
+    named = [recipe.tokenizer, f"{recipe.tokenizer}/tokenizer.json"]
+    named += [source.uids for source in recipe.sources.values() if source.uids]
+    places = [place for source in recipe.sources.values() for place in source.path]
+    rest = [loaded.path] if store is None or any("://" not in place for place in places) else []
+    return [path for path in (loaded.folder / name for name in named) if path.is_file()] + rest
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from mindvl_data.media import source_roots
 from mindvl_data.pipeline import publish
 from mindvl_data.pipeline.scanning import check_unchanged
 from mindvl_data.runtime import mirror as mirrors
+from mindvl_data.runtime import seals
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.sources import SourceError
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mindvl_data.pipeline.run import Run
     from mindvl_data.pipeline.spec import Spec
     from mindvl_data.pipeline.stage import Planned
+    from mindvl_data.shards import ShardInfo
     from mindvl_data.steps.fit import Fitted, Weights
     from mindvl_data.steps.mix import Draw
     from mindvl_data.tables.corpus import Corpus
@@ -68,7 +70,7 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
         linked = publish.link_shards(there, work)
         path = publish.publish(folder, work, planned.data, linked, draws, there.id, planned.keys)
         return StageResult(name, "relabelled", planned.data, path)
-    done = {task.path: written(task.path, task.note) for task in tasks}
+    done = _done(run, tasks)
     if not all(done.values()):
         deals, tasks = plan_deals(tasks, segments, publish.deal_folder(work))
         run.step(f"deal {name}", deal, [task for task in deals if not mirrors.is_there(task.folder)])
@@ -78,6 +80,15 @@ def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
     content = content_id(digest for info in infos for digest in info.pack_digests)
     path = publish.publish(folder, work, planned.data, infos, draws, content, planned.keys)
     return StageResult(name, "built", planned.data, path)
+
+
+def _done(run: Run, tasks: Sequence[WriteTask]) -> dict[Path, ShardInfo | None]:
+    """What an interrupted build finished of each shard: it is hashed to be sure, which a store has done itself."""
+    there = [task for task in tasks if seals.is_whole(task.note)]
+    found = run.engine.run(written, there) if mirrors.of(run.out) is None else [written(task) for task in there]
+    return dict.fromkeys((task.path for task in tasks), None) | {
+        task.path: info for task, info in zip(there, found, strict=True)
+    }
 
 
 def _check_sources(prepared: Prepared, planned: Planned, work: Path) -> None:

@@ -19,12 +19,9 @@ from mindvl_data.manifest.verify import verify
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
 from tests.end_to_end.every_step import write_every_step
-from tests.end_to_end.test_in_a_store import FILES, content
 from tests.end_to_end.test_quickstart import tree
 from tests.faults.builds import RECIPE, command, files, finished, started, unfinished, wait_for
-from tests.mindvl_data.crawl import crawl, recipe
 from tests.mindvl_data.endpoint import KEY, running
-from tests.mindvl_data.s3 import s3_server
 from tests.ray_cluster import NODE, two_nodes
 
 pytest.importorskip("ray")
@@ -35,14 +32,7 @@ FAULTS = int(os.environ.get("MINDVL_RAY_FAULTS", "10"))
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Any]:
-    """A store that fails one request in ten, known to the nodes by their environment."""
-    with s3_server("bucket", fails_each=10) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def cluster(bucket: Any) -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     with two_nodes() as cluster:
         yield cluster
 
@@ -89,23 +79,6 @@ def test_a_recipe_with_every_step_has_the_bytes_of_one_machine(
     reasons = {reason for line in here.funnel for reason in line.reasons}
     assert reasons >= {"filtered", "contaminated", "duplicate", "near_duplicate", "balanced"}, "every step had work"
     assert here.stages[0].data["rewritten"]["recaption"]["asked"]
-
-
-def test_data_and_output_in_a_store_give_the_manifests_of_one_machine(
-    cluster: Any, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MINDVL_CACHE", str(tmp_path / "cache"))
-    for number in range(2):
-        file = crawl(tmp_path / f"crawl-{number}.parquet", [{}] * 12, 12 * number)
-        bucket.upload_file(str(file), "bucket", file.name)
-    sources = {"crawl": {"format": "captions", "path": "s3://bucket/crawl-*.parquet", "kind": "caption"}}
-    path = recipe(tmp_path, sources=sources, dedup=[{"by": "image", "near": 3}])
-    local = build(load_recipe(path), tmp_path / "local")
-    command = ["build", str(path), "--out", "s3://bucket/build", *on(cluster)]
-    ended = subprocess.run([sys.executable, "-m", "mindvl_data", *command], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    for name in FILES:
-        assert content(bucket, f"build/only-256/{name}") == (local.out / "only-256" / name).read_bytes()
 
 
 def check_verify(folder: Path, engine: RayEngine) -> None:

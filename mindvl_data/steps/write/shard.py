@@ -22,7 +22,7 @@ def write(task: WriteTask) -> ShardInfo:
 
     Raises MediaError when a source changed since its scan.
     """
-    if there := written(task.path, task.note):
+    if there := written(task):
         return there
     info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video, task.weighted)
     mirrors.sent_away(task.path)
@@ -35,11 +35,12 @@ def write(task: WriteTask) -> ShardInfo:
     return info
 
 
-def written(path: Path, note: Path) -> ShardInfo | None:
+def written(task: WriteTask) -> ShardInfo | None:
     """What an earlier, interrupted build finished of this shard."""
-    if not seals.is_whole(note) or not mirrors.is_there(path):
+    path = task.path
+    if not seals.is_whole(task.note) or not mirrors.is_there(path):
         return None
-    fields = json.loads(seals.checked(note).read_text())
+    fields = json.loads(seals.checked(task.note).read_text())
     digests = tuple(bytes.fromhex(digest) for digest in fields.pop("pack_digests"))
     info = ShardInfo(**fields, pack_digests=digests)
     mirror = mirrors.of(path)

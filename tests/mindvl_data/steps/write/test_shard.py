@@ -20,7 +20,7 @@ def test_packs_hold_their_images_whatever_is_read_at_a_time(
     tasks, _ = ways_of_one_set(tmp_path, "out")
     for task in tasks:
         info = write(task)
-        assert written(task.path, task.note) == info
+        assert written(task) == info
         segments = task.segments.places()
         for pack in ShardReader(task.path):
             found = iter(pack.images)
