@@ -520,7 +520,7 @@ def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
     from mindvl_data.pipeline import forecast
     from mindvl_data.recipe import load_recipe
 
-    made = forecast(load_recipe(recipe, overrides).recipe)
+    made = forecast(load_recipe(recipe, overrides, reads_data=False).recipe)
     if as_json:
         print_json({"sets": made})
     else:

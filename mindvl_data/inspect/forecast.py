@@ -43,7 +43,8 @@ def view(sets: Sequence[Mapping[str, Any]]) -> RenderableType:
     ]
     chosen = {name: share for made in sets for name, share in made.get("select", {}).items()}
     notes += [f"declared sizes are what is left after select {n}, {share:.0%} of before" for n, share in chosen.items()]
-    lines = [_training(made) for made in sets if "training" in made]
+    building = [f"{made['name']}: about {made['build_core_hours']:,.1f} core hours to build" for made in sets]
+    lines = [*building, *(_training(made) for made in sets if "training" in made)]
     return Group(table, *(Text(line) for line in [*lines, *notes]))
 
 
@@ -53,4 +54,5 @@ def _training(made: Mapping[str, Any]) -> str:
     return (
         f"{made['name']}: {training['flops']['total']:.3g} FLOPs ({parts}) of {training['model']}; "
         f"{training['device_hours']:,.0f} hours of {training['device']} at {training['utilisation']:.0%} of its peak"
+        + (f", {training['cost']:,} at the recipe's price" if "cost" in training else "")
     )

@@ -16,6 +16,8 @@ from mindvl_data.steps.mix import Asked, ask, check_repeats
 # Of a shard, beside the images' bytes: 4 bytes and a bit a token; ids, borders and grids a sample and an image.
 BYTES_PER_TOKEN = 4.125
 BYTES_PER_SEGMENT = 64
+# Seconds of a core a sample, from scan to publishing: 26.2 for 50,000 captioned pictures (README, a whole build).
+BUILD_SECONDS = 26.2 / 50_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,14 @@ def _forecast(recipe: Recipe, spec: Spec) -> dict[str, Any]:
     embedded = total.pop("image_bytes") if recipe.media == "embed" else 0
     disk = packs * spec.seq_len * BYTES_PER_TOKEN + BYTES_PER_SEGMENT * (total["samples"] + total["images"]) + embedded
     found = {"name": spec.name, "stage": spec.stage, "seq_len": spec.seq_len, "by": spec.by, "total": total}
-    found |= {"packs": packs, "disk": round(disk), "sources": sources, "unknown": _unknown(recipe, spec)}
+    hours = round(BUILD_SECONDS * total["samples"] / 3600, 2)
+    found |= {
+        "packs": packs,
+        "disk": round(disk),
+        "build_core_hours": hours,
+        "sources": sources,
+        "unknown": _unknown(recipe, spec),
+    }
     if recipe.select:
         found["select"] = {rule.name: rule.share for rule in recipe.select}
     if recipe.forecast:
@@ -121,7 +130,9 @@ def _training(recipe: Recipe, asked: Forecast, spec: Spec, total: Mapping[str, f
     )
     flops = training_flops(model, work, asked.trains.get(spec.stage, ("vision", "projector", "decoder")))
     seconds = sum(flops.values()) / (device.peak_flops * asked.utilisation)
+    cost = round(asked.price * seconds / 3600) if asked.price else None
     return {
+        **({} if cost is None else {"cost": cost}),
         "model": asked.model if isinstance(asked.model, str) else "the recipe's own",
         "device": asked.device if isinstance(asked.device, str) else "the recipe's own",
         "utilisation": asked.utilisation,

@@ -61,5 +61,7 @@ class Forecast(Model):
     device: str | DeviceSize
     utilisation: float = Field(gt=0, le=1)
     """The share of the device's peak that training reaches."""
+    price: float | None = Field(None, gt=0)
+    """Of a device for an hour, in any currency: the cost is then said."""
     trains: dict[Name, tuple[Part, ...]] = Field({})
     """The parts that train in a stage; by default all."""

@@ -37,13 +37,17 @@ class LoadedRecipe:
         return hashlib.sha256(json.dumps(self.raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError."""
+def load_recipe(path: Path, overrides: Sequence[str] = (), reads_data: bool = True) -> LoadedRecipe:
+    """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError.
+
+    reads_data: whether a `${VAR}` that is not set is an error; who only reckons with a recipe has no use for its files.
+    """
     raw = read_yaml(path)
     for override in overrides:
         _apply(raw, override)
     problems: list[str] = []
     resolved = _resolve(raw, "", problems)
+    problems = problems if reads_data else []
     problems += _open_keys(raw, "")
     if not problems:
         try:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from mindvl_data.errors import UserError
 from mindvl_data.manifest import read_manifest
-from mindvl_data.pipeline import check
 from mindvl_data.recipe import load_recipe
 from mindvl_data.shards import ShardReader
+from mindvl_data.steps.filters import rules_of
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import make_manifest, make_pack
 
@@ -45,7 +45,7 @@ def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 def recipe_of(data: bytes, folder: Path) -> None:
     (folder / "recipe.yaml").write_bytes(data)
     with contextlib.suppress(UserError):
-        check(load_recipe(folder / "recipe.yaml").recipe)
+        rules_of(load_recipe(folder / "recipe.yaml").recipe.filters)
 
 
 @given(st.binary(max_size=200))
