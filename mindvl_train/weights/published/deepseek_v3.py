@@ -44,7 +44,9 @@ def _rotary(config: Json) -> Json:
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "yarn"):
         raise PublishedError(f"config.json: the rotary positions are of type {kind!r}; default and yarn are supported")
-    yarn = Yarn(**{key: scaling[key] for key in YARN if key in scaling}) if kind == "yarn" else None
+    # Without `mscale` the other one scales no cosines.
+    stated = {"mscale": 0.0} | {key: scaling[key] for key in YARN if scaling.get(key) is not None}
+    yarn = Yarn(**stated) if kind == "yarn" else None
     return {"rope_theta": scaling.get("rope_theta") or config["rope_theta"], "yarn": yarn}
 
 
@@ -84,4 +86,39 @@ def _unused(config: DecoderConfig) -> tuple[str, ...]:
     return (*head, f"model.layers.{config.num_hidden_layers}.*")
 
 
-DEEPSEEK_V3 = Language(read=_read, write=_write, name=stacked(NAME), unused=_unused)
+KEYS = (
+    frozenset(SIZES)
+    | set(LATENT)
+    | set(MOE)
+    | frozenset(
+        [
+            "attention_bias",
+            "attention_dropout",
+            "aux_loss_alpha",
+            "ep_size",
+            "first_k_dense_replace",
+            "head_dim",
+            "hidden_act",
+            "moe_layer_freq",
+            "n_routed_experts",
+            "n_shared_experts",
+            "num_local_experts",
+            "num_nextn_predict_layers",
+            "pretraining_tp",
+            "qk_head_dim",
+            "rms_norm_eps",
+            "rope_interleave",
+            "rope_parameters",
+            "rope_scaling",
+            "rope_theta",
+            "routed_scaling_factor",
+            "scoring_func",
+            "seq_aux",
+            "tie_word_embeddings",
+            "topk_method",
+        ]
+    )
+)
+DEEPSEEK_V3 = Language(
+    read=_read, write=_write, name=stacked(NAME), unused=_unused, keys=KEYS, rotary_keys=frozenset(YARN)
+)

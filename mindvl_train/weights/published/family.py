@@ -79,6 +79,8 @@ class Language:
         name_by: where names depend on more: (our fields, the tensors of the folder that is read; none: it is to be
             written) → what stands for `name`.
         unused: globs of published tensors that the model has no place for.
+        keys: of its `config.json` that `read` reads or that change nothing; None: any.
+        rotary_keys: of its rotary settings, besides those that all have.
     """
 
     read: Callable[[Json], Any]
@@ -87,10 +89,19 @@ class Language:
     unused: Callable[[Any], tuple[str, ...]] = tied_head
     model: str = "vlm"
     name_by: Callable[[Any, Collection[str]], Naming] | None = None
+    keys: frozenset[str] | None = None
+    rotary_keys: frozenset[str] = frozenset()
 
     def naming(self, config: Any, stored: Collection[str] = ()) -> Naming:
         """Of a decoder's tensors, in a folder that holds the tensors `stored`; none: in one that is to be written."""
         return self.name_by(config, stored) if self.name_by else self.name
+
+
+# What a tower's `config.json` may say besides its sizes.
+TOWER_KEYS = frozenset(
+    {"hidden_act", "in_chans", "out_hidden_size", "spatial_patch_size", "rope_theta", "rope_parameters"}
+)
+TOWER_ROTARY = {"rope_theta": 10_000.0, "rope_type": "default"}
 
 
 @dataclass(frozen=True)
@@ -100,12 +111,14 @@ class Vision:
     Attributes:
         write: (our fields, size of the decoder) → the `config.json` of a folder of its own; None where the family
             has no such tower, or none without a decoder.
+        keys: as of `Language`.
     """
 
     read: Callable[[Json], VisionConfig]
     write: Callable[[VisionConfig, int], Json | None]
     name_vision: Naming
     name_projector: Naming
+    keys: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,18 @@ def plain(prefix: str, exceptions: Mapping[str, str] | None = None) -> Naming:
         return Origin((prefix + ours,), shape)
 
     return name
+
+
+def demand_tower_positions(config: Json) -> None:
+    """Refuses a tower whose rotary positions are others than those of every published one.
+
+    Raises:
+        PublishedError: as `demand` does.
+    """
+    rotary = config | (config.get("rope_parameters") or {})
+    # Transformers calls them axial since it has a name for them.
+    kind = rotary.get("rope_type")
+    demand({"rope_theta": rotary.get("rope_theta"), "rope_type": None if kind == "axial" else kind}, **TOWER_ROTARY)
 
 
 def demand(config: Json, **values: Any) -> None:

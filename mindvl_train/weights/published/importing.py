@@ -18,6 +18,7 @@ from mindvl_train.weights.imported import PUBLISHED, write_description
 from mindvl_train.weights.processing import of_published, write_processing
 from mindvl_train.weights.published.family import Joint, Language, Naming, Origin, PublishedError, Vision, plain
 from mindvl_train.weights.published.folder import DTYPES, PublishedFolder, copy_small_files, open_published
+from mindvl_train.weights.published.known_keys import check_language, check_vision
 from mindvl_train.weights.tensor_files import TensorFiles, open_files, write_folder
 
 # What an export of a combination without a class of its own consists of.
@@ -132,6 +133,8 @@ def _sources(language: PublishedFolder, vision: PublishedFolder, projector: Part
         raise PublishedError(f"{language.path}: is no language model; give its folder with --vision")
     if not isinstance(tower, Vision):
         raise PublishedError(f"{vision.path}: has no vision tower")
+    check_language(language.config, decoder, joint=isinstance(language.family, Joint))
+    check_vision(vision.config, tower)
     try:
         decoder_config = decoder.read(language.config)
         spec: ModelSpec = plugins.load(plugins.MODELS, decoder.model)

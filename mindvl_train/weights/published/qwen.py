@@ -15,6 +15,26 @@ SIZES = (
 )
 
 
+# What `sizes` reads besides, and what says nothing beside it: windows that slide nowhere.
+DENSE_KEYS = frozenset(SIZES) | frozenset(
+    [
+        "attention_dropout",
+        "head_dim",
+        "hidden_act",
+        "layer_types",
+        "max_window_layers",
+        "rms_norm_eps",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "tie_word_embeddings",
+        "use_mrope",
+        "use_sliding_window",
+    ]
+)
+
+
 def rotary(config: Json) -> Json:
     """The rotary settings, from the keys of transformers 5 or of those before it."""
     settings = config | (config.get("rope_scaling") or {}) | (config.get("rope_parameters") or {})
@@ -81,5 +101,5 @@ def _write_qwen3(config: DecoderConfig) -> Json | None:
     return {**kind, "attention_bias": False, **write_sizes(config)}
 
 
-QWEN2 = Language(read=_read_qwen2, write=_write_qwen2, name=NAME)
-QWEN3 = Language(read=_read_qwen3, write=_write_qwen3, name=NAME)
+QWEN2 = Language(read=_read_qwen2, write=_write_qwen2, name=NAME, keys=DENSE_KEYS)
+QWEN3 = Language(read=_read_qwen3, write=_write_qwen3, name=NAME, keys=DENSE_KEYS | {"attention_bias"})

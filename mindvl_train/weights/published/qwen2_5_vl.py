@@ -3,8 +3,19 @@
 from mindvl_data.vision import CLIP
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.vit import VisionConfig
-from mindvl_train.weights.published.family import Joint, Json, Language, Naming, Origin, Vision, demand, plain
-from mindvl_train.weights.published.qwen import NAME, attends, sizes, write_sizes
+from mindvl_train.weights.published.family import (
+    TOWER_KEYS,
+    Joint,
+    Json,
+    Language,
+    Naming,
+    Origin,
+    Vision,
+    demand,
+    demand_tower_positions,
+    plain,
+)
+from mindvl_train.weights.published.qwen import DENSE_KEYS, NAME, attends, sizes, write_sizes
 
 # Published and ours under the same name, with what transformers takes where a folder does not say: version 4.49
 # left out every value that was its default. Its default of `hidden_size` is that of no published tower.
@@ -25,6 +36,7 @@ def _read_vision(config: Json) -> VisionConfig:
     """From a folder of its own, or from the `vision_config` of a joint one."""
     config = config.get("vision_config", config)
     demand(config, hidden_act="silu")
+    demand_tower_positions(config)
     return VisionConfig(
         hidden_size=config["hidden_size"],
         **{key: config.get(key, value) for key, value in DEFAULTS.items()},
@@ -95,19 +107,22 @@ def _write_joint(vision: VisionConfig, decoder: DecoderConfig) -> Json | None:
     }
 
 
+KEYS = TOWER_KEYS | set(DEFAULTS) | {"hidden_size", "in_channels", "fullatt_block_indexes"}
 ALONE = Vision(
     read=_read_vision,
     write=_write_vision_alone,
     name_vision=_name_vision(""),
     name_projector=_name_projector(""),
+    keys=KEYS,
 )
 QWEN2_5_VL = Joint(
-    language=Language(read=_read_language, write=lambda config: None, name=NAME),
+    language=Language(read=_read_language, write=lambda config: None, name=NAME, keys=DENSE_KEYS),
     vision=Vision(
         read=_read_vision,
         write=lambda config, out_size: None,
         name_vision=_name_vision("visual."),
         name_projector=_name_projector("visual."),
+        keys=KEYS,
     ),
     write=_write_joint,
 )

@@ -20,13 +20,36 @@ from mindvl_train.weights.published.family import (
     plain,
     tied_head,
 )
-from mindvl_train.weights.published.qwen import sizes, write_sizes
-from mindvl_train.weights.published.qwen3_moe import read_experts, write_experts
-from mindvl_train.weights.published.qwen3_vl import name_projector, name_vision, read_vision, write_vision
+from mindvl_train.weights.published.qwen import DENSE_KEYS, sizes, write_sizes
+from mindvl_train.weights.published.qwen3_moe import EXPERT_KEYS, read_experts, write_experts
+from mindvl_train.weights.published.qwen3_vl import TOWER_SIZES, name_projector, name_vision, read_vision, write_vision
 from mindvl_train.weights.published.stacked import EXPERTS, stacked
 
 # What transformers takes where a folder does not say.
 HEAD_SIZE, ROTARY_SHARE, INTERVAL, SECTION = 256, 0.25, 4, (11, 11, 10)
+# The last are of the layer that predicts a second token, and of kernels that keep their state in float32, as ours do.
+KEYS = (
+    DENSE_KEYS
+    | EXPERT_KEYS
+    | frozenset(
+        [
+            "attention_bias",
+            "attn_output_gate",
+            "full_attention_interval",
+            "linear_conv_kernel_dim",
+            "linear_key_head_dim",
+            "linear_num_key_heads",
+            "linear_num_value_heads",
+            "linear_value_head_dim",
+            "output_gate_type",
+            "partial_rotary_factor",
+            "shared_expert_intermediate_size",
+            "mamba_ssm_dtype",
+            "mtp_num_hidden_layers",
+            "mtp_use_dedicated_embeddings",
+        ]
+    )
+)
 LINEAR, FULL = "linear_attention", "full_attention"
 DELTA_SIZES = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_kernel_dim")
 DELTA = ".linear_attn."
@@ -213,14 +236,18 @@ def _unused(config: DecoderConfig) -> tuple[str, ...]:
 
 
 def _language(prefix: str, read: Callable[[Json], DecoderConfig], write: Write) -> Language:
-    return Language(read=read, write=write, name=plain(prefix), name_by=_naming(prefix), unused=_unused)
+    return Language(read=read, write=write, name=plain(prefix), name_by=_naming(prefix), unused=_unused, keys=KEYS)
 
 
 def _joint(kind: str, architecture: str, read: Callable[[Json], DecoderConfig], write: Write) -> Joint:
     return Joint(
         language=_language("model.language_model.", read, lambda config: None),
         vision=Vision(
-            _read_tower, lambda config, out_size: None, name_vision("model.visual."), name_projector("model.visual.")
+            _read_tower,
+            lambda config, out_size: None,
+            name_vision("model.visual."),
+            name_projector("model.visual."),
+            TOWER_SIZES,
         ),
         write=_write_joint(kind, architecture, write),
     )
@@ -231,4 +258,4 @@ QWEN3_5_MOE = _joint("qwen3_5_moe", "Qwen3_5MoeForConditionalGeneration", _read_
 TEXT = _language("model.", _read_dense, _write_alone("qwen3_5", "Qwen3_5ForCausalLM", _write_dense))
 TEXT_MOE = _language("model.", _read_sparse, _write_alone("qwen3_5_moe", "Qwen3_5MoeForCausalLM", _write_sparse))
 # Read alone; written as Qwen3-VL's of which no layer enters the decoder.
-TOWER = Vision(_read_tower, lambda config, out_size: None, name_vision(""), name_projector(""))
+TOWER = Vision(_read_tower, lambda config, out_size: None, name_vision(""), name_projector(""), TOWER_SIZES)

@@ -3,8 +3,21 @@
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.moe import MoEConfig
 from mindvl_train.weights.published.family import Json, Language, demand
-from mindvl_train.weights.published.qwen import NAME, attends, sizes, write_sizes
+from mindvl_train.weights.published.qwen import DENSE_KEYS, NAME, attends, sizes, write_sizes
 from mindvl_train.weights.published.stacked import stacked
+
+EXPERT_KEYS = frozenset(
+    [
+        "decoder_sparse_step",
+        "mlp_only_layers",
+        "moe_intermediate_size",
+        "norm_topk_prob",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_local_experts",
+        "router_aux_loss_coef",
+    ]
+)
 
 
 def read_experts(config: Json) -> MoEConfig:
@@ -56,4 +69,4 @@ def _write(config: DecoderConfig) -> Json | None:
     return {**kind, **write_sizes(config), "head_dim": config.head_dim, "attention_bias": False, **experts}
 
 
-QWEN3_MOE = Language(read=_read, write=_write, name=stacked(NAME))
+QWEN3_MOE = Language(read=_read, write=_write, name=stacked(NAME), keys=DENSE_KEYS | EXPERT_KEYS | {"attention_bias"})

@@ -7,6 +7,7 @@ from mindvl_data.vision.resize import QWEN3_VL as PROCESSOR
 from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.published.family import (
+    TOWER_KEYS,
     Joint,
     Json,
     Language,
@@ -14,10 +15,11 @@ from mindvl_train.weights.published.family import (
     Origin,
     Vision,
     demand,
+    demand_tower_positions,
     plain,
 )
-from mindvl_train.weights.published.qwen import attends, sizes, write_sizes
-from mindvl_train.weights.published.qwen3_moe import read_experts, write_experts
+from mindvl_train.weights.published.qwen import DENSE_KEYS, attends, sizes, write_sizes
+from mindvl_train.weights.published.qwen3_moe import EXPERT_KEYS, read_experts, write_experts
 
 # Published and ours under the same name, with what transformers takes where a folder does not say.
 DEFAULTS = {
@@ -44,6 +46,7 @@ def read_vision(config: Json) -> VisionConfig:
     """From a folder of its own, or from the `vision_config` of a joint one."""
     config = config.get("vision_config", config)
     demand(config, hidden_act="gelu_pytorch_tanh")
+    demand_tower_positions(config)
     return VisionConfig(**{key: config.get(key, value) for key, value in DEFAULTS.items()}, **KIND)
 
 
@@ -166,17 +169,23 @@ def _fused(others: Naming) -> Naming:
 
 
 NAME = plain("model.language_model.", {"lm_head.": "lm_head."})
-ALONE = Vision(read_vision, _write_vision_alone, name_vision(""), name_projector(""))
+TOWER_SIZES = TOWER_KEYS | set(DEFAULTS)
+ALONE = Vision(read_vision, _write_vision_alone, name_vision(""), name_projector(""), TOWER_SIZES)
 TOWER = Vision(
     read_vision, lambda config, out_size: None, name_vision("model.visual."), name_projector("model.visual.")
 )
 QWEN3_VL = Joint(
-    language=Language(read=_read_dense, write=lambda config: None, name=NAME),
+    language=Language(read=_read_dense, write=lambda config: None, name=NAME, keys=DENSE_KEYS | {"attention_bias"}),
     vision=TOWER,
     write=_write_joint("qwen3_vl", "Qwen3VLForConditionalGeneration", experts=False),
 )
 QWEN3_VL_MOE = Joint(
-    language=Language(read=_read_sparse, write=lambda config: None, name=_fused(NAME)),
+    language=Language(
+        read=_read_sparse,
+        write=lambda config: None,
+        name=_fused(NAME),
+        keys=DENSE_KEYS | EXPERT_KEYS | {"attention_bias"},
+    ),
     vision=TOWER,
     write=_write_joint("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration", experts=True),
 )

@@ -1,11 +1,14 @@
 """Published `config.json` files load as they are, and mean models of the published size."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import DeepseekV3Config
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mindvl_train import plugins
 from mindvl_train.kernels.registry import KernelConfig, resolve
@@ -13,6 +16,7 @@ from mindvl_train.models.decoder import Decoder, DecoderConfig
 from mindvl_train.models.vlm import VLM, VLMConfig
 from mindvl_train.presets import read_preset
 from mindvl_train.weights.published.family import Joint, Language, PublishedError
+from mindvl_train.weights.published.known_keys import check_language, check_vision
 
 CONFIGS = Path(__file__).parent / "configs"
 # Parameters without the buffers that transformers keeps apart.
@@ -117,3 +121,61 @@ def test_what_we_do_not_compute_is_refused(name: str, changes: dict[str, Any], m
     family, config = published(name)
     with pytest.raises(PublishedError, match=message):
         family.read(config | changes)
+
+
+UNKNOWN = [
+    ("qwen3-8b", "", {"logit_softcap": 30.0}, "logit_softcap = 30.0: not known"),
+    (
+        "qwen3-8b",
+        "",
+        {"rope_scaling": {"rope_type": "default", "attention_factor": 1.2}},
+        "rope_scaling.attention_factor",
+    ),
+    ("deepseek-v3-bf16", "rope_scaling", {"truncate": False}, "rope_scaling.truncate = False"),
+    ("deepseek-v3-bf16", "rope_scaling", {"attention_factor": 1.0}, "rope_scaling.attention_factor = 1.0"),
+    ("qwen2.5-vl-7b", "vision_config", {"use_registers": True}, "vision_config.use_registers = True"),
+    ("qwen2.5-vl-7b-saved-by-4.53", "text_config", {"query_scale": 2}, "text_config.query_scale = 2"),
+    ("qwen3-30b-a3b-instruct-2507", "", {"num_shared_experts": 2}, "num_shared_experts = 2"),
+]
+
+
+def _checked(family: Any, config: dict[str, Any]) -> None:
+    if isinstance(family, Joint):
+        check_vision(config, family.vision)
+    check_language(config, family.language if isinstance(family, Joint) else family, joint=isinstance(family, Joint))
+
+
+@pytest.mark.parametrize(("name", "part", "changes", "message"), UNKNOWN)
+def test_a_key_that_nobody_knows_is_refused_by_name(
+    name: str, part: str, changes: dict[str, Any], message: str
+) -> None:
+    family, config = published(name)
+    _checked(family, config)
+    with pytest.raises(PublishedError, match=f"{re.escape(message)}.*known here are .* Take the key out"):
+        _checked(family, config | ({part: config[part] | changes} if part else changes))
+    # What is null is as good as absent.
+    nothing = dict.fromkeys(changes)
+    _checked(family, config | ({part: config[part] | nothing} if part else nothing))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_key_of_a_published_configuration_is_known(name: str) -> None:
+    _checked(*published(name))
+
+
+@pytest.mark.parametrize("place", ["rope_theta", "rope_parameters"])
+def test_a_tower_of_other_rotary_positions_is_refused(place: str) -> None:
+    family, config = published("qwen2.5-vl-7b")
+    other = {"rope_theta": 5e5} if place == "rope_theta" else {place: {"rope_theta": 5e5, "rope_type": "axial"}}
+    with pytest.raises(PublishedError, match="rope_theta is 500000"):
+        family.vision.read(config | {"vision_config": config["vision_config"] | other})
+
+
+def test_yarn_without_the_scale_of_cosines_is_read_as_transformers_reads_it() -> None:
+    family, config = published("deepseek-v3-bf16")
+    scaling = {key: value for key, value in config["rope_scaling"].items() if key != "mscale"}
+    yarn = family.read(config | {"rope_scaling": scaling}).yarn
+    rope = {"rope_theta": 10_000.0, "rope_type": "yarn"} | {k: v for k, v in scaling.items() if k != "type"}
+    theirs = DeepseekV3Config(**{**config, "rope_scaling": None, "rope_parameters": rope, "quantization_config": None})
+    _, expected = ROPE_INIT_FUNCTIONS["yarn"](theirs, torch.device("cpu"))
+    assert yarn.rotary_scale == pytest.approx(expected)
