@@ -4,8 +4,8 @@ No process ever holds the whole of a large model: a tensor is mapped from its fi
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,7 @@ class TensorFileError(UserError):
     """A folder without readable weights; says which file is missing or damaged."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorFiles(Mapping[str, Tensor]):
     """Tensors by name; their shapes and types are known without reading them.
 
@@ -31,15 +31,17 @@ class TensorFiles(Mapping[str, Tensor]):
         files: for every name the file that holds it.
         shapes: of every tensor.
         dtypes: of every tensor, as safetensors calls them (`F32`, `BF16`, `F8_E4M3`).
+        stored: what a tensor is called in its file, where that is not its name.
     """
 
     files: Mapping[str, Path]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self.files[name], "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+            tensor: Tensor = file.get_tensor(self.stored.get(name, name))
             return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -47,6 +49,23 @@ class TensorFiles(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def renamed(self, rename: Callable[[str], str]) -> "TensorFiles":
+        """The same under other names.
+
+        Raises:
+            TensorFileError: two tensors would have one name.
+        """
+        stored = {rename(name): name for name in self.files}
+        if len(stored) < len(self.files):
+            twice = next(name for name in self.files if stored[rename(name)] != name)
+            raise TensorFileError(f"{self.files[twice]}: {twice} and {stored[rename(twice)]} are one tensor's names")
+        return TensorFiles(
+            files={new: self.files[old] for new, old in stored.items()},
+            shapes={new: self.shapes[old] for new, old in stored.items()},
+            dtypes={new: self.dtypes[old] for new, old in stored.items()},
+            stored={new: self.stored.get(old, old) for new, old in stored.items() if new != old},
+        )
 
 
 def open_folder(folder: Path) -> TensorFiles:
@@ -59,7 +78,20 @@ def open_folder(folder: Path) -> TensorFiles:
         return open_files([folder / name for name in _listed(folder / INDEX)])
     if (folder / SINGLE).exists():
         return open_files([folder / SINGLE])
-    raise TensorFileError(f"{folder}: has neither {SINGLE} nor {INDEX}; give a folder of safetensors weights")
+    raise TensorFileError(f"{folder}: has neither {SINGLE} nor {INDEX}; {_advice(folder)}")
+
+
+def _advice(folder: Path) -> str:
+    """What to do about a folder without safetensors."""
+    if (folder / "adapter_config.json").exists():
+        return "it holds an adapter: merge it into its model (peft: `merge_and_unload`), save that and import it"
+    pickled = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+    if pickled:
+        return (
+            f"{pickled[0]} is a pickle, which nobody here opens; load it with transformers where you trust it, and "
+            "save it with save_pretrained, which writes safetensors"
+        )
+    return "give a folder of safetensors weights"
 
 
 def _listed(index: Path) -> list[str]:
@@ -90,7 +122,7 @@ def open_files(paths: Iterable[Path]) -> TensorFiles:
                     files[name], shapes[name], dtypes[name] = path, tuple(header.get_shape()), header.get_dtype()
         except (OSError, SafetensorError) as error:
             raise TensorFileError(f"{path}: cannot be read ({error}); fetch the folder again") from error
-    return TensorFiles(files, shapes, dtypes)
+    return TensorFiles(files=files, shapes=shapes, dtypes=dtypes)
 
 
 def write_folder(folder: Path, tensors: Iterable[tuple[str, Tensor]], file_bytes: int = FILE_BYTES) -> list[Path]:

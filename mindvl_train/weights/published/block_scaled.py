@@ -12,7 +12,7 @@ SCALE = "_scale_inv"
 FP8 = "F8_E4M3"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockScaledFiles(TensorFiles):
     """The tensors as they were meant, a tensor at a time; the scales themselves are hidden.
 
@@ -66,6 +66,7 @@ def open_block_scaled(stored: TensorFiles, config: Json, dtype: torch.dtype) -> 
         files={name: stored.files[name] for name in names},
         shapes={name: stored.shapes[name] for name in names},
         dtypes={name: stored.dtypes[name] for name in names},
+        stored=stored.stored,
         scales=stored,
         block=(rows, columns),
         dtype=dtype,

@@ -5,7 +5,7 @@ in both directions how a configuration is written and what a tensor is called; i
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -127,11 +127,14 @@ class Joint:
 
     Attributes:
         write: None where the family does not join these two.
+        aliases: how names begin in the module's own `state_dict`, where that is otherwise than as it is published, and
+            how they are published.
     """
 
     language: Language
     vision: Vision
     write: Callable[[VisionConfig, Any], Json | None]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def plain(prefix: str, exceptions: Mapping[str, str] | None = None) -> Naming:

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from mindvl_train.weights.tensor_files import TensorFiles, open_folder
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 QUANTISED = "quantization_config"
+# Other forms of a tokenizer.
+SLOW_TOKENIZERS = ("vocab.json", "merges.txt", "tokenizer.model")
+# What DistributedDataParallel and torch.compile write into names.
+PARALLEL, COMPILED = "module.", "_orig_mod."
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Configurations, tokenizers, chat templates, processors; never code.
 SMALL_FILES = ("*.json", "*.txt", "*.jinja", "*.model")
@@ -71,10 +77,29 @@ def open_published(path: Path) -> PublishedFolder:
     known = plugins.available(plugins.PUBLISHED)
     if kind not in known:
         raise PublishedError(f"{path}: its model_type is {kind!r}; known: {', '.join(known)}")
-    tensors = open_folder(path)
+    family = plugins.load(plugins.PUBLISHED, kind)
+    tensors = open_folder(path).renamed(partial(_published_name, aliases=getattr(family, "aliases", {})))
+    _check_tokenizer(path)
     if config.get(QUANTISED):
         tensors = open_block_scaled(tensors, config[QUANTISED], stated_dtype(config, path))
-    return PublishedFolder(path, config, plugins.load(plugins.PUBLISHED, kind), tensors)
+    return PublishedFolder(path, config, family, tensors)
+
+
+def _published_name(name: str, aliases: Mapping[str, str]) -> str:
+    """What a tensor of a raw `state_dict` is published as: a wrapped module's names have the wrapper's before them."""
+    bare = name.removeprefix(PARALLEL).replace(COMPILED, "")
+    begun = next((raw for raw in aliases if bare.startswith(raw)), None)
+    return bare if begun is None else aliases[begun] + bare.removeprefix(begun)
+
+
+def _check_tokenizer(path: Path) -> None:
+    """Raises PublishedError where a folder has a tokenizer in a form that nobody here reads."""
+    slow = [name for name in SLOW_TOKENIZERS if (path / name).exists()]
+    if slow and not (path / TOKENIZER).exists():
+        raise PublishedError(
+            f"{path}: has {slow[0]} and no {TOKENIZER}; write one beside it with transformers: "
+            f"AutoTokenizer.from_pretrained({str(path)!r}).save_pretrained({str(path)!r})"
+        )
 
 
 def read_json(path: Path) -> Json:

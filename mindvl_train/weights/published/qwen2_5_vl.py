@@ -125,4 +125,5 @@ QWEN2_5_VL = Joint(
         keys=KEYS,
     ),
     write=_write_joint,
+    aliases={"model.language_model.": "model.", "model.visual.": "visual."},
 )

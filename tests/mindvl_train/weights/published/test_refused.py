@@ -62,6 +62,12 @@ def _cut(path: Path) -> None:
         (lambda folder: _cut(folder / "model.safetensors"), r"model.safetensors: cannot be read .* fetch the folder"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), r"model.safetensors: cannot be read"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has neither model.safetensors nor"),
+        (lambda folder: _instead(folder, "pytorch_model.bin"), "pytorch_model.bin is a pickle, .* save_pretrained"),
+        (lambda folder: _instead(folder, "adapter_config.json"), "holds an adapter: merge it into its model"),
+        (
+            lambda folder: (folder / "tokenizer.json").rename(folder / "vocab.json"),
+            "has vocab.json and no tokenizer.json; write one",
+        ),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: is not JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds no JSON object"),
@@ -87,6 +93,10 @@ def test_a_damaged_folder_is_one_message_and_leaves_nothing(
     assert re.search(message, result.stderr), result.stderr
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".unfinished*"))
+
+
+def _instead(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
 
 
 def _index(folder: Path, weight_map: dict[str, str] | None) -> None:
@@ -177,3 +187,33 @@ def test_a_number_of_layers_that_no_model_has(tmp_path: Path, layers: object) ->
 def test_a_folder_that_is_no_model_folder_says_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(ImportedError, match=r"no model folder .* `python -m mindvl_train import` makes one"):
         read_imported(tmp_path)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_the_names_of_a_modules_own_state_are_read(tmp_path: Path, wrapper: str) -> None:
+    """What a training loop saves: `model.state_dict()`, of the module itself or of one that wraps it."""
+    published = publish("Qwen2.5-VL", tmp_path / "published")
+    import_model(published, None, tmp_path / "as published", seed=0)
+    tensors = load_file(published / "model.safetensors")
+    raw = {
+        wrapper + name.replace("visual.", "model.visual.")
+        if name.startswith("visual.")
+        else wrapper + name.replace("model.", "model.language_model."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert len(raw) == len(tensors)
+    save_file(raw, published / "model.safetensors")
+    import_model(published, None, tmp_path / "as it is", seed=0)
+    ours, theirs = (read_imported(tmp_path / name).tensors for name in ("as it is", "as published"))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    published = publish("Qwen2.5-VL", tmp_path / "published")
+    tensors = load_file(published / "model.safetensors")
+    save_file(tensors | {"module.lm_head.weight": torch.zeros(1)}, published / "model.safetensors")
+    with pytest.raises(tensor_files.TensorFileError, match="are one tensor's names"):
+        import_model(published, None, tmp_path / "ours", seed=0)
