@@ -122,7 +122,7 @@ class KernelSpec:
         devices: torch device types it runs on; empty means all of them.
         load: imports what is needed and returns the function.
         precisions: in which it computes; empty means all of them.
-        package: the module that has to be importable; a model that never calls the operation does without.
+        package: the module that has to be importable; a model that never calls the operation does without (`Missing`).
         install: what pip installs it by.
     """
 
@@ -139,6 +139,17 @@ class KernelSpec:
     def computes_in(self, precision: str) -> bool:
         """Whether it takes numbers of this type (`float32`, `bfloat16`)."""
         return not self.precisions or precision in self.precisions
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for a kernel whose package is not installed; a model that never calls it does without."""
+
+    message: str
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Raises KernelError."""
+        raise KernelError(self.message)
 
 
 @dataclass(frozen=True)
@@ -161,6 +172,16 @@ class Kernels:
     delta_rule: DeltaRule
     causal_convolution: CausalConvolution
     names: dict[str, str]
+
+    def need(self, *operations: str) -> None:
+        """For a module that will call these, so that a run fails before it begins.
+
+        Raises:
+            KernelError: the package of one is not installed.
+        """
+        for operation in operations:
+            if isinstance(kernel := getattr(self, operation), Missing):
+                kernel()
 
 
 def resolve(config: KernelConfig, device_type: str, precision: str = "float32") -> Kernels:
@@ -200,17 +221,8 @@ def _load(operation: str, name: str, device_type: str, precision: str) -> Callab
             f"choose {AUTO!r} or {REFERENCE!r}, or another precision"
         )
     if spec.package and find_spec(spec.package) is None:
-        return _missing(
+        return Missing(
             f"kernels.{operation}: {name!r} needs the package {spec.package}, which is not installed: pip "
             f"install '{spec.install}', or choose {REFERENCE!r}, which is slow"
         )
     return spec.load()
-
-
-def _missing(message: str) -> Callable[..., Any]:
-    """Fails where a model calls it, and not where one that never does is built."""
-
-    def fail(*_: Any, **__: Any) -> Any:
-        raise KernelError(message)
-
-    return fail

@@ -92,6 +92,7 @@ class GatedDeltaNet(nn.Module):
 
     def __init__(self, config: DeltaConfig, size: int, eps: float, kernels: Kernels) -> None:
         super().__init__()
+        kernels.need("delta_rule", "causal_convolution")
         key_size, value_size, width = config.key_size, config.value_size, config.conv_kernel_dim
         self.q_proj = nn.Linear(size, key_size, bias=False)
         self.k_proj = nn.Linear(size, key_size, bias=False)

@@ -15,7 +15,9 @@ from torch import Tensor
 from mindvl_train.kernels import causal_convolution, delta_rule, registry
 from mindvl_train.kernels.registry import KernelConfig, KernelError, resolve
 from mindvl_train.kernels.segments import Segments
+from mindvl_train.models.decoder import Decoder, DecoderConfig
 from tests.mindvl_train.kernels.fake_torch_npu import Recorded
+from tests.mindvl_train.synthetic import QWEN3_5, TINY_MODEL
 
 NAMES = (
     "fla",
@@ -272,12 +274,17 @@ def test_keys_that_the_fused_rule_does_not_take_are_refused(packages: None) -> N
         delta_rule.load_fused()(heads, heads, heads, heads[..., 0], heads[..., 0], Segments.of([3]))
 
 
-def test_a_missing_package_is_an_error_where_a_model_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_stops_a_model_that_needs_it_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda name: None)
     kernels = resolve(KernelConfig(), "cuda", "bfloat16")
-    told = r"kernels.delta_rule: 'cuda' needs the package fla, which is not installed: pip install 'mindvl\[delta\]'"
-    with pytest.raises(KernelError, match=told):
-        kernels.delta_rule(*streams(3), Segments.of([3]))
+    decoders = {name: TINY_MODEL["decoder"] | each for name, each in (("attends", {}), ("remembers", QWEN3_5))}
+    with torch.device("meta"):
+        Decoder(DecoderConfig(**decoders["attends"]), kernels)
+        told = (
+            r"kernels.delta_rule: 'cuda' needs the package fla, which is not installed: pip install 'mindvl\[delta\]'"
+        )
+        with pytest.raises(KernelError, match=told):
+            Decoder(DecoderConfig(**decoders["remembers"]), kernels)
 
 
 def test_ascend_calls_as_documented_and_computes_the_same(packages: None, monkeypatch: pytest.MonkeyPatch) -> None:
