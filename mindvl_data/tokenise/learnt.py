@@ -138,15 +138,12 @@ def _words(template: JinjaTemplate, said: Conversation, text: str, wanted: Seque
         rendered = template.rendered(messages, said.tools)
     except Refused:
         return None
-    places: dict[str, list[int]] = {}
-    bare: list[str] = []
-    for character in rendered:
-        if character in marks.values():
-            places.setdefault(character, []).append(len(bare))
-        else:
-            bare.append(character)
-    if "".join(bare) != text:
+    any_mark = re.compile(f"[{''.join(marks.values())}]")
+    if any_mark.sub("", rendered) != text:
         return None
+    places: dict[str, list[int]] = {}
+    for before, match in enumerate(any_mark.finditer(rendered)):
+        places.setdefault(match[0], []).append(match.start() - before)
     found = {n: Span(places[mark][0], places[mark][-1]) for n, mark in marks.items() if mark in places}
     apart = all(one.stop <= other.start for one, other in pairwise(found.values()))
     return found if apart else None

@@ -42,6 +42,12 @@ def load_template(name: str, tokenizer: str, root: Path, tokeniser: Tokeniser) -
     """
     if name in TEMPLATES:
         return TEMPLATES[name]
+    if not tokeniser.pieced:
+        raise TemplateError(
+            f"chat_template {name}: the tokenizer {tokenizer} gives a text behind a special token other ids than it has "
+            "alone (as Metaspace with prepend_scheme `first` does), so that ids would not be those of transformers; "
+            "use another tokenizer, or one of the tables"
+        )
     home = _home(tokenizer, root)
     texts = _own(home, tokenizer) if name == TOKENIZER else _texts(root / name, name)
     where = f"chat_template of the tokenizer {tokenizer}" if name == TOKENIZER else f"chat_template {name}"

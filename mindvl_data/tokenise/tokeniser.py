@@ -51,7 +51,9 @@ class Tokeniser:
 
     `hash` is SHA-256 over the tokenizer's JSON in canonical form; `vocab_size` is one more than the largest id;
     `special_ids` has the keys of SPECIAL_TOKENS, those of a turn where the tokenizer has them; `added` are all added
-    tokens, `controls` those that no text can say; `read` gives the text of its tokenizer.json.
+    tokens, `controls` those that no text can say; `pieced`: whether texts between special tokens have the ids alone
+    that they have in a row (Metaspace may write a space before the first alone); `read` gives the text of its
+    tokenizer.json.
     """
 
     hash: str
@@ -59,6 +61,7 @@ class Tokeniser:
     special_ids: dict[str, int]
     added: dict[str, int]
     controls: frozenset[str]
+    pieced: bool
     read: Callable[[], str]
 
     @cached_property
@@ -174,6 +177,7 @@ def _from_json(raw: bytes, where: str) -> Tokeniser:
         special_ids={key: added[token] for key, token in SPECIAL_TOKENS.items() if token in added},
         added=added,
         controls=frozenset(facts["controls"]),
+        pieced=facts["pieced"],
         read=raw.decode,
     )
 
@@ -202,7 +206,19 @@ def _facts(raw: bytes, where: str) -> dict[str, Any]:
         "vocab_size": 1 + max(chain(text_only.get_vocab().values(), added.values())),
         "added": added,
         "controls": [token for token in added if token not in words],
+        "pieced": _is_pieced(spec, text_only),
     }
+
+
+def _is_pieced(spec: Any, text_only: Tokenizer) -> bool:
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_str(json.dumps({**spec, "post_processor": None, "truncation": None, "padding": None}))
+    border, pieces = SPECIAL_TOKENS["vision_start"], ("a word", "another", " and one")
+    alone = [text_only.encode(piece, add_special_tokens=False).ids for piece in pieces]
+    mark = whole.token_to_id(border)
+    row = whole.encode(border.join(["", *pieces]), add_special_tokens=False).ids
+    return bool(row == [number for ids in alone for number in (mark, *ids)])
 
 
 def _words(spec: Any) -> list[dict[str, Any]]:

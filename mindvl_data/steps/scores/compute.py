@@ -114,8 +114,13 @@ def _batches(task: ScoreTask, asked: list[str]) -> Iterator[tuple[dict[str, Any]
 
 
 def texts(parts: pa.Array) -> pl.Series:
-    """The `parts` of n samples → the text of each, newlines between its pieces: String [n], empty where it has none."""
-    pieces = pl.Series("text", parts).list.eval(pl.element().struct.field("text").drop_nulls())
+    """The `parts` of n samples → the text of each, newlines between its pieces: String [n], empty where it has none.
+
+    Descriptions of tools, which a conversation may call, are none of it.
+    """
+    part = pl.element().struct
+    said = part.field("text").filter(part.field("field").fill_null("") != "tools").drop_nulls()
+    pieces = pl.Series("text", parts).list.eval(said)
     return pieces.list.join("\n").fill_null("")
 
 

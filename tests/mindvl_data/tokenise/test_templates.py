@@ -92,3 +92,11 @@ def test_a_template_reaches_nothing_outside_itself(folder: Path) -> None:
         (folder / "bad.jinja").write_text(attack)
         with pytest.raises(Exception, match=r"chat template does not take.*(Security|unsafe|underscore)"):
             jinja(folder, "bad.jinja").rendered([{"role": "user", "content": "Hi"}])
+
+
+def test_a_tokenizer_to_which_the_place_of_a_text_matters_is_refused(folder: Path) -> None:
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["pre_tokenizer"] = {"type": "Metaspace", "replacement": "Ġ", "prepend_scheme": "first", "split": True}
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(TemplateError, match="other ids than it has alone"):
+        load(folder)
