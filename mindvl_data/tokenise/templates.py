@@ -44,8 +44,8 @@ def load_template(name: str, tokenizer: str, root: Path, tokeniser: Tokeniser) -
         return TEMPLATES[name]
     if not tokeniser.pieced:
         raise TemplateError(
-            f"chat_template {name}: the tokenizer {tokenizer} gives a text behind a special token other ids than it has "
-            "alone (as Metaspace with prepend_scheme `first` does), so that ids would not be those of transformers; "
+            f"chat_template {name}: with the tokenizer {tokenizer} a text behind a special token has other ids than "
+            "alone (Metaspace with prepend_scheme `first` makes it so), and they would not be those of transformers; "
             "use another tokenizer, or one of the tables"
         )
     home = _home(tokenizer, root)
