@@ -112,7 +112,13 @@ def _in_store(url: str | None, folder: Path) -> Iterator[None]:
     if url is None:
         yield
         return
+    if url.startswith("hf://"):
+        raise BuildError(
+            f"--out {url}: a hub would make every file of a build a commit; build into a folder or another store, and "
+            "publish a finished set with `export --to datasets` and `hf upload`"
+        )
     with mirrors.opened(url, folder, leads=True) as mirror, held_there(mirror):
+        mirror.start()
         yield
 
 

@@ -70,10 +70,12 @@ class Mirror:
         self._known: dict[str, str] = {}
         self._seen: set[Path] = set()
         self.lost = False
-        if leads:
-            self._known = self._noted()
-            self.relist()
-            self.together(self.look, self.last_used())
+
+    def start(self) -> None:
+        """For the process that plans, once no other does: see what is there, and bring what a build will ask for."""
+        self._known = self._noted()
+        self.relist()
+        self.together(self.look, self.last_used())
 
     # ---------------------------------------------------------------------------------------- objects
 

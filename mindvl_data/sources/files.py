@@ -9,9 +9,10 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.parse import unquote
@@ -47,6 +48,8 @@ LOCAL = LocalFileSystem()
 # Stands for a variable while braces are written out.
 PLACE = "\1"
 HUB_SNAPSHOT = re.compile(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[^/]+/")
+# A look at a name, which is soon said to have failed: most often it is a name that is wrong.
+LOOKS = Patience(tries=4, pause=0.25)
 # What is wrong with a path, not with the disk or the network.
 NOT_THERE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.ENXIO}
 
@@ -86,7 +89,7 @@ class SourceFile:
         try:
             if fs is not None:
                 fs.invalidate_cache()
-            return stamp(path, fs and fs.info(path)) != self.stamp
+            return stamp(path, fs and _asked(fs, lambda: fs.info(path), self.uri)) != self.stamp
         except FileNotFoundError:
             return True
 
@@ -292,13 +295,9 @@ def _filled(option: str, values: Sequence[str]) -> str:
 def _kind(fs: Any, path: str, shown: str) -> str | None:
     """`file`, `directory`, or None for what is not there. Raises SourceError where a store does not say."""
     try:
-        return str(fs.info(path)["type"])
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        # fsspec says so of a host that does not answer, too.
-        if not _is_away(error.__cause__):
-            return None
-        cause = error.__cause__
-        raise SourceError(f"{shown}: cannot be looked at ({type(cause).__name__}: {cause})") from error
+        return str(_asked(fs, lambda: fs.info(path), shown)["type"])
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
     except Exception as error:  # whatever its library raises: the store is away, or refuses us
         if fs is LOCAL and isinstance(error, OSError) and error.errno in NOT_THERE:
             return None
@@ -316,9 +315,30 @@ def store_of(place: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _is_away(cause: BaseException | None) -> bool:
+def _asked(fs: Any, look: Callable[[], Any], shown: str) -> Any:
+    """What a store says, asked again where it fails. Raises what its library does."""
+    if fs is LOCAL:
+        return look()
+
+    def once() -> Any:
+        try:
+            return look()
+        except FileNotFoundError as error:
+            # fsspec says so of a host that does not answer, too.
+            if error.__cause__ is not None and _is_away(error.__cause__):
+                raise error.__cause__ from error
+            raise
+
+    try:
+        return patiently(once, shown, LOOKS)
+    except StoreError as error:
+        raise (error.__cause__ or error) from error
+
+
+def _is_away(cause: BaseException) -> bool:
     # OSError: so are the errors of connections in aiohttp, requests and botocore's HTTP clients.
-    return isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    failing = int(getattr(cause, "status", None) or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return failing or (isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError))
 
 
 def _found(fs: Any, path: str, folder: Path, shown: str) -> Iterator[Listed]:
@@ -339,7 +359,7 @@ def _matching(fs: Any, path: str, folder: str, shown: str) -> list[str]:
         return [path.rstrip("/")]
     own = os.path.commonpath([path, folder]) if fs is LOCAL else ""
     try:
-        found = sorted(fs.glob(glob.escape(own) + path[len(own) :]))
+        found = sorted(_asked(fs, lambda: fs.glob(glob.escape(own) + path[len(own) :]), shown))
     except Exception as error:  # as above
         raise SourceError(f"{shown}: cannot be listed ({type(error).__name__}: {error})") from error
     return [item for item in found if _is_shown(item, path, own)]
@@ -367,7 +387,7 @@ def _describe(
     if not _is_text(path):
         raise SourceError(f"{_shown(uri)}: its name is not UTF-8, and no manifest could hold it; rename it")
     try:
-        info = fs.info(item)
+        info = _asked(fs, lambda: fs.info(item), uri)
     except FileNotFoundError as error:
         raise SourceError(f"{uri}: its folder lists it, and it is not there") from error
     place = item if "file" in fs.protocol else fs.unstrip_protocol(item)

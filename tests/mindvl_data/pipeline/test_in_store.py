@@ -284,7 +284,8 @@ def test_a_seal_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         fs.pipe_file("/outside", b"x")
         out = tmp_path / "a" / "b"
         refused = pytest.raises(BuildError, match="leads out of the build folder")
-        with refused, mirrors.opened("memory://there", out, leads=True):
+        with refused, mirrors.opened("memory://there", out, leads=True) as mirror:
+            mirror.relist()
             seals.is_whole(out / "x")
     assert not list(tmp_path.rglob("outside"))
 
@@ -292,5 +293,7 @@ def test_a_seal_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_stores_that_are_not_there_are_named(client: Any, crawled: Path) -> None:
     with pytest.raises(BuildError, match=r"--out s3://none/x: .*bucket does not exist; make the bucket first"):
         build(load_recipe(crawled), crawled.parent / "scratch", store="s3://none/x")
+    with pytest.raises(BuildError, match="--out hf://datasets/a/b: a hub would make every file of a build a commit"):
+        build(load_recipe(crawled), crawled.parent / "scratch", store="hf://datasets/a/b")
     with pytest.raises(BuildError, match="--out nowhere://"):
         build(load_recipe(crawled), crawled.parent / "scratch", store="nowhere://x")

@@ -7,6 +7,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -17,6 +18,7 @@ import pytest
 from mindvl_data.manifest import packs_of, read_manifest
 from mindvl_data.pipeline import build
 from mindvl_data.recipe import load_recipe
+from mindvl_data.sources import SourceError
 from mindvl_data.tokenise import load_tokeniser
 from tests.conftest import QUICKSTART
 from tests.mindvl_data.packs import png
@@ -36,7 +38,28 @@ REVISIONS = {"v1": {"data/train-0.parquet": table("old")}, "v2": {"data/train-0.
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few requests of which reading a public data set is made."""
+    """The few requests of which reading a data set is made.
+
+    token: which requests must bring, where there is one. fails_each: of so many requests the last is answered by 503.
+    """
+
+    token = ""
+    fails_each = 0
+    asked = 0
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        Hub.asked += 1
+        if Hub.fails_each and Hub.asked % Hub.fails_each == 0:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_error(503)
+            return False
+        if Hub.token and self.headers.get("Authorization") != f"Bearer {Hub.token}":
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._json({"error": "Repository not found"}, 401, {"X-Error-Code": "RepoNotFound"})
+            return False
+        return True
 
     def log_message(self, *_: object) -> None:
         pass
@@ -118,6 +141,28 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.parametrize(("revision", "word"), [("v1", "old"), ("v2", "new")])
 def test_a_hub_id_with_a_revision_is_that_revision(hub: str, tmp_path: Any, revision: str, word: str) -> None:
+    is_built(tmp_path, revision, word)
+
+
+def test_a_private_data_set_of_a_hub_that_fails_one_request_in_ten(
+    hub: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hub, "token", "hf_secret")
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub, "skip_instance_cache": True})
+    with pytest.raises(SourceError, match=r"sources\.hub\.path: hf://datasets/team/pictures@v1"):
+        is_built(tmp_path / "none", "v1", "old")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(Hub, "fails_each", 10)
+    asked = Hub.asked
+    for number in range(4):
+        is_built(tmp_path / str(number), "v1", "old")
+    assert Hub.asked > asked + 20
+    assert not any(b"hf_secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def is_built(folder: Path, revision: str, word: str) -> None:
+    """The data set of a revision builds, and its texts have the word."""
+    folder.mkdir(exist_ok=True)
     recipe = {
         "name": "hub",
         "tokenizer": str(QUICKSTART / "tokenizer.json"),
@@ -126,8 +171,8 @@ def test_a_hub_id_with_a_revision_is_that_revision(hub: str, tmp_path: Any, revi
         },
         "stages": {"only": {"seq_len": 256, "budget": {"epochs": 1}, "mixture": {"hub": 1}}},
     }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
-    report = build(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out")
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    report = build(load_recipe(folder / "recipe.yaml"), folder / "out")
     manifest = read_manifest(report.out / "only-256")
     tokeniser = load_tokeniser("tokenizer.json", QUICKSTART)
     text = "".join(tokeniser.decode(pack.tokens.tolist()) for pack in packs_of(manifest))
@@ -138,4 +183,4 @@ def test_a_hub_id_with_a_revision_is_that_revision(hub: str, tmp_path: Any, revi
     assert sorted(image.data or b"" for pack in packs_of(manifest) for image in pack.images) == sorted(
         map(png, range(3))
     )
-    assert not build(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "out").work
+    assert not build(load_recipe(folder / "recipe.yaml"), folder / "out").work
