@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, repeat
+from itertools import chain, groupby, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,8 @@ def read_frames(
 
     Args:
         data: of the whole clip.
-        frames: in ascending order; one that comes again is given again and decoded once.
+        frames: in any order; one that comes again at once is given again and decoded once. Where they go back, the
+            clip is opened anew: entries in a row may be of one clip, cut in several ways.
         max_image_pixels: of one frame.
 
     Yields:
@@ -44,9 +45,17 @@ def read_frames(
     if frames and frames[0].size is not None:
         pictures: Iterator[Pixels] = _in_a_row(data, distinct, max_image_pixels)
     else:
-        pictures = _in_container(data, distinct, max_image_pixels)
+        rising = [part for part in _rising(distinct) if part]
+        pictures = chain.from_iterable(_in_container(data, part, max_image_pixels) for part in rising)
     for _, same in groupby(frames):
         yield from repeat(next(pictures), len(list(same)))
+
+
+def _rising(frames: Sequence[Frame]) -> Iterator[Sequence[Frame]]:
+    """Parts of the frames, in each of which they follow each other in the clip."""
+    cuts = [place for place in range(1, len(frames)) if frames[place].index <= frames[place - 1].index]
+    for start, stop in pairwise([0, *cuts, len(frames)]):
+        yield frames[start:stop]
 
 
 def _in_a_row(data: bytes | memoryview, frames: Iterable[Frame], max_image_pixels: int) -> Iterator[Pixels]:
@@ -60,6 +69,8 @@ def _in_container(data: bytes | memoryview, frames: Sequence[Frame], max_image_p
     with opened(data) as (container, stream):
         # Workers decode several clips at once: threads of one decoder would only wait for each other.
         stream.thread_type = "NONE"
+        # A frame may be larger than its container says: it is refused before there is memory for it.
+        stream.codec_context.options = {"max_pixels": str(max_image_pixels)}
         found = _by_stamp if frames and frames[0].pts is not None else _by_count
         for picture in found(container, stream, frames):
             check_size(picture.width, picture.height, max_image_pixels)

@@ -45,6 +45,14 @@ def test_sought_frames_are_those_of_full_decoding(kind: str, indices: list[int])
     assert all(np.array_equal(picture, every[index]) for picture, index in zip(found, indices, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264.avi"])
+def test_one_clip_cut_in_several_ways_is_read_again(kind: str) -> None:
+    indices = [20, 25, 3, 28, 0]
+    found = [rgb(pixels) for pixels in read_frames(MADE[kind], chosen(MADE[kind], indices))]
+    every = clips.every_frame(MADE[kind])
+    assert all(np.array_equal(picture, every[index]) for picture, index in zip(found, indices, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv"])
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_a_turned_clip_is_read_upright(kind: str, rotation: int) -> None:
