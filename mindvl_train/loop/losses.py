@@ -7,7 +7,7 @@ it goes on: the steps come again.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mindvl_data import atomic
+from mindvl_data.errors import UserError, reading
 from mindvl_train.data.batch import Batch
 
 FOLDER, FILE = "losses", "losses.parquet"
@@ -25,6 +26,10 @@ PART = re.compile(r"step-(\d+)-rank-\d+\.parquet")
 PARTS = pa.schema([("sample_id", pa.binary(16)), ("step", pa.int64()), ("loss", pa.float64()), ("tokens", pa.int64())])
 # Visits that are held at a time beside one line a sample.
 HELD = 1 << 22
+
+
+class LossesError(UserError):
+    """Losses in a run's folder that are not what the run wrote."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,16 @@ class LossLog:
         self._rank = rank
         self._visits: list[tuple[int, SampleLosses]] = []
 
-    def note(self, step: int, losses: SampleLosses) -> None:
-        """Keeps what a step saw; a sample without a target or with a loss that is no number says nothing."""
+    def note(self, step: int, losses: SampleLosses) -> int:
+        """Keeps what a step saw; a sample without a target or with a loss that is no number says nothing.
+
+        Returns:
+            How many visits were kept.
+        """
         known = np.flatnonzero((losses.tokens > 0) & np.isfinite(losses.loss))
         samples = tuple(losses.samples[i] for i in known)
         self._visits.append((step, SampleLosses(samples, (), losses.loss[known], losses.tokens[known])))
+        return len(known)
 
     def flush(self, step: int) -> None:
         """Writes what was kept, on the disk before it returns; `step` is that of the checkpoint that follows."""
@@ -127,12 +137,14 @@ class LastLosses:
         step: [n] int64, of the last visit.
         loss: [n] float64, its sum of cross-entropies.
         tokens: [n] int64.
+        visits: that were written, of all samples.
     """
 
     ids: NDArray[np.uint64]
     step: NDArray[np.int64]
     loss: NDArray[np.float64]
     tokens: NDArray[np.int64]
+    visits: int = 0
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -146,14 +158,18 @@ def last_losses(folder: Path, up_to: int | None = None) -> LastLosses:
     Args:
         folder: the run's.
         up_to: visits of later steps do not count.
+
+    Raises:
+        LossesError: a file of them is damaged.
     """
-    held = _no_visits()
+    held, visits = _no_visits(), 0
     waiting: list[LastLosses] = []
     for part in _parts(folder, up_to):
         waiting.append(part)
+        visits += len(part.step)
         if sum(len(each.step) for each in waiting) >= HELD:
             held, waiting = _last([held, *waiting]), []
-    return _last([held, *waiting])
+    return replace(_last([held, *waiting]), visits=visits)
 
 
 def write_last(folder: Path) -> None:
@@ -166,7 +182,8 @@ def write_last(folder: Path) -> None:
 
 def _parts(folder: Path, up_to: int | None) -> Iterator[LastLosses]:
     for path in sorted((folder / FOLDER).glob("step-*.parquet")):
-        table = pq.read_table(path, schema=PARTS).combine_chunks()
+        with reading(str(path), "the losses that a run wrote", LossesError):
+            table = pq.read_table(path, schema=PARTS).combine_chunks()
         flat = np.frombuffer(b"".join(chunk.buffers()[1] for chunk in table.column("sample_id").chunks), np.uint64)
         step, loss, tokens = (table.column(name).to_numpy() for name in ("step", "loss", "tokens"))
         known = np.ones(len(step), bool) if up_to is None else step <= up_to

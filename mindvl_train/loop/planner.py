@@ -26,18 +26,30 @@ class Planner:
         self._stage, self._selection, self._log = stage, selection, log
         self._segments = segments_of(stage.manifest)
 
-    def plan(self, epoch: int, step: int) -> SelectedEpoch:
+    def plan(self, epoch: int, step: int, visits: int) -> SelectedEpoch:
         """The packs of an epoch that begins behind this step; a pure function of the set and the losses until then.
 
+        Args:
+            epoch: from 0.
+            step: behind which it begins.
+            visits: losses that the run has kept until then.
+
         Raises:
-            SelectionError: ranks see different losses.
+            SelectionError: ranks see different losses, or others than were kept.
         """
         stage, config = self._stage, self._stage.config
         assert config.selection
         assert config.until.epochs
         # All ranks have written theirs before any reads.
         gather_words("")
-        losses = losses_of(self._segments.ids, last_losses(self._log.run_folder, step))
+        last = last_losses(self._log.run_folder, step)
+        if last.visits != visits:
+            raise SelectionError(
+                f"{self._log.run_folder / FOLDER}: has {last.visits:,} losses up to step {step}, the run has kept "
+                f"{visits:,}: files were removed or altered, or do not lie where all ranks see them; put them back, or "
+                "give another --out"
+            )
+        losses = losses_of(self._segments.ids, last)
         drawn = words(len(losses), int(stage.manifest.order["seed"]), f"{stage.manifest.id}\0select\0{epoch}")
         kept, weights = self._selection(losses, drawn, epoch, config.until.epochs, config.selection)
         if not kept.any():

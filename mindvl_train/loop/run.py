@@ -210,7 +210,9 @@ class Run:
         self._publish_end(name, parents)
 
     def _publish_end(self, stage: str, parents: Mapping[str, float] | None = None) -> None:
-        self.progress = Progress(self.progress.step, self.progress.stage + 1, skipped=self.progress.skipped)
+        self.progress = Progress(
+            self.progress.step, self.progress.stage + 1, skipped=self.progress.skipped, visits=self.progress.visits
+        )
         self._flush_losses()
         # The next stage builds its own optimizer: at a boundary only weights carry over.
         data = self.parts.data_of(stage, parents or ())

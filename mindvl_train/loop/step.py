@@ -73,18 +73,22 @@ def everyone(row: RankStep) -> list[RankStep]:
     return [RankStep(*each) for each in gather(list(astuple(row)))]
 
 
-def source_losses(mine: Mapping[str, tuple[float, int]]) -> dict[str, dict[str, float]]:
+def source_losses(mine: Mapping[str, tuple[float, int]], visits: int = 0) -> tuple[dict[str, dict[str, float]], int]:
     """The mean cross-entropy of every source that all ranks saw, in nats a target, and its targets.
 
     Args:
         mine: of this rank, by source the sum of losses and the targets.
+        visits: of samples, that this rank keeps.
+
+    Returns:
+        By source, and the visits that all ranks keep.
     """
-    heard = [json.loads(words) for words in gather_words(json.dumps(mine))]
-    found = {}
+    told = [json.loads(words) for words in gather_words(json.dumps([mine, visits]))]
+    heard, found = [sources for sources, _ in told], {}
     for name in sorted({name for each in heard for name in each}):
         losses, tokens = zip(*(each[name] for each in heard if name in each), strict=True)
         found[name] = {"loss": sum(losses) / sum(tokens), "loss_tokens": sum(tokens)}
-    return found
+    return found, sum(kept for _, kept in told)
 
 
 def describe_non_finite(stage: Stage, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> str:

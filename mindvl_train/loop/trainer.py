@@ -117,7 +117,8 @@ class Trainer:
             if not begun:
                 self.losses.flush(self.progress.step)
                 self.progress = replace(self.progress, epoch=epoch, epoch_step=self.progress.step, manifest="", packs=0)
-            selected = planner.plan(epoch, self.progress.epoch_step)
+                self.progress = replace(self.progress, epoch_visits=self.progress.visits)
+            selected = planner.plan(epoch, self.progress.epoch_step, self.progress.epoch_visits)
             self._epoch_steps = -(-selected.num_packs // config.global_batch)
             loader = loader_of(selected, self.parts, self.mesh, config.global_batch, config.micro_batch)
             if begun:
@@ -205,9 +206,10 @@ class Trainer:
     def _note_losses(self, batches: Sequence[Batch]) -> dict[str, dict[str, float]]:
         """Keeps what the step says of every sample; of every source the mean loss over all ranks."""
         seen = of_step(batches, self._sums)
-        if self.losses and seen:
-            self.losses.note(self.progress.step, seen)
-        return source_losses(seen.by_source() if seen else {})
+        kept = self.losses.note(self.progress.step, seen) if self.losses and seen else 0
+        by_source, visits = source_losses(seen.by_source() if seen else {}, kept)
+        self.progress = replace(self.progress, visits=self.progress.visits + visits)
+        return by_source
 
     def _gradients(self, batches: Sequence[Batch], weight: float) -> tuple[list[float], float]:
         """The losses of the micro-batches, and the norm that the step's gradients had before they were clipped."""

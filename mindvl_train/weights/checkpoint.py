@@ -55,6 +55,7 @@ class Progress:
         packs: packs of the stage delivered to the loop, over all ranks.
         epoch: of a stage that selects, the one to go on with.
         epoch_step: the value of `step` at which it began.
+        visits, epoch_visits: losses of samples that all ranks have kept, and those of before that epoch.
         control: of a stage whose sets are chosen step by step, what chose them, see `loop/controllers.py`.
         skipped: of the steps, those without an update because the loss or gradient was no number.
         fingerprints: of every parameter at the stage's beginning.
@@ -67,6 +68,8 @@ class Progress:
     packs: int = 0
     epoch: int = 0
     epoch_step: int = 0
+    visits: int = 0
+    epoch_visits: int = 0
     control: Mapping[str, Any] | None = None
     skipped: int = 0
     fingerprints: Mapping[str, str] | None = None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from mindvl_data.errors import UserError
 from mindvl_data.manifest import read_manifest
 from mindvl_data.stream import PackStream, segments_of, select_epoch
 from mindvl_train.config.loading import load_config
@@ -92,3 +93,17 @@ def test_a_selection_needs_epochs_and_a_name_that_is_known(run_yaml: Path, tmp_p
         load_config(run_yaml, ["stages.everything.until={packs: 6}", "stages.everything.selection={name: seta}"])
     with pytest.raises(Exception, match="'sata'; did you mean 'seta'"):
         run_of(run_yaml, tmp_path, "stages.everything.selection={name: sata}")
+
+
+def test_losses_that_are_lost_or_damaged_are_never_taken_for_what_they_were(run_yaml: Path, tmp_path: Path) -> None:
+    for name, message in (("lost", r"has \d+ losses up to step \d+, the run has kept"), ("cut", "cannot be read as")):
+        out = tmp_path / name
+        with pytest.raises(Stop):
+            run_of(run_yaml, out, *short("seta"), stop=StopAt("step", 5))
+        part = sorted((out / "losses").glob("*.parquet"))[0]
+        if name == "lost":
+            part.unlink()
+        else:
+            part.write_bytes(part.read_bytes()[:50])
+        with pytest.raises(UserError, match=message):
+            run_of(run_yaml, out, *short("seta"))
