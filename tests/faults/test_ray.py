@@ -175,7 +175,12 @@ def test_whatever_dies_at_random_moments_the_build_ends_with_the_same_bytes(clus
 def one_more(fault: str, process: subprocess.Popen[str], out: Path, cluster: Any, rng: random.Random) -> bool:
     """Have it happen after some more files; False where the build was over before."""
     seen, left = files(out), rng.randrange(3, 25)
-    if not wait_for(lambda: len(files(out) - seen) >= left, process):
+
+    def more() -> bool:
+        time.sleep(0.02)  # the builds have the same two cores
+        return len(files(out) - seen) >= left
+
+    if not wait_for(more, process):
         return False
     if fault == "driver":
         process.kill()
