@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
 
+from mindvl_data.runtime import plugins as registry
 from mindvl_train import plugins
 from mindvl_train.config.loading import load_config
 from mindvl_train.loop.run import train
@@ -25,12 +26,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         plugins.MODELS: EntryPoint("olmo2", f"{olmo2.__name__}:MODEL", plugins.MODELS),
         plugins.PUBLISHED: EntryPoint("olmo2", f"{olmo2.__name__}:PUBLISHED", plugins.PUBLISHED),
     }
-    registered = plugins.available
-    monkeypatch.setattr(
-        plugins,
-        "available",
-        lambda group: registered(group) | ({"olmo2": points[group]} if group in points else {}),
-    )
+    known = registry.available
+
+    def available(group: str) -> dict[str, EntryPoint]:
+        return known(group) | ({"olmo2": points[group]} if group in points else {})
+
+    for module in (registry, plugins):
+        monkeypatch.setattr(module, "available", available)
 
 
 @pytest.fixture
