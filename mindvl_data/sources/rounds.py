@@ -36,17 +36,18 @@ def _by_rounds(sample: Sample) -> Iterator[Sample]:
     if not any(_thinks(part) for part in sample.parts[:before]):
         yield sample
         return
-    start = 0
+    start, unused = 0, sample.unused
     for number, end in enumerate(ends, 1):
         told = [_untrained(part) for part in sample.parts[:start]] + sample.parts[start:end]
         if any(part.role == "assistant" and part.loss is not False for part in told[start:]):
-            yield _cut(sample, told, f"{sample.key}:round{number}")
+            yield _cut(sample, told, f"{sample.key}:round{number}")._replace(unused=unused)
+            unused = ()
         start = end
 
 
 def _cut(sample: Sample, parts: list[Part], key: str) -> Sample:
     images = sum(part.text is None for part in parts)
-    cut = sample._replace(key=key, parts=parts, images=sample.images[:images], unused=())
+    cut = sample._replace(key=key, parts=parts, images=sample.images[:images])
     return _with_boxes(cut, range(len(parts)))
 
 

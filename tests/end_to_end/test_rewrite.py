@@ -6,7 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from mindvl_data.exports import export
 from mindvl_data.inspect.explain import stories
+from mindvl_data.inspect.peek import peek
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError
 from mindvl_data.stream import PackStream
@@ -87,6 +89,10 @@ def test_an_answer_is_replaced_where_there_is_one(tmp_path: Path, address: tuple
     assert "says a new answer" not in text
     assert "question 0" in text
     assert "second" in text
+    export(read_manifest(report.out / "only-256"), "webdataset", tmp_path / "exported", media_root=report.out.parent)
+    exported = [part.text for one in peek(next((tmp_path / "exported").glob("*.tar"))).samples for part in one.parts]
+    assert "a new answer" in exported
+    assert "says a new answer" not in exported
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mindvl_data.sources import Sample, Unusable
 from mindvl_data.sources.messages import conversation
@@ -166,3 +168,27 @@ def test_the_scan_splits_and_names_the_samples(tmp_path: Path) -> None:
     found = read(tmp_path / "m.jsonl", "messages", rules=Rules(thinking="last", split=True))
     assert found.keys == ["0:round1", "0:round2"]
     assert [part["text"] for part in found.kept[1]["parts"] if part["field"] == "reasoning_content"] == ["r3"]
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Turns in any order, some with a thought, some that say that they are not learnt."""
+    messages = []
+    for number in range(draw(st.integers(1, 9))):
+        role = draw(st.sampled_from(["user", "assistant", "assistant", "tool"]))
+        thought = {"reasoning_content": f"r{number}"} if role == "assistant" and draw(st.booleans()) else {}
+        loss = {"loss": False} if draw(st.integers(0, 3)) == 0 else {}
+        messages.append(said(role, f"{role}{number}", **thought, **loss))
+    return messages
+
+
+@given(conversations())
+def test_every_answer_is_learnt_once_behind_all_that_was_said_before_it(messages: list[dict[str, Any]]) -> None:
+    whole = sample(*messages)
+    samples = shaped(whole, "keep", split=True)
+    expected = [part.text for part in whole.parts if part.role == "assistant" and part.loss is not False]
+    found = [part.text for one in samples for part in one.parts if part.role == "assistant" and part.loss is not False]
+    assert found == expected
+    for one in samples:
+        assert texts(one) == texts(whole)[: len(texts(one))]
+    assert len({one.key for one in samples}) == len(samples)
