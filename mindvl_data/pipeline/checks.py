@@ -61,9 +61,9 @@ Check = Callable[[], str]
 
 def checks(run: Run) -> Iterator[tuple[str, Check]]:
     """Every place of a recipe with what looks at it: it says what it saw, or raises UserError."""
-    yield "chat_template", partial(_template, run)
     yield "filters", partial(_expressions, run)
     yield "tokenizer", partial(_tokenizer, run)
+    yield "chat_template", partial(_template, run)
     for section in ("sources", "evaluations"):
         for name in getattr(run.recipe, section):
             yield f"{section}.{name}", partial(_source, run, section, name)
@@ -97,8 +97,10 @@ def _template(run: Run) -> str:
     if name not in (*TEMPLATES, TOKENIZER) and not (run.loaded.folder / name).is_file():
         known = nearest(name, sorted(TEMPLATES))
         raise RecipeError(f"chat_template: there is no template {name!r}, nor a file relative to the recipe{known}")
-    table = isinstance(run.template, ChatTemplate)
-    return name if table else f"{name}: Jinja, its answers end with {run.template.end!r}"
+    # One of the table needs no tokenizer, which may be the other fault.
+    if name in TEMPLATES or isinstance(run.template, ChatTemplate):
+        return name
+    return f"{name}: Jinja, its answers end with {run.template.end!r}"
 
 
 def _expressions(run: Run) -> str:

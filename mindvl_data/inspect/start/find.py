@@ -118,6 +118,8 @@ def _of_folder(path: str, fs: Any, place: str, unused: Unused) -> Iterator[Found
             '{"image": "PATH", "caption": "TEXT"} a line beside them'
         )
         unused.append((path, why))
+    elif not data and not unused:
+        unused.append((path, f"no file in it ends in {', '.join(DATA_FILES)}"))
 
 
 def _is_data(name: str) -> bool:

@@ -45,11 +45,11 @@ def captions(path: Path, texts: list[str], **more: object) -> None:
 def test_a_folder_becomes_a_recipe_that_builds(tmp_path: Path) -> None:
     shutil.copytree(DATA, tmp_path / "mine")
     made = started(tmp_path, str(tmp_path / "mine"))
-    assert list(sources(made)) == ["captions", "documents", "text", "vqa"]
+    assert list(sources(made)) == ["captions", "documents", "text", "videos", "vqa"]
     assert sources(made)["captions"]["path"] == "mine/captions-*.tar"
     assert made.draft.tokenizer_there
     report = build(load_recipe(made.path), tmp_path / "out")
-    assert {line.source for line in report.funnel if line.left} == {"captions", "documents", "text", "vqa"}
+    assert {line.source for line in report.funnel if line.left} == set(sources(made))
     assert report.stages[0].data["packing"]["packs"] > 0
 
 
@@ -146,6 +146,9 @@ def test_nothing_to_begin_with_is_said(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a.png").write_bytes(png(1, (80, 80)))
     with pytest.raises(UserError, match="1 pictures, and no file that says what they show"):
         started(tmp_path, str(tmp_path / "pictures"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no file in it ends in \.tar"):
+        started(tmp_path, str(tmp_path / "empty"))
     with pytest.raises(UserError, match="no such file or folder"):
         started(tmp_path, str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="no file matches"):
