@@ -22,6 +22,8 @@ from mindvl_data.engines.flight import KEPT, LESS_MEMORY, Flight
 from mindvl_data.runtime import fingerprints
 
 KNOCK_SECONDS = 10.0
+# Of what Ray says where it does not connect: versions that differ stand in several lines.
+MOST_SAID = 400
 
 
 def opened(options: EngineOptions) -> RayEngine:
@@ -115,7 +117,7 @@ def _connection(address: str) -> Iterator[Any]:
             _knock(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
-            said = str(error).strip().split("\n")[0]
+            said = " ".join(str(error).split())[:MOST_SAID]
             raise EngineError(
                 f"no Ray cluster answers at {address} ({said}). Start one (`ray start --head`, and on other machines "
                 "`ray start --address=HOST:6379`), or name another with --address"
