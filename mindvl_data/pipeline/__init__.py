@@ -80,7 +80,7 @@ def build(
 
     Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
     """
-    out = out or (mirrors.scratch_of(store) if store else default_folder(loaded))
+    out = (out or mirrors.scratch_of(store)).absolute() if store else out or default_folder(loaded)
     engine = engine or LocalEngine(workers)
     made_anew: set[Path] = set()
     with opened(out, engine.less_memory), _in_store(store, out), engine:

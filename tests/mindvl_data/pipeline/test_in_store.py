@@ -31,7 +31,9 @@ from mindvl_data.runtime import seals
 from mindvl_data.shards import pack_digest
 from mindvl_data.stream import PackStream
 from tests.conftest import QUICKSTART
+from tests.end_to_end.every_step import write_every_step
 from tests.mindvl_data.crawl import crawl, recipe, uid
+from tests.mindvl_data.endpoint import KEY, running
 from tests.mindvl_data.s3 import s3_server
 
 URL = "s3://sets/vl/crawl"
@@ -157,6 +159,10 @@ class Elsewhere(LocalEngine):
     def __init__(self, out: Path) -> None:
         super().__init__(1)
         self._out = out
+        self._machine = ProcessPoolExecutor(1, get_context("spawn"))
+
+    def __exit__(self, *_: object) -> None:
+        self._machine.shutdown()
 
     def run(
         self,
@@ -168,8 +174,7 @@ class Elsewhere(LocalEngine):
         ours = self._out.with_name("ours")
         self._out.rename(ours)
         try:
-            with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-                return list(pool.map(function, tasks))
+            return list(self._machine.map(function, tasks))
         finally:
             shutil.rmtree(self._out)
             ours.rename(self._out)
@@ -297,3 +302,22 @@ def test_stores_that_are_not_there_are_named(client: Any, crawled: Path) -> None
         build(load_recipe(crawled), crawled.parent / "scratch", store="hf://datasets/a/b")
     with pytest.raises(BuildError, match="--out nowhere://"):
         build(load_recipe(crawled), crawled.parent / "scratch", store="nowhere://x")
+
+
+@pytest.mark.slow
+def test_every_step_on_machines_that_share_no_folder(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    with running(tmp_path / "endpoint") as url:
+        loaded = load_recipe(write_every_step(tmp_path / "data", url, "embed"))
+        local = build(loaded, tmp_path / "local")
+        out = tmp_path / "scratch"
+        build(loaded, out, store=URL, engine=Elsewhere(out))
+        for stage in local.stages:
+            for name in ("manifest.json", "draws.parquet"):
+                assert content(client, f"{stage.name}/{name}") == (local.out / stage.name / name).read_bytes()
+        shutil.rmtree(out)
+        again = build(loaded, out, store=URL)
+    assert {stage.state for stage in again.stages} == {"up to date"}
+    assert not again.work, "answers too are found in the store"
