@@ -31,7 +31,6 @@ def test_the_quickstart_in_a_store_that_fails_is_that_of_this_machine(
     monkeypatch.setenv("MINDVL_CACHE", str(tmp_path / "cache"))
     with s3_server("bucket", fails_each=10) as client:
         builds_as_here(client, tmp_path)
-        assert "sound" in ran("verify", "s3://bucket/build/sft-4096", "--media")
 
 
 @pytest.mark.slow
