@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
 from mindvl_data.stream import PackStream
 from mindvl_train.answers.evaluation import evaluate, total
@@ -65,9 +66,7 @@ class Proxy:
             loss = sum(sets[name].weight * loss for name, loss in losses.items())
             loss /= sum(sets[name].weight for name in losses)
             found = {"shares": rounded, "seed": seed, "loss": loss, "losses": losses}
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps(found) + "\n")
-            unfinished.rename(path)
+            atomic.write_text(path, json.dumps(found) + "\n")
         result: dict[str, Any] = json.loads(path.read_text())
         self.told(result)
         return result

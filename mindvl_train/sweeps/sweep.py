@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from mindvl_data import atomic
 from mindvl_data.runtime import yaml_text
 from mindvl_train.config.loading import load_config
 from mindvl_train.config.schema import TrainConfig
@@ -45,7 +46,7 @@ def sweep(
     runs, proposal = _by_line(proxy, settings) if line else _over_simplex(proxy, settings)
     found = {"stage": stage, "design": settings.design.model_dump(), "runs": runs, "proposal": proposal}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(found, indent=1) + "\n")
+    atomic.write_text(folder / FILE, json.dumps(found, indent=1) + "\n")
     shares = {name: each["share"] for name, each in proposal["shares"].items()}
     _write_run(train_yaml, stage, shares, folder / "train.yaml")
     recipe = _write_recipe(settings.recipe, shares, train_yaml.parent) if settings.recipe else None
@@ -141,7 +142,7 @@ def _write_run(train_yaml: Path, stage: str, shares: Mapping[str, float], out: P
     raw = yaml_text.parse(train_yaml.read_text(encoding="utf-8"))
     for name, share in shares.items():
         raw["stages"][stage]["mixture"][name]["weight"] = share
-    out.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    atomic.write_text(out, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
 
 
 def _write_recipe(asked: Written, shares: Mapping[str, float], folder: Path) -> Path:
@@ -157,5 +158,5 @@ def _write_recipe(asked: Written, shares: Mapping[str, float], folder: Path) -> 
         raise SweepError(f"recipe: {path} has no source {missing[0]!r}: sets and sources must have the same names")
     stage["mixture"] = dict(shares)
     out = path.with_name(asked.out or f"{path.stem}-swept.yaml")
-    out.write_text(yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    atomic.write_text(out, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
     return out

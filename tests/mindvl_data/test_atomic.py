@@ -105,6 +105,14 @@ def written_by(path: Path) -> set[str]:
 
 # What fills a folder or file that its caller makes appear, and what has its own way to do just that.
 OTHERWISE = BELOW_THE_RUNTIME | {
+    # Signs that a folder is seen by every node, and of what is brought from a store: empty, or never read again.
+    "mindvl_data/engines/nodes.py",
+    "mindvl_data/engines/ray.py",
+    "mindvl_data/runtime/mirror.py",
+    "mindvl_data/exports/parquet.py",
+    "mindvl_data/exports/rewards.py",
+    "mindvl_data/tables/videos.py",
+    "mindvl_train/weights/published/videos.py",
     "mindvl_data/exports/hub.py",
     "mindvl_data/exports/mds.py",
     "mindvl_data/exports/tars.py",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindvl_data import atomic
 from mindvl_data.errors import UserError
 from mindvl_data.expanded import VARIABLE
 from mindvl_data.inspect.peek import Peek, PeekError, peek
@@ -56,7 +57,7 @@ def start(paths: Sequence[str], out: Path) -> Started:
     names = named([group for group, _ in looks])
     draft = drafted([Source(name, *one) for name, one in zip(names, looks, strict=True)], paths, out, unused)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(draft.text, encoding="utf-8")
+    atomic.write_text(out, draft.text)
     load_recipe(out)
     return Started(out, draft, unused)
 
