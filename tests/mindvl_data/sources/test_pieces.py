@@ -138,5 +138,10 @@ def test_a_build_in_pieces_is_the_same_and_adds_up(
     assert told[0] == told[1]
     assert {story["source"] for story in told[0]} == {"captions", "vqa", "documents", "text"}
     data = recipe_folder / "data"
-    read_through = [*data.glob("*.tar"), *data.glob("*.parquet"), *data.glob("*.jsonl"), *data.glob("*/*.json")]
+    read_through = [
+        *data.glob("captions-*.tar"),
+        data / "vqa.parquet",
+        data / "text.jsonl",
+        *data.glob("documents/*.json"),
+    ]
     assert totals["scan"] == {sum(path.stat().st_size for path in read_through)}
