@@ -236,7 +236,7 @@ class Giant(fsspec.AbstractFileSystem):
         Giant.given += end - start
         return b"".join(parts)
 """
-SCANNED = """
+SCANNED = r"""
 import re, tempfile
 from pathlib import Path
 import pyarrow.parquet as pq
