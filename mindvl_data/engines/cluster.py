@@ -120,8 +120,9 @@ class Cluster:
         ended, late = self.ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_SECONDS) if asked else ([], [])
         found = [f"{self._named(asked[ref])} does not answer" for ref in late]
         for ref in ended:
-            # A node that leaves meanwhile needs no answer.
-            with contextlib.suppress(self.ray.exceptions.NodeDiedError):
+            # A node that leaves meanwhile needs no answer, also where it left before the question reached it.
+            gone = (self.ray.exceptions.NodeDiedError, self.ray.exceptions.TaskUnschedulableError)
+            with contextlib.suppress(*gone):
                 node, problems, hindrance = self.answer(ref)
                 problems += [hindrance] if hindrance else []
                 found += [f"{self._named(node)} {problem}" for problem in problems or _unseen(folder, node)]

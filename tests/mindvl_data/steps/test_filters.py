@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mindvl_data.manifest import read_manifest
 from mindvl_data.recipe import RecipeError, load_recipe
+from mindvl_data.runtime import seals
 from mindvl_data.sources import Asked
 from mindvl_data.steps.filters import NO_FILTER, FilterTask, Rule, dropped_by, threshold
 from mindvl_data.steps.presets import PRESETS
@@ -39,7 +40,8 @@ def test_a_top_begins_where_datacomp_says(values: list[float], top: float) -> No
 def holding(folder: Path, columns: pl.DataFrame, where: str, missing: str = "drop") -> list[bool]:
     """For which lines of a partition with these columns beside it an expression holds."""
     pl.DataFrame({"key": [str(i) for i in range(len(columns))]}).write_parquet(folder / "samples.parquet")
-    columns.write_parquet(folder / "columns.parquet")
+    with seals.sealed(folder / "columns.parquet") as partial:
+        columns.write_parquet(partial)
     rule = Rule("filters.0.where", "x", where, None, None, None, missing)
     task = FilterTask("crawl", "caption", folder / "samples.parquet", (folder / "columns.parquet",), (rule,), 0)
     first = dropped_by(task, np.full(len(columns), NO_FILTER, np.int16))

@@ -285,7 +285,7 @@ def with_tools(draw: st.DrawFn, as_text: bool) -> list[dict[str, Any]]:
 def test_tools_and_thoughts_have_the_ids_of_transformers(name: str, as_text: bool, data: st.DataObject) -> None:
     said = data.draw(with_tools(as_text))
     assume("[" not in json.dumps([message["content"] for message in said])[1:])
-    parts = messages_format._sample("0", {"messages": said, "tools": TOOLS}).parts
+    parts = messages_format.conversation("0", {"messages": said, "tools": TOOLS}).parts
     encoded = one(name, parts)
     oracle = published(name).oracle
     normal = [{key: value for key, value in message.items() if value != {}} for message in said]
@@ -310,7 +310,7 @@ def called(name: str) -> str:
         {"role": "tool", "content": "2 kg"},
         {"role": "assistant", "content": "Two."},
     ]
-    parts = messages_format._sample("0", {"messages": said, "tools": TOOLS}).parts
+    parts = messages_format.conversation("0", {"messages": said, "tools": TOOLS}).parts
     return trained(name, one(name, parts)).rpartition("</tools>")[2].partition("<|im_end|>\n")[2]
 
 
@@ -330,7 +330,7 @@ def test_arguments_are_given_as_the_template_wants_them() -> None:
     """OpenAI has them as JSON in a text, which Qwen3.5's template does not take."""
     call = {"function": {"name": "weigh", "arguments": '{"stone": 1}'}}
     said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    encoded = one("qwen3_5", messages_format._sample("0", {"messages": said}).parts)
+    encoded = one("qwen3_5", messages_format.conversation("0", {"messages": said}).parts)
     assert "<parameter=stone>\n1\n</parameter>" in trained("qwen3_5", encoded)
 
 
