@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from mindvl_data.steps.count import CountTask, count
 from mindvl_data.tables.schema import SAMPLES
-from mindvl_data.tokenise import load_tokeniser
+from mindvl_data.tokenise import TEMPLATES, load_tokeniser
 from mindvl_data.vision import Resolution
 from tests.benchmarks.whole import captions, seconds
 from tests.conftest import QUICKSTART
@@ -51,8 +51,10 @@ def counted(folder: Path, samples: int, tokenizer: str, fast: bool) -> None:
     shutil.rmtree(store, ignore_errors=True)
     kept = np.packbits(np.ones(samples, bool)).tobytes()
     table, drops = folder / "samples.parquet", folder / "store.drops.parquet"
-    rendering = ("caption", "answers", "qwen2-vl", tokenizer, QUICKSTART)
-    count(CountTask("a", "a.tar", table, kept, *rendering, None, None, (Resolution(),), (store,), drops, fast))
+    rendering = ("caption", "answers", TEMPLATES["qwen2-vl"], tokenizer, QUICKSTART)
+    count(
+        CountTask("a", "a.tar", table, kept, *rendering, None, None, None, (Resolution(),), (store,), drops, fast=fast)
+    )
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def tasks(folder: Path, out: Path, stores: list[Store], media: str, images: bool
             sources=["a"],
             resolution=Resolution(),
             media=media,
-            image_pad=IMAGE_PAD if images else -1,
+            pads=(IMAGE_PAD,) if images else (),
             pad=0,
             build_folder=out,
             recipe_folder=folder,
