@@ -18,6 +18,8 @@ from mindvl_data.shards.writing import file_sha256
 REMEMBERED_SECONDS = 24 * 3600.0
 # A file younger than its file system's clock is fine may change again without a trace.
 RACY_SECONDS = 2.0
+# Its time says when old notes were last looked for.
+SWEPT = "swept"
 
 
 def sha256_once(path: Path) -> str:
@@ -68,7 +70,12 @@ def _notes() -> Path | None:
 
 
 def _forget(folder: Path) -> None:
-    """Removes notes that hold no more."""
+    """Removes notes that hold no more, once a day: there may be very many, and each file hashed adds one."""
+    swept = folder / SWEPT
+    with suppress(FileNotFoundError):
+        if time.time() - swept.stat().st_mtime < REMEMBERED_SECONDS:
+            return
+    swept.touch(mode=0o600)
     for note in folder.iterdir():
         with suppress(FileNotFoundError):
             if time.time() - note.stat().st_mtime > 2 * REMEMBERED_SECONDS:

@@ -13,6 +13,11 @@ from mindvl_data.stream import PackStream
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 
+def notes(folder: Path) -> list[Path]:
+    """The notes that lie there, without the sign of when they were last swept."""
+    return [path for path in (folder / f"mindvl-{os.getuid()}").iterdir() if path.name != once.SWEPT]
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """The files that were really hashed; notes lie in a folder of the test's own."""
@@ -55,12 +60,13 @@ def test_a_note_holds_for_a_day_and_is_swept_later(counted: list[Path], tmp_path
     path, other = tmp_path / "file", tmp_path / "other"
     path.write_bytes(b"one")
     sha256_once(path)
-    (note,) = (tmp_path / f"mindvl-{os.getuid()}").iterdir()
+    (note,) = notes(tmp_path)
     old = time.time() - once.REMEMBERED_SECONDS - 60
     os.utime(note, (old, old))
     sha256_once(path)
     assert len(counted) == 2
     os.utime(note, (old - once.REMEMBERED_SECONDS, old - once.REMEMBERED_SECONDS))
+    os.utime(note.with_name(once.SWEPT), (old, old))
     other.write_bytes(b"two")
     sha256_once(other)
     assert not note.exists()
@@ -76,11 +82,25 @@ def test_notes_that_others_may_write_or_read_are_not_trusted(counted: list[Path]
     assert len(counted) == 2
 
 
+def test_notes_are_swept_once_a_day_and_not_for_every_file(
+    counted: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept: list[Path] = []
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: (swept.append(path), real(path))[1])
+    for number in range(50):
+        path = tmp_path / f"file-{number}"
+        path.write_bytes(bytes([number]))
+        sha256_once(path)
+    assert len(counted) == 50
+    assert swept == [tmp_path / f"mindvl-{os.getuid()}"]
+
+
 def test_half_a_note_is_none(counted: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
     found = sha256_once(path)
-    (note,) = (tmp_path / f"mindvl-{os.getuid()}").iterdir()
+    (note,) = notes(tmp_path)
     note.write_text(found[:20])
     assert sha256_once(path) == found
 
