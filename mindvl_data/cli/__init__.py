@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 
+from mindvl_data.cli.outcome import as_data, show_build, show_funnel, write_page
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.progress import open_progress
 from mindvl_data.runtime.shown import cleaned
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
     from mindvl_data.manifest.referenced import Runner
     from mindvl_data.media import Access
-    from mindvl_data.pipeline import BuildReport, CheckReport
+    from mindvl_data.pipeline import BuildReport
 
 # No markup: Rich's, for help texts alone, takes as long to load as all the rest.
 app = typer.Typer(
@@ -35,8 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 PICTURED_PACKS = 12
-# After builds of more samples a report is written when it is asked for.
-MOST_REPORTED = 1_000_000
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 ManifestPath = Annotated[
@@ -86,8 +85,8 @@ def build(
     """Build every stage of a recipe: scan, filter, count, mix, pack, write. Writes a report to look at, too."""
     with reported(debug):
         made = _build(recipe, out, _engine(engine, workers, address), set_ or [], dry_run=False, rehash=rehash)
-        written = None if no_report else _write_report(made)
-        _report(made, as_json, written)
+        written = None if no_report else write_page(made)
+        show_build(made, as_json, written)
 
 
 @app.command()
@@ -114,7 +113,7 @@ def check(
         found = look(loaded, out and out.absolute(), workers or os.cpu_count() or 1)
         sets = found.needs.sets if found.needs else []
         if as_json:
-            print_json(_checked(found))
+            print_json(as_data(found))
         else:
             console = open_console()
             console.print(checked.view(found.findings, found.looked, sets))
@@ -147,7 +146,7 @@ def plan(
             _forecast(recipe, set_ or [], as_json)
             return
         chosen = _engine(engine, workers, address)
-        _report(_build(recipe, out, chosen, set_ or [], dry_run=True, sample=sample), as_json)
+        show_build(_build(recipe, out, chosen, set_ or [], dry_run=True, sample=sample), as_json)
 
 
 @app.command()
@@ -487,32 +486,8 @@ def _build(
         try:
             return run(loaded, folder, 1, progress, dry_run, sample, store, rehash=rehash, engine=engine)
         except UserError as error:
-            _show_funnel(error)
+            show_funnel(error)
             raise
-
-
-def _show_funnel(error: UserError) -> None:
-    """What became of the samples before a build or plan failed, on standard error."""
-    if error.funnel:
-        from mindvl_data.inspect import stages as tables
-
-        errors.print(tables.funnel([line.as_dict() for line in error.funnel]), "")
-
-
-def _checked(found: CheckReport) -> dict[str, Any]:
-    """What a look found, as data."""
-    samples = {
-        name: {
-            "sample": one.described,
-            "tokens": one.tokens,
-            "rendered": [{"text": text, "learnt": learnt} for text, learnt in one.rendered],
-            "size": one.size and one.size.model_dump(),
-        }
-        for name, one in found.looked.items()
-    }
-    needs = found.needs and found.needs._asdict()
-    findings = [one._asdict() for one in found.findings]
-    return {"sound": found.sound, "findings": findings, "sources": samples, "needs": needs}
 
 
 def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
@@ -525,62 +500,6 @@ def _forecast(recipe: Path, overrides: list[str], as_json: bool) -> None:
         print_json({"sets": made})
     else:
         open_console().print(forecasts.view(made))
-
-
-def _write_report(made: BuildReport) -> Path | None:
-    """The report of a build of up to a million samples; one that is there stays where nothing has changed."""
-    from mindvl_data.inspect import report as reports
-
-    if made.urls:
-        return None
-    path = made.out / reports.FILE_NAME
-    unchanged = path.exists() and all(stage.state == "up to date" for stage in made.stages)
-    if unchanged or sum(line.entered for line in made.funnel if line.step == "scan") > MOST_REPORTED:
-        return path if unchanged else None
-    try:
-        return reports.write_report(str(made.out), path)
-    except (UserError, OSError) as error:
-        # The data set is finished and sound: that nobody can look at it yet does not make the build a failure.
-        errors.print(f"no report: {error}", markup=False, highlight=False, soft_wrap=True)
-        return None
-
-
-def _report(report: BuildReport, as_json: bool, written: Path | None = None) -> None:
-    if as_json:
-        estimates = {name: estimate.__dict__ for name, estimate in report.estimates.items()}
-        stages = [
-            {"name": s.name, "state": s.state, "manifest": shown(s.manifest), **dict(s.data)} for s in report.stages
-        ]
-        head = {"out": shown(report.out), "urls": report.urls, "work": dict(report.work), "report": shown(written)}
-        print_json(head | {"warnings": [*report.warnings], "estimates": estimates, "stages": stages})
-        return
-    from mindvl_data.inspect import stages as tables
-
-    console = open_console()
-    sets = [(stage.name, stage.data) for stage in report.stages]
-    console.print(tables.funnel([line.as_dict() for line in report.funnel]), "")
-    for warning in report.warnings:
-        console.print(f"warning: {warning}", style="yellow")
-    console.print(tables.mixtures(sets), "")
-    console.print(tables.overview(sets), "")
-    for stage in report.stages:
-        for line in stage.data["funnel"]:
-            if line["step"] == "fit" and line["reasons"]:
-                why = ", ".join(f"{count} {reason}" for reason, count in line["reasons"].items())
-                console.print(f"{stage.name}: {why} of {line['source']} (see ledger/fit-{stage.name}.parquet)")
-    for name, estimate in report.estimates.items():
-        console.print(
-            f"{name}: text tokens estimated from {estimate.tokenised:,} of {estimate.samples:,} samples, "
-            f"± {estimate.error:.2%} at 95 %"
-        )
-    if all(stage.state == "up to date" for stage in report.stages):
-        console.print("Nothing has changed: no work was done.")
-    made = [(stage.state, shown(stage.manifest)) for stage in report.stages if stage.manifest]
-    page = [("report", shown(written))] if written else []
-    for state, place in [*made, *page]:
-        console.print(f"{state:>10}  {place}", soft_wrap=True)
-    if first := next((stage.manifest for stage in report.stages if stage.manifest), None):
-        console.print(f"\nNext: python -m mindvl_data show {shown(first)}", soft_wrap=True)
 
 
 def _show_pack(manifest: Manifest, number: int, access: Access, as_json: bool) -> None:
