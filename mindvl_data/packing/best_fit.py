@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.packing.bits import Bits, add, at_least, empty_bits, remove
 from mindvl_data.packing.compiled import compiled
-from mindvl_data.packing.groups import (
+from mindvl_data.packing.patterns import (
     GROUP_FIELDS,
     NEXT,
     NONE,
@@ -19,10 +18,15 @@ from mindvl_data.packing.groups import (
     RESIDUAL,
     SLOTS,
     STEP_FIELDS,
+    Bits,
     Table,
+    add,
+    as_patterns,
+    at_least,
+    empty_bits,
     grow,
     open_packs,
-    patterns,
+    remove,
     with_room,
     zero,
 )
@@ -30,7 +34,7 @@ from mindvl_data.packing.groups import (
 
 @compiled
 def best_fit_decreasing(counts: NDArray[np.int64], capacity: int, max_samples: int) -> tuple[Table, Table]:
-    """Patterns (see groups.patterns) of best-fit decreasing; counts: int64 [capacity + 1]."""
+    """Patterns (see patterns.as_patterns) of best-fit decreasing; counts: int64 [capacity + 1]."""
     groups = np.empty((1024, GROUP_FIELDS), np.int64)
     steps = np.empty((1024, STEP_FIELDS), np.int64)
     return best_fit(counts, capacity, max_samples, groups, zero(), steps, zero())
@@ -69,7 +73,7 @@ def best_fit(
             used += 1
             taken += 1
             left -= number * copies
-    return patterns(groups, used, steps, taken)
+    return as_patterns(groups, used, steps, taken)
 
 
 @compiled

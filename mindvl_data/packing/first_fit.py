@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.packing.compiled import compiled
-from mindvl_data.packing.groups import (
+from mindvl_data.packing.patterns import (
     GROUP_FIELDS,
     NEXT,
     NONE,
@@ -23,9 +23,9 @@ from mindvl_data.packing.groups import (
     START,
     STEP_FIELDS,
     Table,
+    as_patterns,
     grow,
     open_packs,
-    patterns,
     with_room,
     zero,
 )
@@ -72,7 +72,7 @@ def first_fit_decreasing(counts: NDArray[np.int64], capacity: int, max_samples: 
             used += 1
             taken += 1
             left -= number * copies
-    return patterns(groups, used, steps, taken)
+    return as_patterns(groups, used, steps, taken)
 
 
 @compiled

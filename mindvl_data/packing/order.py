@@ -1,4 +1,9 @@
-"""The order in which packs are written, and how level the steps of an order are."""
+"""The order in which packs are written, and how balanced the steps of an order are.
+
+Steps of packs alike in two costs: the packs are halved, by the cost that spreads more, until a step is left. That is
+a k-d tree (Bentley 1975) with whole steps as its leaves: the dense middle of both costs is cut finely, and the few
+expensive packs share their steps.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.packing.compiled import for_samples
+from mindvl_data.packing.compiled import compiled, for_samples
 from mindvl_data.packing.draw import shuffle, words
 
 
@@ -51,14 +56,12 @@ def _order(
     full = len(attention) // step
     if rule == "shuffled" or full < 2:
         return shuffled
-    from mindvl_data.packing.halve import halve
-
     # What does not fill a step is any packs, not the cheapest; equal costs fall by the shuffle, not by place.
     whole, tail = shuffled[: full * step], shuffled[full * step :]
     ranks = [_ranks(costs[whole]) for costs in (attention, vision)]
     weights = [1 / max(float(costs[whole].sum()), 1.0) for costs in (attention, vision)]
     with for_samples(len(attention)):
-        alike = halve(attention[whole], vision[whole], step, ranks[0], ranks[1], weights[0], weights[1])
+        alike = _halved(attention[whole], vision[whole], step, ranks[0], ranks[1], weights[0], weights[1])
     steps = whole[alike].reshape(full, step)[shuffle(full, seed, f"{name}\0steps")]
     inside = np.argsort(words(full * step, seed, f"{name}\0inside").reshape(full, step), axis=1, kind="stable")
     return np.concatenate([np.take_along_axis(steps, inside, axis=1).ravel(), tail])
@@ -76,3 +79,67 @@ def step_balance(costs: NDArray[np.int64], step: int) -> float:
     rows = costs[:whole].reshape(-1, step) if whole else costs.reshape(1, -1)
     mean = float(rows.mean(axis=1).sum()) if rows.size else 0.0
     return float(rows.max(axis=1).sum()) / mean if mean else 1.0
+
+
+@compiled
+def _halved(
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    step: int,
+    first_ranks: NDArray[np.int64],
+    second_ranks: NDArray[np.int64],
+    first_weight: float,
+    second_weight: float,
+) -> NDArray[np.int64]:
+    """The packs step by step, int64 [n], n a multiple of `step`.
+
+    first, second: the two costs; their ranks: each pack's place in the sort by one; weight: one over the sum.
+    """
+    order = np.arange(len(first))
+    stack = [(0, len(first))]
+    while stack:
+        start, end = stack.pop()
+        steps = (end - start) // step
+        if steps < 2:
+            continue
+        middle = start + steps // 2 * step
+        if _spread(first, order, start, end) * first_weight >= _spread(second, order, start, end) * second_weight:
+            _select(order, first_ranks, start, end, middle)
+        else:
+            _select(order, second_ranks, start, end, middle)
+        stack.append((start, middle))
+        stack.append((middle, end))
+    return order
+
+
+@compiled
+def _spread(costs: NDArray[np.int64], order: NDArray[np.int64], start: int, end: int) -> int:
+    least = most = costs[order[start]]
+    for i in range(start + 1, end):
+        least = min(least, costs[order[i]])
+        most = max(most, costs[order[i]])
+    return int(most - least)
+
+
+@compiled
+def _select(order: NDArray[np.int64], ranks: NDArray[np.int64], start: int, end: int, middle: int) -> None:
+    """Bring the smallest ranks of order[start:end] before `middle` (Hoare's quickselect; ranks are distinct)."""
+    low, high = start, end - 1
+    while low < high:
+        pivot = ranks[order[(low + high) // 2]]
+        i, j = low, high
+        while i <= j:
+            while ranks[order[i]] < pivot:
+                i += 1
+            while ranks[order[j]] > pivot:
+                j -= 1
+            if i <= j:
+                order[i], order[j] = order[j], order[i]
+                i += 1
+                j -= 1
+        if middle <= j:
+            high = j
+        elif middle >= i:
+            low = i
+        else:
+            return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.packing import Packs, again, step_balance
+from mindvl_data.packing import Packs, duplicates_in_pack, step_balance
 from mindvl_data.recipe import Group
 from mindvl_data.steps.fit import Weights
 from mindvl_data.steps.mix import Draw
@@ -111,7 +111,7 @@ def packing(
         "tokens": tokens,
         "padding": slots - tokens,
         "fill": round(tokens / slots, 6),
-        "duplicates_in_pack": len(again(packs, draw.samples)) if draw.repeats.any() else 0,
+        "duplicates_in_pack": len(duplicates_in_pack(packs, draw.samples)) if draw.repeats.any() else 0,
         "segments_per_pack": round(len(packs.index) / len(packs), 3),
         "cost_balance": {
             rule: {name: round(step_balance(values, step), 4) for name, values in ordered.items()}

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from mindvl_data.packing import order_packs, plan, plan_windows, step_balance
 from mindvl_data.packing.best_fit import best_fit_decreasing
 from mindvl_data.packing.first_fit import first_fit_decreasing
-from mindvl_data.packing.limits import UNLIMITED
-from mindvl_data.packing.packs import Packs
+from mindvl_data.packing.packs import UNLIMITED, Packs
 
 Numbers = NDArray[np.int64]
 EXAMPLES = settings(max_examples=200, deadline=None)

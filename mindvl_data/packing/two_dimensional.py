@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.packing.bits import add, at_least, empty_bits, remove
 from mindvl_data.packing.compiled import compiled
-from mindvl_data.packing.limits import Limits
-from mindvl_data.packing.packs import Packs
+from mindvl_data.packing.packs import Limits, Packs
+from mindvl_data.packing.patterns import add, at_least, empty_bits, remove
 
 NONE = -1
 # Percent of the tokens that `repack` places by patches: the first that gives the fewest packs is taken.
@@ -30,15 +29,15 @@ PROBES = 64
 
 
 def within_patches(
-    packs: Packs, lengths: NDArray[np.int32], patches: NDArray[np.int32], limits: Limits, bound: int
+    packs: Packs, lengths: NDArray[np.int32], patches: NDArray[np.int32], limits: Limits, minimum: int
 ) -> Packs:
     """The packs with none over limits.max_patches: those over it repacked with as many that have few patches."""
     assert limits.max_patches is not None
     totals = packs.sums(patches)
     over = totals > limits.max_patches
     if over.any():
-        packs = _repaired(packs, lengths, patches, limits, totals, over, bound)
-    if len(packs) > bound:
+        packs = _repaired(packs, lengths, patches, limits, totals, over, minimum)
+    if len(packs) > minimum:
         order = _decreasing(np.arange(len(lengths)), lengths, patches)
         bin_of, bins = first_fit(lengths, patches, order, len(packs) - 1, *_limits(limits))
         packs = _packs_of(order, bin_of, bins, packs.index.dtype) if bins else packs
@@ -63,12 +62,12 @@ def _repaired(
     limits: Limits,
     totals: NDArray[np.int64],
     over: NDArray[np.bool_],
-    bound: int,
+    minimum: int,
 ) -> Packs:
     found: list[Packs] = []
     for times in PARTNERS:
         found.append(_repacked(packs, lengths, patches, limits, _partners(totals, over, limits, times)))
-        if len(found[-1]) <= max(len(packs), bound):
+        if len(found[-1]) <= max(len(packs), minimum):
             break
     return min(found, key=len)
 

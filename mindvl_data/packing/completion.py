@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.packing.bits import Bits, add, at_most, empty_bits, highest, remove
 from mindvl_data.packing.compiled import compiled
-from mindvl_data.packing.groups import Table, with_room, zero
+from mindvl_data.packing.patterns import Bits, Table, add, at_most, empty_bits, highest, remove, with_room, zero
 
 # How far from the halves of a residual an exact pair is looked for, in words of 64 lengths.
 PAIR_WORDS = 16
@@ -23,7 +22,7 @@ PAIR_WORDS = 16
 def exact_completion(
     counts: NDArray[np.int64], capacity: int, max_samples: int, begun_rows: Table, begun_runs: Table
 ) -> tuple[Table, Table]:
-    """Patterns (see groups.patterns) that use every count once, those of the packs begun first.
+    """Patterns (see patterns.as_patterns) that use every count once, those of the packs begun first.
 
     counts: int64 [capacity + 1]. begun_rows, begun_runs: patterns of packs that hold something already.
     """
