@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mindvl_data.pipeline.scanning import Partition
     from mindvl_data.steps.scores.compute import Pictures
 
-ModelScore = ClipScore | JudgeScore
 # Where a model's tasks go out to a cluster: samples of each, and tasks for each worker before their answers are kept.
 TASK_SAMPLES = 1024
 TASKS_AT_A_TIME = 4
@@ -40,9 +39,8 @@ class Model:
     ask: judge.Ask
 
 
-def model_of(run: Run, name: str, score: ModelScore, pictures: Pictures) -> Model:
-    """What the recipe says of a score by a model, its files resolved."""
-    return _clip(run, name, score, pictures) if isinstance(score, ClipScore) else _judge(run, name, score)
+# What the recipe says of a score by a model, its files resolved: (run, name, score, pictures).
+ModelOf: TypeAlias = "Callable[[Run, str, Any, Pictures], Model]"
 
 
 def ask(
@@ -121,7 +119,7 @@ def _write(
     return path
 
 
-def _clip(run: Run, name: str, score: ClipScore, pictures: Pictures) -> Model:
+def clip_model(run: Run, name: str, score: ClipScore, pictures: Pictures) -> Model:
     folder = run.loaded.folder
     local = [(folder / place).exists() for place in (score.model, score.weights or "\0")]
     model = f"local-dir:{folder / score.model}" if local[0] else score.model
@@ -147,7 +145,7 @@ def _whole_batches(batch: int) -> int:
     return batch * max(1, TASK_SAMPLES // batch)
 
 
-def _judge(run: Run, name: str, score: JudgeScore) -> Model:
+def judge_model(run: Run, name: str, score: JudgeScore, pictures: Pictures) -> Model:
     questions = score.questions
     how = ["judge", score.model, score.system, score.images, score.temperature, score.max_tokens, judge.VERSION]
     schema = {**judge.columns(name, questions), judge.SAID: pl.String(), **judge.TOKENS}

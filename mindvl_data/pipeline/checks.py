@@ -5,32 +5,22 @@ A build stops at the first fault; `check` goes on and says them all, with what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from importlib import util
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rich.filesize import decimal
 
 from mindvl_data.errors import UserError
+from mindvl_data.pipeline.making import file_of, joined_files, resolved
 from mindvl_data.pipeline.prepare import check_marks
 from mindvl_data.pipeline.scanning import files_of, reader_of, subset_of
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.recipe import RecipeError
 from mindvl_data.recipe.fields import nearest
-from mindvl_data.recipe.scores import (
-    ClipScore,
-    ClustersScore,
-    FunctionScore,
-    JoinedScore,
-    JudgeScore,
-    LeverageScore,
-    NearestScore,
-    Score,
-    UidsScore,
-)
+from mindvl_data.recipe.scores import FunctionScore, JoinedScore, JudgeScore, Score
 from mindvl_data.steps.filters import named_by
 from mindvl_data.steps.scores import ScoreError, compute
 from mindvl_data.steps.scores.chat import models_at
@@ -134,33 +124,28 @@ def _needed(run: Run, scores: Scores) -> list[str]:
 def _score(run: Run, scores: Scores, name: str) -> str:
     score = scores.score(name)
     _check_package(name, score)
-    if isinstance(score, FunctionScore):
-        compute.try_out(scores.function(name, score)[0])
-    elif isinstance(score, JoinedScore):
-        return f"joined from {len(scores.joined_files(name, score)):,} files"
-    elif isinstance(score, JudgeScore):
-        return _endpoint(run, f"scores.{name}", name, score)
-    for option, path in _files(score):
-        scores.file(f"scores.{name}.{option}", path)
+    for key, path in score.files().items():
+        file_of(run, f"scores.{name}.{key}", path)
+    return LOOKS[score.by](run, name, score) if score.by in LOOKS else f"by {score.by}"
+
+
+def _function(run: Run, name: str, score: FunctionScore) -> str:
+    compute.try_out(resolved(run, name, score)[0])
     return f"by {score.by}"
+
+
+def _joined(run: Run, name: str, score: JoinedScore) -> str:
+    return f"joined from {len(joined_files(run, name, score)):,} files"
+
+
+def _judge(run: Run, name: str, score: JudgeScore) -> str:
+    return _endpoint(run, f"scores.{name}", name, score)
 
 
 def _check_package(name: str, score: Score) -> None:
     package, extra = PACKAGES.get(score.by, ("", ""))
     if package and util.find_spec(package) is None:
         raise ScoreError(f"scores.{name}: needs the extra [{extra}]: pip install 'mindvl[{extra}]'")
-
-
-def _files(score: Score) -> list[tuple[str, str]]:
-    """The files that a score names, by the key that names them."""
-    if isinstance(score, UidsScore):
-        return [("path", score.path)]
-    if isinstance(score, NearestScore):
-        return [("centres", score.centres), *([("targets", score.targets)] if score.targets else [])]
-    if isinstance(score, ClipScore) and score.weights and Path(score.weights).suffix:
-        return [("weights", score.weights)]
-    assert isinstance(score, FunctionScore | ClipScore | ClustersScore | LeverageScore)
-    return []
 
 
 def _endpoint(run: Run, where: str, name: str, asked: Endpoint) -> str:
@@ -177,3 +162,7 @@ def _endpoint(run: Run, where: str, name: str, asked: Endpoint) -> str:
         # A proxy may know more models than it lists.
         return Doubt(f"{asked.endpoint} lists no model {asked.model!r}{nearest(asked.model, models)}")
     return f"{asked.endpoint} answers" + (f", and has {asked.model}" if models else "")
+
+
+# What else there is to look at, by the kind of a score.
+LOOKS: Mapping[str, Callable[[Run, str, Any], str]] = {"function": _function, "joined": _joined, "judge": _judge}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mindvl_data.recipe.scores import ClipScore, JudgeScore
+from mindvl_data.recipe.scores import AskingScore
 from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
 from mindvl_data.runtime.mirror import InStore, paths_of
@@ -95,7 +95,7 @@ class Run:
         """Whether images are known by their SHA-256: what is referenced is checked against it whenever it is read."""
         recipe = self.recipe
         alike = any(rule.by != "text" and rule.near is None for rule in (*recipe.dedup, *recipe.decontaminate))
-        models = any(isinstance(score, (ClipScore, JudgeScore)) for score in recipe.scores.values())
+        models = any(isinstance(score, AskingScore) for score in recipe.scores.values())
         return recipe.holdout is not None or recipe.media == "reference" or alike or models or bool(recipe.rewrite)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,7 +11,19 @@ from mindvl_data.recipe.fields import Model, Name, Paths
 from mindvl_data.recipe.judges import Asking
 
 
-class FunctionScore(Model):
+class ScoreModel(Model):
+    """What can be asked of every score of a recipe."""
+
+    def columns_of(self, name: str) -> tuple[str, ...]:
+        """The columns that the score of this name gives."""
+        return (name,)
+
+    def files(self) -> dict[str, str]:
+        """The files that it must have, by the key that names them."""
+        return {}
+
+
+class FunctionScore(ScoreModel):
     """A score from the table of functions (`mindvl_data.scores`), with options; without options none is needed."""
 
     by: Literal["function"]
@@ -18,11 +31,8 @@ class FunctionScore(Model):
     options: dict[str, Any] = Field({})
     """What the function takes after its `*`; paths are relative to the recipe's folder."""
 
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return (name,)
 
-
-class JoinedScore(Model):
+class JoinedScore(ScoreModel):
     """Columns of Parquet files from elsewhere, found by a key. A key that stands in them twice is an error."""
 
     by: Literal["joined"]
@@ -39,7 +49,7 @@ class JoinedScore(Model):
         return tuple(self.columns)
 
 
-class UidsScore(Model):
+class UidsScore(ScoreModel):
     """Whether a sample's uid is in a list as DataComp publishes them: a sorted .npy of `u8,u8`.
 
     A truth value like any other: `where: "dfn or su >= 85"` is a union, `and` an intersection, `not` takes away.
@@ -48,11 +58,11 @@ class UidsScore(Model):
     by: Literal["uids"]
     path: str
 
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return (name,)
+    def files(self) -> dict[str, str]:
+        return {"path": self.path}
 
 
-class NearestScore(Model):
+class NearestScore(ScoreModel):
     """The number of the nearest of given centres (largest inner product), for the embedding of another score."""
 
     by: Literal["nearest"]
@@ -63,11 +73,11 @@ class NearestScore(Model):
     targets: str | None = None
     """A .npy of embeddings, or of numbers of centres: the score is then whether the nearest centre is one of theirs."""
 
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return (name,)
+    def files(self) -> dict[str, str]:
+        return {"centres": self.centres} | ({"targets": self.targets} if self.targets else {})
 
 
-class ClustersScore(Model):
+class ClustersScore(ScoreModel):
     """The number of a sample's cluster: k-means over the embeddings of another score (extra [cluster])."""
 
     by: Literal["clusters"]
@@ -76,11 +86,8 @@ class ClustersScore(Model):
     clusters: int = Field(ge=2)
     iterations: int = Field(20, ge=1)
 
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return (name,)
 
-
-class LeverageScore(Model):
+class LeverageScore(ScoreModel):
     """How much of the principal directions of all embeddings of another score a sample carries (ScalSelect)."""
 
     by: Literal["leverage"]
@@ -89,11 +96,8 @@ class LeverageScore(Model):
     energy: float = Field(0.9, gt=0, le=1)
     """The share of the embeddings' energy, Σ σ², that the fewest directions hold which count."""
 
-    def columns_of(self, name: str) -> tuple[str, ...]:
-        return (name,)
 
-
-class ClipScore(Model):
+class ClipScore(ScoreModel):
     """How well text and images fit: the cosine of their CLIP embeddings, by open_clip (extra [clip])."""
 
     by: Literal["clip"]
@@ -109,8 +113,11 @@ class ClipScore(Model):
     def columns_of(self, name: str) -> tuple[str, ...]:
         return (name, f"{name}_image", f"{name}_text") if self.embeddings else (name,)
 
+    def files(self) -> dict[str, str]:
+        return {"weights": self.weights} if self.weights and PurePath(self.weights).suffix else {}
 
-class JudgeScore(Asking):
+
+class JudgeScore(Asking, ScoreModel):
     """What a model that sees picture and text says of them; a column a metric, and NAME_reason where there is none."""
 
     by: Literal["judge"]
@@ -119,7 +126,10 @@ class JudgeScore(Asking):
         return (*self.questions.metrics, f"{name}_reason")
 
 
+# Those that ask a model, and those that are made of another score's embeddings.
+AskingScore = ClipScore | JudgeScore
+EmbeddingScore = NearestScore | ClustersScore | LeverageScore
 Score = Annotated[
-    FunctionScore | JoinedScore | UidsScore | NearestScore | ClustersScore | LeverageScore | ClipScore | JudgeScore,
+    FunctionScore | JoinedScore | UidsScore | EmbeddingScore | AskingScore,
     Field(discriminator="by"),
 ]
