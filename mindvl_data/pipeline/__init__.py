@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mindvl_data.engines.local import LocalEngine
 from mindvl_data.errors import BuildError, UserError
 from mindvl_data.pipeline import publish, record
-from mindvl_data.pipeline.assembly import StageResult, image_bytes, write_stage
+from mindvl_data.pipeline.assembly import StageResult, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
 from mindvl_data.pipeline.folder import default_folder, held_there, opened, sweep
@@ -26,7 +26,7 @@ from mindvl_data.pipeline.funnel import warnings
 from mindvl_data.pipeline.prepare import Prepared, prepare
 from mindvl_data.pipeline.run import Progress, Run
 from mindvl_data.pipeline.spec import Spec, specs
-from mindvl_data.pipeline.stage import Planned, plan_stage
+from mindvl_data.pipeline.stage import Planned, Published, plan_stage
 from mindvl_data.recipe import LoadedRecipe, Recipe
 from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
@@ -131,14 +131,14 @@ def _build(run: Run) -> BuildReport:
     planned = _all_planned(run, prepared)
     # Everything that can be impossible has been found by now; only then is anything written.
     if loaded.recipe.media == "embed":
-        publish.check_size(sum(int(image_bytes(plan).sum()) for plan in planned), loaded.recipe.embed_limit)
-    if dry_run:
-        stages = [StageResult(p.spec.name, "up to date" if p.there else "planned", p.data, None) for p in planned]
-    else:
+        sizes = [int(plan.image_bytes.sum()) for plan in planned if isinstance(plan, Planned)]
+        publish.check_size(sum(sizes), loaded.recipe.embed_limit)
+    if not dry_run:
         record.write_note(run)
         record.write_index(run, prepared)
         record.write_ledger(run, prepared)
-        stages = [write_stage(run, prepared, plan) for plan in planned]
+    stages = [_result(run, prepared, plan) for plan in planned]
+    if not dry_run:
         record.write_uses(run, [stage.name for stage in stages])
         publish.clear(out)
         if run.work:
@@ -149,7 +149,7 @@ def _build(run: Run) -> BuildReport:
     return BuildReport(loaded.recipe, out, stages, prepared.funnel, run.work, prepared.estimates, urls, said)
 
 
-def _all_planned(run: Run, prepared: Prepared) -> list[Planned]:
+def _all_planned(run: Run, prepared: Prepared) -> list[Planned | Published]:
     """Every set; an error takes along what became of the samples, which is often its reason."""
     try:
         return [_planned(run, prepared, spec, number) for number, spec in enumerate(specs(run.recipe), 1)]
@@ -158,8 +158,18 @@ def _all_planned(run: Run, prepared: Prepared) -> list[Planned]:
         raise
 
 
-def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned:
+def _planned(run: Run, prepared: Prepared, spec: Spec, number: int) -> Planned | Published:
     run.progress("fit, mix, pack", number - 1, len(specs(run.recipe)))
     planned = plan_stage(run, prepared, spec)
     run.progress("fit, mix, pack", number, len(specs(run.recipe)))
     return planned
+
+
+def _result(run: Run, prepared: Prepared, plan: Planned | Published) -> StageResult:
+    """What becomes of a set: it stays, is written, or would be written by a build that is no dry run."""
+    name = plan.spec.name
+    if isinstance(plan, Published):
+        return StageResult(
+            name, "up to date", plan.manifest.data, None if run.dry_run else publish.place_of(plan.manifest)
+        )
+    return StageResult(name, "planned", plan.data, None) if run.dry_run else write_stage(run, prepared, plan)

@@ -47,18 +47,8 @@ class StageResult:
     manifest: Path | str | None
 
 
-def image_bytes(planned: Planned) -> NDArray[np.int64]:
-    """Bytes of images in each pack, int64 [packs]; empty for a set that is there."""
-    if planned.fitted is None or planned.drawn is None or planned.packs is None:
-        return np.zeros(0, np.int64)
-    return planned.packs.sums(planned.fitted.weights.image_bytes[planned.drawn.samples])
-
-
 def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
-    """Write and publish one set, or leave it as it is. Raises MediaError when a source changed since its scan."""
-    if planned.fitted is None or planned.drawn is None or planned.packs is None:
-        assert planned.there is not None
-        return StageResult(planned.spec.name, "up to date", planned.data, publish.place_of(planned.there))
+    """Write and publish one set. Raises MediaError when a source changed since its scan."""
     name, prepared = planned.spec.name, prepared.at(planned.spec.resolution)
     ledger.write(run.folder("ledger"), f"fit-{name}", _fit_ledger(prepared, planned.spec, planned.fitted))
     folder, work = run.out / name, publish.work_folder(run.out, name, planned.keys["content"])
@@ -119,7 +109,7 @@ def _write_tasks(
     run: Run, prepared: Prepared, planned: Planned, segments: Segments, packs: Packs, work: Path
 ) -> list[WriteTask]:
     tokeniser = run.tokeniser
-    embedded = image_bytes(planned) * (run.recipe.media == "embed")
+    embedded = planned.image_bytes * (run.recipe.media == "embed")
     tasks = []
     for number, (first, end) in enumerate(shard_borders(embedded, planned.spec.seq_len, run.recipe.shard_bytes)):
         span = slice(int(packs.offsets[first]), int(packs.offsets[end]))

@@ -36,24 +36,35 @@ MAKERS = (fit, drawn, order_packs, write, mixture)
 
 
 @dataclass(frozen=True)
+class Published:
+    """A packed set that is there already, with nothing left to do."""
+
+    spec: Spec
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
 class Planned:
     """A packed set before it is written: `data` is its manifest as far as it is known then.
 
-    names: its sources, in the recipe's order. keys: what its manifest and its content depend on. there: the
-    set as it is published already, with nothing left to do; the rest is None then.
+    names: its sources, in the recipe's order. keys: what its manifest and its content depend on.
     """
 
     spec: Spec
     names: Sequence[str]
     keys: Mapping[str, str]
     data: Mapping[str, Any]
-    there: Manifest | None = None
-    fitted: Fitted | None = None
-    drawn: Draw | None = None
-    packs: Packs | None = None
+    fitted: Fitted
+    drawn: Draw
+    packs: Packs
+
+    @property
+    def image_bytes(self) -> NDArray[np.int64]:
+        """Bytes of images in each pack, int64 [packs]."""
+        return self.packs.sums(self.fitted.weights.image_bytes[self.drawn.samples])
 
 
-def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
+def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned | Published:
     """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
     prepared, spec = prepared.at(spec.resolution), with_means(spec, prepared.means)
     corpus, recipe = prepared.corpus, run.recipe
@@ -73,7 +84,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
     publish.recover(run.out / spec.name)
     there = publish.published(run.out / spec.name, "manifest", keys["manifest"])
     if there is not None and not prepared.estimates:
-        return Planned(spec, names, keys, there.data, there)
+        return Published(spec, there)
 
     fitted = _fit(run, prepared, spec, among)
     if spec.curriculum and column is None:
@@ -98,7 +109,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned:
             **_curriculum(spec, recipe, made, column),
         },
     }
-    return Planned(spec, names, keys, data, None, fitted, made.draw, packs)
+    return Planned(spec, names, keys, data, fitted, made.draw, packs)
 
 
 def _content_key(

@@ -38,7 +38,7 @@ from mindvl_data.pipeline.scanning import Partition
 from mindvl_data.pipeline.scoring import Scores
 from mindvl_data.pipeline.selecting import select
 from mindvl_data.pipeline.spec import specs
-from mindvl_data.pipeline.stage import plan_stage
+from mindvl_data.pipeline.stage import Planned, plan_stage
 from mindvl_data.recipe import load_recipe
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.steps.estimate import Estimate
@@ -175,9 +175,7 @@ def measured(folder: Path) -> list[Step]:
         corpus = prepared.corpus
         (spec,) = specs(loaded.recipe)
         plan = timed("fit, mixture, packing, order", lambda: plan_stage(run, prepared, spec))
-        assert plan.fitted
-        assert plan.drawn
-        assert plan.packs
+        assert isinstance(plan, Planned)
         timed(
             "draws",
             lambda: write_draws(folder / "draws", draws_of(corpus, plan.fitted.weights, plan.drawn, plan.packs, [0])),
