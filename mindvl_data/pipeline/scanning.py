@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
+import polars as pl
 import pyarrow.parquet as pq
 
 from mindvl_data.errors import BuildError
 from mindvl_data.pipeline.funnel import FunnelLine
+from mindvl_data.pipeline.kinds import Columns, kinds_found, one_kind
 from mindvl_data.runtime import fingerprints, plugins, reached, seals
 from mindvl_data.sources import GROUP, Asked, SourceError, pieces
 from mindvl_data.sources.files import SourceFile, source_files
@@ -35,6 +36,7 @@ class Partition:
 
     columns: the data's own columns that filters name. version: what the samples table holds, and the image files
     that the records name by path. task: the scan that it is of. videos: the scan's samples table, where it has clips.
+    kinds: the types that `columns` are read as, see kinds.one_kind.
     """
 
     source: str
@@ -45,13 +47,17 @@ class Partition:
     version: str
     task: ScanTask
     videos: Path | None = None
+    kinds: Mapping[str, pl.DataType] = field(default_factory=dict)
 
 
 def scan_sources(run: Run) -> list[Partition]:
     """Every file of every source as a partition, scanned now or before."""
     partitions = _scanned(run, "sources")
-    _check_columns(run, partitions)
-    return partitions
+    found = kinds_found([Columns(one.source, one.file.uri, one.columns) for one in partitions if one.columns])
+    named = {name for (_, name), of_kind in found.items() if of_kind.keys() - {pl.Null()}}
+    check_columns(run.naming, named | run.score_columns)
+    kinds = one_kind(run, found)
+    return [replace(partition, kinds=kinds.get(partition.source, {})) for partition in partitions]
 
 
 def scan_evaluations(run: Run) -> list[Partition]:
@@ -118,13 +124,6 @@ def check_unchanged(partitions: Iterable[Partition]) -> None:
                 f"sources.{partition.source}: {partition.file.uri} (or an image that it names) changed during the "
                 "build; nothing was published of it: run the same command again"
             )
-
-
-def _check_columns(run: Run, partitions: Sequence[Partition]) -> None:
-    """Raises RecipeError for a column that a filter names and no file has a single value in."""
-    schemas = [pq.read_schema(partition.columns) for partition in partitions if partition.columns]
-    found = {field.name for schema in schemas for field in schema if not pa.types.is_null(field.type)}
-    check_columns(run.naming, found | run.score_columns)
 
 
 def files_of(run: Run, section: str, name: str) -> list[SourceFile]:

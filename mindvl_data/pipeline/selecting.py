@@ -74,14 +74,14 @@ def blocks(rules: Sequence[Rule], costly: Collection[str]) -> Iterator[tuple[Rul
 def _task(run: Run, partition: Partition, scored: Sequence[Path], block: tuple[Rule, ...], first: int) -> FilterTask:
     kind = run.recipe.sources[partition.source].kind
     data = (partition.columns,) if partition.columns else ()
-    return FilterTask(partition.source, kind, partition.samples, (*data, *scored), block, first)
+    return FilterTask(partition.source, kind, partition.samples, (*data, *scored), block, first, partition.kinds)
 
 
 def _inputs(partition: Partition, task: FilterTask, before: str) -> str:
     """What a block's outcome for a partition depends on, beside its rules."""
-    return fingerprints.key(
-        before, task.kind, partition.version, [path.name for path in task.columns], reached.code(dropped_by.__module__)
-    )
+    kinds = {name: str(kind) for name, kind in task.kinds.items()}
+    code = reached.code(dropped_by.__module__)
+    return fingerprints.key(before, task.kind, partition.version, [path.name for path in task.columns], kinds, code)
 
 
 def _dropped(

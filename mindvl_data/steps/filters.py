@@ -27,6 +27,7 @@ from mindvl_data.tables.schema import FILTER_COLUMNS
 
 NO_FILTER = -1
 COMPARISONS = frozenset({"Eq", "NotEq", "Lt", "LtEq", "Gt", "GtEq", "EqMissing", "NotEqMissing"})
+NULL_TESTS = ({"Boolean": "IsNull"}, {"Boolean": "IsNotNull"})
 ACROSS_LINES = ("Agg", "Over", "Window", "Len")
 KNOWN = frozenset({*FILTER_COLUMNS, "source", "kind"})
 
@@ -62,7 +63,7 @@ class FilterTask:
     """One partition, the rules that come next, and what earlier ones made of it (see `dropped_by`).
 
     columns: files of columns beside the samples table: of the data, and of scores. first: number of the first
-    of `rules` among all.
+    of `rules` among all. kinds: the types that columns of the data are read as, where files may differ in them.
     """
 
     source: str
@@ -71,6 +72,7 @@ class FilterTask:
     columns: tuple[Path, ...]
     rules: tuple[Rule, ...]
     first: int
+    kinds: Mapping[str, pl.DataType] = field(default_factory=dict)
 
 
 def rules_of(filters: Sequence[Filter]) -> tuple[Rule, ...]:
@@ -118,6 +120,21 @@ def named_by(rules: Sequence[Rule], source: str | None = None) -> set[str]:
     return {name for rule in mine for name in parse(rule).meta.root_names()}
 
 
+def depends_on_type(rule: Rule, name: str) -> bool:
+    """Whether a rule reads a column in any other way than by a cast, or by asking whether it is null."""
+    return _reads(json.loads(parse(rule).meta.serialize(format="json")), {"Column": name})
+
+
+def _reads(tree: Any, column: Mapping[str, str]) -> bool:
+    if isinstance(tree, list):
+        return any(_reads(child, column) for child in tree)
+    if not isinstance(tree, dict) or tree == column:
+        return tree == column
+    cast = "dtype" in tree and tree.get("expr") == column
+    null = tree.get("function") in NULL_TESTS and tree["input"] == [column]
+    return not cast and not null and any(_reads(child, column) for child in tree.values())
+
+
 def check_columns(rules: Sequence[Rule], found: Collection[str]) -> None:
     """Raises RecipeError where a filter names a column that is none of ours, no score, and in no data."""
     known = KNOWN | set(found)
@@ -136,7 +153,7 @@ def dropped_by(task: FilterTask, before: NDArray[np.int16]) -> NDArray[np.int16]
 
     before: the same, as the rules before these left it.
     """
-    table = _table(task.samples, task.columns, task.source, task.kind, task.rules)
+    table = _table(task)
     first = before.copy()
     for number, rule in enumerate(task.rules, task.first):
         if rule.applies_to(task.source):
@@ -147,7 +164,7 @@ def dropped_by(task: FilterTask, before: NDArray[np.int16]) -> NDArray[np.int16]
 def numbers(task: FilterTask) -> NDArray[np.float64]:
     """What the expression of the task's one rule is for every line: float64 [n], NaN where it is missing."""
     (rule,) = task.rules
-    column = _column(_table(task.samples, task.columns, task.source, task.kind, task.rules), rule)
+    column = _column(_table(task), rule)
     if not column.dtype.is_numeric():
         raise RecipeError(f"{rule.place}: {rule.expression!r} is {column.dtype}, not a number to be the best by")
     return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
@@ -156,7 +173,7 @@ def numbers(task: FilterTask) -> NDArray[np.float64]:
 def group_names(task: FilterTask) -> pl.Series:
     """What the expression of the task's one rule is for every line, as text: String [n], null where it is missing."""
     (rule,) = task.rules
-    column = _column(_table(task.samples, task.columns, task.source, task.kind, task.rules), rule)
+    column = _column(_table(task), rule)
     return column.list.join(",") if column.dtype == pl.List(pl.String) else column.cast(pl.String)
 
 
@@ -172,15 +189,16 @@ def threshold(found: NDArray[np.float64], top: float) -> float:
     return float(np.partition(found, len(found) - 1 - place)[len(found) - 1 - place])
 
 
-def _table(samples: Path, columns: Sequence[Path], source: str, kind: str, rules: Sequence[Rule]) -> pl.DataFrame:
-    asked = named_by(rules, source)
-    table = pl.read_parquet(samples, columns=[name for name in FILTER_COLUMNS if name in asked] or ["key"])
-    for path in map(seals.checked, columns):
+def _table(task: FilterTask) -> pl.DataFrame:
+    asked = named_by(task.rules, task.source)
+    table = pl.read_parquet(task.samples, columns=[name for name in FILTER_COLUMNS if name in asked] or ["key"])
+    for path in map(seals.checked, task.columns):
         wanted = [name for name in pl.read_parquet_schema(path) if name in asked]
         if wanted:
             table = table.hstack(pl.read_parquet(path, columns=wanted))
+    table = table.cast({name: kind for name, kind in task.kinds.items() if name in table.columns})
     table = table.with_columns(cs.float().fill_nan(None))
-    return table.with_columns(source=pl.lit(source), kind=pl.lit(kind))
+    return table.with_columns(source=pl.lit(task.source), kind=pl.lit(task.kind))
 
 
 def _holds(table: pl.DataFrame, rule: Rule, source: str) -> NDArray[np.bool_]:

@@ -117,8 +117,9 @@ def _names(task: LookUpTask) -> pl.Series:
 
 
 def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
-    """The rows' schema by the first file, and how many rows there are in all."""
-    fields, rows = None, 0
+    """The rows' schema, with types that hold the values of every file, and how many rows there are in all."""
+    found: dict[str, dict[pa.DataType, list[str]]] = {ours: {} for ours in task.columns}
+    rows = 0
     for shown, place in task.files:
         fs, path = store_of(place)
         with reading(f"scores.{task.score}: {shown}", "a Parquet file", ScoreError), fs.open(path, "rb") as file:
@@ -127,9 +128,24 @@ def _schema(task: IndexTask) -> tuple[pa.Schema, int]:
             if missing := [name for name in (task.key, *task.columns.values()) if name not in known.names]:
                 there = ", ".join(known.names)
                 raise ScoreError(f"scores.{task.score}: {shown} has no column {missing[0]!r}; there are: {there}")
-            fields = fields or [(ours, known.field(theirs).type) for ours, theirs in task.columns.items()]
+            for ours, theirs in task.columns.items():
+                found[ours].setdefault(known.field(theirs).type, []).append(shown)
             rows += parquet.metadata.num_rows
-    return pa.schema([*HASHES, (KEY, pa.large_string()), *(fields or [])]), rows
+    fields = [(ours, _one_type(task, ours, files)) for ours, files in found.items()]
+    return pa.schema([*HASHES, (KEY, pa.large_string()), *fields]), rows
+
+
+def _one_type(task: IndexTask, name: str, files: Mapping[pa.DataType, Sequence[str]]) -> pa.DataType:
+    """The type that holds a column's values in every file. Raises ScoreError where there is none."""
+    try:
+        schemas = [pa.schema([(name, kind)]) for kind in files]
+        return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+    except pa.ArrowException as error:
+        said = "; ".join(f"{kind} in {len(shown):,} (the first: {shown[0]})" for kind, shown in files.items())
+        raise ScoreError(
+            f"scores.{task.score}: {task.columns[name]!r} has no one type over its files: {said}. "
+            "Write those files anew with one"
+        ) from error
 
 
 def _rows(task: IndexTask, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
