@@ -112,7 +112,9 @@ def report(
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option("--tokenizer", metavar="FILE", help="tokenizer.json to read answers with. [default: the data's]"),
+        typer.Option(
+            "--tokenizer", metavar="FILE", help="tokenizer.json, or qwen, to read answers with. [default: the data's]"
+        ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,
 ) -> None:
@@ -158,7 +160,9 @@ def export(
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option("--tokenizer", metavar="FILE", help="tokenizer.json of the data, for a model that was drawn."),
+        typer.Option(
+            "--tokenizer", metavar="FILE", help="tokenizer.json of the data, or qwen, for a model that was drawn."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Prints what was written as JSON, for a program.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Shows the traceback of an error.")] = False,

@@ -19,6 +19,7 @@ CONTRACT = {
     "stream",
     "media",
     "note",
+    "qwen",
     "expanded",
     "errors",
     "machine_code",

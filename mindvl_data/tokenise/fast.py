@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.qwen import byte_names
 from mindvl_data.tokenise.exact import Borders, TextIds, encode_texts
-from mindvl_data.tokenise.qwen import byte_names
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

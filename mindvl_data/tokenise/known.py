@@ -17,7 +17,7 @@ from mindvl_data.runtime import fingerprints, reached
 
 def text(name: str, source: bytes, make: Callable[[], str]) -> str:
     """`make()`, or what it gave before for this source: a function of that alone. What is damaged is made again."""
-    code = reached.code("mindvl_data.tokenise.tokeniser", "mindvl_data.tokenise.qwen")
+    code = reached.code("mindvl_data.tokenise.tokeniser", "mindvl_data.qwen")
     path = _folder() / f"{name}-{fingerprints.of_bytes(source)}-{code}"
     with suppress(OSError, ValueError):
         digest, _, found = path.read_bytes().decode("utf-8", "surrogatepass").partition("\n")

@@ -142,7 +142,7 @@ def _near(name: str, root: Path) -> str:
 
 @cache
 def _qwen() -> Tokeniser:
-    from mindvl_data.tokenise.qwen import qwen_ranks, qwen_spec
+    from mindvl_data.qwen import qwen_ranks, qwen_spec
 
     try:
         ranks = qwen_ranks()

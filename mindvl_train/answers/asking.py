@@ -17,8 +17,9 @@ from mindvl_data.shards import Pack, PackImage
 from mindvl_train.answers.opened import Opened
 from mindvl_train.answers.shown import Piece, clip, picture
 from mindvl_train.models.generation import generate
-from mindvl_train.weights.published.folder import TOKENIZER, read_json, tokenizer_sha256
+from mindvl_train.weights.published.folder import TOKENIZER, read_json
 from mindvl_train.weights.published.processor import published_template
+from mindvl_train.weights.tokenizers import QWEN, FoundTokenizer, TokenizerError, find_tokenizer
 
 # Qwen2-VL's, for a model that brings none.
 TEMPLATE: Mapping[str, Any] = {
@@ -40,7 +41,8 @@ def answer(
 
     Args:
         opened: the model.
-        tokenizer: its `tokenizer.json`, or a folder with one; None: the one it was published with.
+        tokenizer: its `tokenizer.json`, a folder with one, or `qwen`; None: the one it was published with, or
+            `qwen` where its data has that.
         question: the user's text.
         image: a picture that stands before it.
         limit: of new tokens.
@@ -81,15 +83,24 @@ def _knowing_videos(opened: Opened, tokenizer: Tokenizer) -> Opened:
 
 
 def _tokenizer(opened: Opened, given: Path | None) -> Tokenizer:
-    places = [given] if given else opened.homes
-    for place in places:
-        path = place / TOKENIZER if place.is_dir() else place
-        if path.is_file():
-            expected = opened.data.get("tokenizer", {}).get("sha256")
-            if expected and tokenizer_sha256(path) != expected:
-                raise AskError(f"{path}: is another tokenizer than the model's data was built with")
-            return Tokenizer.from_file(str(path))
-    raise AskError(f"{given or 'the model'}: there is no {TOKENIZER}; name it with --tokenizer")
+    expected = opened.data.get("tokenizer", {}).get("sha256")
+    found = next(filter(None, map(find_tokenizer, [given] if given else opened.homes)), None)
+    if found and expected and found.sha256 != expected:
+        raise AskError(f"{found.shown}: is another tokenizer than the model's data was built with")
+    if found is None and given is None:
+        found = _qwen(expected)
+    if found is None:
+        raise AskError(f"{given or 'the model'}: there is no {TOKENIZER}; name it with --tokenizer")
+    return found.read()
+
+
+def _qwen(expected: str | None) -> FoundTokenizer | None:
+    """The one that no file has, where the data was built with it."""
+    try:
+        found = find_tokenizer(QWEN) if expected else None
+    except TokenizerError:
+        return None
+    return found if found and found.sha256 == expected else None
 
 
 def _published_template(opened: Opened) -> Mapping[str, Any]:

@@ -52,7 +52,8 @@ def generate(
     image: Annotated[Path | None, typer.Option("--image", help="A picture that stands before it.")] = None,
     video: Annotated[Path | None, typer.Option("--video", help="A clip that stands before it.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option("--tokenizer", help="The data's tokenizer.json. [default: the published one]")
+        Path | None,
+        typer.Option("--tokenizer", help="The data's tokenizer.json, or qwen. [default: the published one]"),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Of new tokens.")] = 128,
     accelerator: Accelerator = "auto",

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tokenizers import Tokenizer
-
 from mindvl_data.manifest import ManifestError, read_manifest
 from mindvl_data.note import read_note
 from mindvl_train.config.run_folder import RECORD
+from mindvl_train.weights.tokenizers import QWEN, find_tokenizer
 
 Decode: TypeAlias = Callable[[Sequence[int]], str]
 # Of a question, its last characters.
@@ -58,13 +57,17 @@ def decoder_for(run: Path, tokenizer: Path | None) -> tuple[Decode, str]:
 
     Args:
         run: the run's folder.
-        tokenizer: a `tokenizer.json`, or None.
+        tokenizer: a `tokenizer.json`, a folder with one, `qwen`, or None.
+
+    Raises:
+        TokenizerError: it is there and cannot be read.
     """
     path = tokenizer or _noted(run)
-    if path is None or not path.is_file():
+    found = path and find_tokenizer(path)
+    if not found:
         named = f"{tokenizer} is not there" if tokenizer else "the data's tokenizer.json is not at hand"
         return lambda ids: " ".join(map(str, ids)), f"Tokens are shown by their ids: {named}; name it with --tokenizer."
-    read = Tokenizer.from_file(str(path))
+    read = found.read()
     return lambda ids: str(read.decode(list(ids), skip_special_tokens=False)), ""
 
 
@@ -78,5 +81,4 @@ def _noted(run: Path) -> Path | None:
         return None
     if note is None:
         return None
-    path = Path(note.recipe_folder) / note.tokenizer
-    return path / "tokenizer.json" if path.is_dir() else path
+    return QWEN if note.tokenizer == str(QWEN) else Path(note.recipe_folder) / note.tokenizer

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mindvl_data.tokenise.qwen import CONTROL, WORDS
+from mindvl_data.qwen import CONTROL, WORDS
 
 HERE = Path(__file__).parent
 VOCABULARY = 4096

@@ -60,8 +60,8 @@ def export_model(source: Path, out: Path, dtype: str | None = None, tokenizer: P
         source: a model folder, a run's folder (its last checkpoint) or a checkpoint.
         out: must not exist; appears whole or not at all.
         dtype: a name of `DTYPES`; None: the type that the published `config.json` states, else float32.
-        tokenizer: the `tokenizer.json` that the run's data was built with, for a model that was not imported and
-            so brings none.
+        tokenizer: the `tokenizer.json` (or `qwen`) that the run's data was built with, for a model that was not
+            imported and so brings none.
 
     Raises:
         PublishedError: the source is none of these, no published class computes its decoder, or the tokenizer is

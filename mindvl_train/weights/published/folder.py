@@ -118,8 +118,13 @@ def read_json(path: Path) -> Json:
 
 
 def tokenizer_sha256(path: Path) -> str:
-    """SHA-256 of a `tokenizer.json` with its keys sorted and its white space gone: `tokenizer.sha256` of a manifest."""
-    canonical = json.dumps(read_json(path), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """SHA-256 of a `tokenizer.json` in canonical form: `tokenizer.sha256` of a manifest."""
+    return canonical_sha256(read_json(path))
+
+
+def canonical_sha256(content: Any) -> str:
+    """SHA-256 of parsed JSON, written with its keys sorted and without white space."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 

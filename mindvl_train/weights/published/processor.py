@@ -5,7 +5,6 @@ what it was trained with.
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from mindvl_data.vision.video.rule import QWEN2_VIDEO
 from mindvl_train.models.vit import VisionConfig
 from mindvl_train.weights.processing import write_bounds
 from mindvl_train.weights.published.family import PublishedError
-from mindvl_train.weights.published.folder import TOKENIZER, read_json, tokenizer_sha256
+from mindvl_train.weights.published.folder import TOKENIZER, read_json
 from mindvl_train.weights.published.videos import default_rule, write_video_processor
+from mindvl_train.weights.tokenizers import find_tokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
 # What a tokenizer's configuration calls the end of an answer and padding.
@@ -54,7 +54,7 @@ def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig,
     """Writes `tokenizer.json`, its configuration, `chat_template.jinja` and the processors of images and videos.
 
     Args:
-        tokenizer: a `tokenizer.json`, or a folder with one.
+        tokenizer: a `tokenizer.json`, a folder with one, or `qwen`.
         data: `tokenizer`, `chat_template` and `resolution` of the run's manifests.
         vision: the tower whose patches the processor cuts.
         out: the folder that transformers opens.
@@ -62,15 +62,15 @@ def write_processor(tokenizer: Path, data: dict[str, Any], vision: VisionConfig,
     Raises:
         PublishedError: the tokenizer is missing, or another than the data's; or the model has not been trained.
     """
-    path = tokenizer / TOKENIZER if tokenizer.is_dir() else tokenizer
-    if not path.is_file():
+    found = find_tokenizer(tokenizer)
+    if found is None:
         raise PublishedError(f"--tokenizer {tokenizer}: there is no {TOKENIZER}")
     if "tokenizer" not in data:
         raise PublishedError("--tokenizer: only a trained model knows its data; an imported one brings its tokenizer")
-    found, expected = tokenizer_sha256(path), data["tokenizer"]["sha256"]
-    if found != expected:
-        raise PublishedError(f"--tokenizer {path}: is {found}, the run's data was built with {expected}")
-    shutil.copyfile(path, out / TOKENIZER)
+    expected = data["tokenizer"]["sha256"]
+    if found.sha256 != expected:
+        raise PublishedError(f"--tokenizer {found.shown}: is {found.sha256}, the run's data was built with {expected}")
+    (out / TOKENIZER).write_text(found.text, encoding="utf-8", newline="")
     rule = video_rule(data) or default_rule(vision)
     (out / TEMPLATE_FILE).write_text(_template(data["chat_template"], rule))
     _write_tools_template(out, data["chat_template"])
