@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,8 +107,9 @@ class _Threads:
 
     def stop(self) -> None:
         """Nothing more is begun; what runs ends by itself."""
-        while not self._asked.empty():
-            self._asked.get()
+        with suppress(queue.Empty):  # not asked of `empty()`: a thread may take the last one before it is got
+            while True:
+                self._asked.get_nowait()
         for _ in self._threads:
             self._asked.put(None)
 
