@@ -51,13 +51,8 @@ class ShardReader:
         with self._readable():
             self._map = pa.memory_map(str(path))
             self._file = pa.ipc.open_file(self._map)
-            found = self._file.schema
-        kind = found.field("tokens").type if found.names.count("tokens") == 1 else pa.null()
-        known = pa.types.is_fixed_size_list(kind) and [
-            schema(kind.list_size, *has) for has in itertools.product((False, True), repeat=2)
-        ]
-        if not known or found not in known:
-            raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
+            if not _known(self._file.schema):
+                raise ShardError(f"{path}: its columns are not those of a pack shard of this version")
         sizes = [self._batch(i).num_rows for i in range(self._file.num_record_batches)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
@@ -129,6 +124,14 @@ class ShardReader:
             batch = self._batch(number)
             for i in range(batch.num_rows):
                 yield _read_pack(batch.slice(i, 1), self._first + int(self._starts[number]) + i)
+
+
+def _known(columns: pa.Schema) -> bool:
+    """Whether they are a pack shard's, with or without weights and videos; raises what pyarrow does on broken names."""
+    kind = columns.field("tokens").type if columns.names.count("tokens") == 1 else pa.null()
+    return pa.types.is_fixed_size_list(kind) and any(
+        columns == schema(kind.list_size, *has) for has in itertools.product((False, True), repeat=2)
+    )
 
 
 def _read_pack(row: pa.RecordBatch, index: int) -> Pack:

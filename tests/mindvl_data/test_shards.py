@@ -200,3 +200,13 @@ def test_a_file_that_is_no_shard_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "s.arrow").write_bytes(data)
     with pytest.raises(ShardError, match=r"s\.arrow"):
         ShardReader(tmp_path / "s.arrow")
+
+
+def test_a_name_of_a_column_that_is_no_text_is_a_damaged_shard(tmp_path: Path) -> None:
+    shard = tmp_path / "s.arrow"
+    write_shard(shard, [make_pack(0)], 64, ["a", "b"])
+    whole = shard.read_bytes()
+    assert whole.count(b"loss_mask") == 2
+    shard.write_bytes(whole.replace(b"loss_mask", b"loss_mas\x80"))
+    with pytest.raises(ShardError, match="not a readable pack shard"):
+        ShardReader(shard)
