@@ -2,7 +2,7 @@
 
 Whatever a build makes is written into the local folder, by `atomic` and `seals`, and is sent to the store under the
 same name as soon as it is whole: a file as one object, a folder as one a file, and its seal last. An object appears
-whole or not at all, so that what has its seal in the store is whole there.
+whole or not at all (`objects`), so that what has its seal in the store is whole there.
 
 What a task of a step may rely on, on whichever machine it runs:
 
@@ -18,18 +18,17 @@ from earlier with the seals there, and alone publishes sets: shards are copied w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from mindvl_data import atomic
 from mindvl_data.errors import BuildError
 from mindvl_data.runtime import fingerprints
-from mindvl_data.shards import Patience, StoreError, cache_folder, locked, patiently, store_of
+from mindvl_data.runtime.objects import Objects
+from mindvl_data.shards import Patience, StoreError, cache_folder, locked
 from mindvl_data.shards.cache import blocks
 
 SEAL = ".seal"
@@ -40,32 +39,20 @@ USES, KNOWN, LOCKS = "uses.json", ".seals.json", ".locks"
 AWAY = ("media/", ".work/")
 # What people look at has these ends, where it has no seal.
 LOOKED_AT = (".json", ".parquet", ".sha256", ".md")
-AT_ONCE = 16
-# What stores take in one request, and then whole or not at all.
-ONE_PART = 5 << 20
-PART_BYTES, MOST_PARTS, PARTS_AT_ONCE = 16 << 20, 9000, 4
-# In the others a folder is no more than a part of names.
-WITH_FOLDERS = {"file", "local", "sftp", "ssh", "hdfs", "webhdfs", "smb", "webdav"}
-# A slow network is no silent one: so many bytes a second are waited for.
-LEAST_BYTES_A_SECOND = 1 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Mirror:
+class Mirror(Objects):
     """leads: whether this process plans the build, and looks into the store for what its folder lacks.
 
     lost: whether another build has taken the store over, because nothing was heard of this one.
     """
 
     def __init__(self, url: str, folder: Path, leads: bool) -> None:
-        self.url, self.folder, self._leads = url.rstrip("/"), folder, leads
-        try:
-            self._fs, self._root = store_of(self.url)
-        except (ImportError, ValueError) as error:
-            raise BuildError(f"--out {url.split('://')[0]}://: {error}") from error
-        self._sizes: dict[str, int] = {}
+        super().__init__(url, folder)
+        self._leads = leads
         self._versions: dict[str, str] = {}
         self._known: dict[str, str] = {}
         self._seen: set[Path] = set()
@@ -77,119 +64,9 @@ class Mirror:
         self.relist()
         self.together(self.look, self.last_used())
 
-    # ---------------------------------------------------------------------------------------- objects
-
-    def name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
-
-    def address(self, path: Path) -> str:
-        """Where a file of the folder is read in the store."""
-        return f"{self.url}/{self.name(path)}"
-
     def relist(self) -> None:
-        """Look at what is in the store now."""
-
-        def find() -> dict[str, Any]:
-            self._fs.invalidate_cache()
-            found: dict[str, Any] = self._fs.find(self._root, detail=True)
-            return found
-
-        try:
-            found = self._ask(find, "")
-        except StoreError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            raise BuildError(f"--out {self.url}: {error.__cause__}; make the bucket first") from error
-        listed = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
-        self._sizes = {name: int(info["size"]) for name, info in listed.items()}
-        self._versions = {name: _version(info) for name, info in listed.items() if name.endswith(SEAL)}
-
-    def size(self, name: str) -> int | None:
-        """How large an object was when the store was last looked at; None where there was none."""
-        return self._sizes.get(name)
-
-    @property
-    def names(self) -> Collection[str]:
-        """Of all objects, likewise."""
-        return self._sizes.keys()
-
-    def below(self, folder: str) -> list[str]:
-        """The names of objects in a folder, likewise."""
-        return [name for name in self._sizes if name.startswith(f"{folder}/")]
-
-    def read(self, name: str) -> bytes | None:
-        """A small object; None where there is none."""
-        try:
-            return bytes(self._ask(partial(self._fs.cat_file, self._place(name)), name))
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
-
-    def send(self, path: Path, name: str | None = None) -> None:
-        """A file as one object; what was sent in parts is looked at once it is there."""
-        name, size = name or self.name(path), path.stat().st_size
-
-        def put() -> None:
-            self._make_folder(name)
-            self._fs.put_file(str(path), self._place(name), **self._parts(size))
-            if size > ONE_PART:
-                self._fs.invalidate_cache()
-                if int(self._fs.info(self._place(name))["size"]) != size:
-                    raise OSError("it arrived otherwise than it was sent")
-
-        self._ask(put, name, size)
-        self._sizes[name] = size
-
-    def write(self, name: str, text: str) -> None:
-        """A small object."""
-        self._make_folder(name)
-        self._ask(partial(self._fs.pipe_file, self._place(name), text.encode()), name)
-
-    def copy(self, source: str, name: str) -> None:
-        """An object under another name, within the store."""
-        self._make_folder(name)
-        self._ask(partial(self._fs.cp_file, self._place(source), self._place(name)), name, self._sizes.get(source, 0))
-        self._sizes[name] = self._sizes[source]
-
-    def remove(self, names: Iterable[str]) -> None:
-        """Objects that are there no more, whether they were or not."""
-
-        def gone(name: str) -> None:
-            with suppress(FileNotFoundError):
-                self._fs.rm_file(self._place(name))
-
-        all_names = list(names)
-        self.together(lambda name: self._ask(partial(gone, name), name), all_names)
-        for name in all_names:
-            self._sizes.pop(name, None)
-        self._fs.invalidate_cache()
-
-    def together(self, function: Callable[[T], None], items: Sequence[T]) -> None:
-        """Call a function for every item, several at a time. Raises what it raises first."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(function, items))
-
-    def _parts(self, size: int) -> dict[str, int]:
-        """How a large file is cut: by itself s3fs holds ten parts of 50 MB at a time."""
-        if "s3" not in self._protocols:
-            return {}
-        return {"chunksize": max(PART_BYTES, -(-size // MOST_PARTS)), "max_concurrency": PARTS_AT_ONCE}
-
-    @property
-    def _protocols(self) -> set[str]:
-        return {self._fs.protocol} if isinstance(self._fs.protocol, str) else {*self._fs.protocol}
-
-    def _make_folder(self, name: str) -> None:
-        if self._protocols & WITH_FOLDERS:
-            self._fs.makedirs(self._place(name).rpartition("/")[0], exist_ok=True)
-
-    def _place(self, name: str) -> str:
-        return f"{self._root.rstrip('/')}/{name}"
-
-    def _ask(self, call: Callable[[], R], name: str, size: int = 0) -> R:
-        patience = Patience(timeout=Patience.timeout + size / LEAST_BYTES_A_SECOND)
-        return patiently(call, f"{self.url}/{name}", patience)
+        """Look at what is in the store now, and which content each seal has there."""
+        self._versions = {name: _version(info) for name, info in self.listed().items() if name.endswith(SEAL)}
 
     # ------------------------------------------------------------------------------------------ seals
 
