@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+from numpy.typing import NDArray
 
 from mindvl_data.manifest import Manifest, ManifestError, beside, check_shard, unknown_sources
+from mindvl_data.manifest.draws import are_listed, draws_of
 from mindvl_data.manifest.referenced import Referenced, Runner
 from mindvl_data.media import BUILD_SCHEME, Access, access_to, fixed_folder, source_roots
 from mindvl_data.shards import (
@@ -30,7 +32,7 @@ class _Seen:
     """What the packs themselves say, gathered while they are checked."""
 
     digests: list[bytes] = field(default_factory=list)
-    draws: list[tuple[bytes, int, int, int, int, int]] = field(default_factory=list)
+    draws: list[NDArray[np.void]] = field(default_factory=list)
     samples: int = 0
     tokens: int = 0
     loss_tokens: int = 0
@@ -44,9 +46,7 @@ class _Seen:
         self.tokens += pack.num_tokens
         self.loss_tokens += int(pack.loss_mask.sum())
         self.vision_tokens += pack.num_patches // merge**2
-        borders = pack.cu_seqlens.tolist()
-        rows = zip(pack.sample_ids, pack.repeats, borders[:-1], borders[1:], strict=False)
-        self.draws += [(uid, repeat, shard, pack.index, start, stop) for uid, repeat, start, stop in rows]
+        self.draws.append(draws_of(pack, shard))
 
     def join(self, other: _Seen) -> None:
         """What the packs after these say."""
@@ -152,10 +152,9 @@ def _file_problems(manifest: Manifest, name: str, expected: str, seen: _Seen) ->
     if name != manifest.data["draws"]["path"]:
         return []
     try:
-        columns = pq.read_table(path).to_pydict()
+        return [] if are_listed(path, seen.draws) else ["its draws are not the packs'"]
     except Exception as error:  # noqa: BLE001, whatever a library raises on it is this file's fault
         return [f"not readable ({error})"]
-    return [] if list(zip(*columns.values(), strict=True)) == sorted(seen.draws) else ["its draws are not the packs'"]
 
 
 def _number_problems(manifest: Manifest, packs: int, seen: _Seen) -> list[str]:

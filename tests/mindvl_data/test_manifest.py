@@ -2,13 +2,18 @@
 
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mindvl_data.manifest import ManifestError, pack_at, pack_costs, packs_of, read_manifest
 from mindvl_data.manifest.verify import verify
+from mindvl_data.shards import file_sha256
 from tests.mindvl_data.packs import make_manifest, make_pack
 
 
@@ -68,6 +73,41 @@ def test_an_altered_manifest_is_refused_even_when_it_is_still_json(manifest: Pat
 def test_an_id_that_is_not_of_the_content_is_found(manifest: Path) -> None:
     reseal(manifest, json.loads(manifest.read_text()) | {"id": "0" * 64})
     assert any("id is not the hash" in text for text in problems(manifest))
+
+
+def _another(table: pa.Table, name: str) -> pa.Table:
+    values = table[name].to_pylist()
+    values[0] = b"x" * 16 if name == "sample_id" else values[0] + 1
+    return table.set_column(table.schema.get_field_index(name), name, [values])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(partial(_another, name=name) for name in ("sample_id", "repeat", "shard", "pack", "start", "stop")),
+        lambda table: table.slice(1),
+        lambda table: table.take([1, 0, *range(2, len(table))]),
+        lambda table: pa.concat_tables([table, table.slice(0, 1)]),
+        lambda table: table.drop_columns(["stop"]),
+        lambda table: table.set_column(1, "repeat", [[None] * len(table)]),
+    ],
+)
+def test_a_list_of_draws_that_is_not_of_the_packs_is_found(
+    manifest: Path, change: Callable[[pa.Table], pa.Table]
+) -> None:
+    path = manifest.parent / "draws.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    data = json.loads(manifest.read_text())
+    reseal(manifest, data | {"draws": {**data["draws"], "sha256": file_sha256(path)}})
+    assert problems(manifest) == ["draws.parquet: its draws are not the packs'"]
+
+
+def test_draws_are_the_packs_in_however_many_parts_they_are_listed(manifest: Path) -> None:
+    path = manifest.parent / "draws.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=3)
+    data = json.loads(manifest.read_text())
+    reseal(manifest, data | {"draws": {**data["draws"], "sha256": file_sha256(path)}})
+    assert problems(manifest) == []
 
 
 def reseal(path: Path, data: dict) -> None:
