@@ -6,20 +6,23 @@ that one pack is one range read; buffers are uncompressed, so that a memory map 
 
 from mindvl_data.shards.cache import ShardCache, cache_folder
 from mindvl_data.shards.checking import pack_problems
+from mindvl_data.shards.columns import PackColumns, binary_array, bytes_array, image_array
+from mindvl_data.shards.digests import batch_digests, content_id, pack_digest
 from mindvl_data.shards.fetching import Patience, StoreError, patiently
 from mindvl_data.shards.ids import places_among
-from mindvl_data.shards.layout import ShardError, schema, shard_name
+from mindvl_data.shards.layout import ShardError, batch_borders, borders, pack_bytes, schema, shard_name
 from mindvl_data.shards.once import locked, sha256_once
-from mindvl_data.shards.pack import Pack, PackImage, attention_cost, content_id, pack_digest, padding_pack, vision_cost
+from mindvl_data.shards.pack import Pack, PackImage, attention_cost, padding_pack, vision_cost
 from mindvl_data.shards.reading import ShardReader, read_costs
 from mindvl_data.shards.segments import SegmentTable, joined, joined_tables
 from mindvl_data.shards.stores import RedirectedError, store_of
-from mindvl_data.shards.writing import ShardInfo, file_sha256, pack_bytes, write_shard
+from mindvl_data.shards.writing import ShardInfo, file_sha256, write_batches, write_shard
 from mindvl_data.vision.video.frame import Frame
 
 __all__ = [
     "Frame",
     "Pack",
+    "PackColumns",
     "PackImage",
     "Patience",
     "RedirectedError",
@@ -30,9 +33,15 @@ __all__ = [
     "ShardReader",
     "StoreError",
     "attention_cost",
+    "batch_borders",
+    "batch_digests",
+    "binary_array",
+    "borders",
+    "bytes_array",
     "cache_folder",
     "content_id",
     "file_sha256",
+    "image_array",
     "joined",
     "joined_tables",
     "locked",
@@ -48,5 +57,6 @@ __all__ = [
     "shard_name",
     "store_of",
     "vision_cost",
+    "write_batches",
     "write_shard",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
 
@@ -17,6 +19,30 @@ class ShardError(UserError):
 
 def shard_name(number: int) -> str:
     return f"shard-{number:05d}.arrow"
+
+
+def pack_bytes(seq_len: int, image_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What packs add to a shard, near enough to close shards by: tokens, mask bits, image bytes."""
+    return 4 * seq_len + seq_len // 8 + image_bytes
+
+
+def borders(sizes: NDArray[np.int64], most_bytes: int, most_packs: int | None = None) -> list[tuple[int, int]]:
+    """(first, end) of packs in a row, closed before they would pass so many bytes or packs; a larger one is alone.
+
+    sizes: of each pack (`pack_bytes`), int64.
+    """
+    found, first, size = [], 0, 0
+    for number, more in enumerate(sizes.tolist()):
+        if number > first and (size + more > most_bytes or number - first == most_packs):
+            found.append((first, number))
+            first, size = number, 0
+        size += more
+    return [*found, (first, len(sizes))] if len(sizes) else found
+
+
+def batch_borders(sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(first, end) of the packs of every record batch of a shard."""
+    return borders(sizes, MAX_BATCH_BYTES, MAX_BATCH_PACKS)
 
 
 # A frame of a clip: fields as `Frame` has them.

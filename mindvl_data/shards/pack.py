@@ -1,8 +1,7 @@
-"""One training sequence in memory: a pack, its images, what it costs and the hash of its content."""
+"""One training sequence in memory: a pack, its images and what it costs."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -107,28 +106,3 @@ def attention_cost(cu_seqlens: NDArray[np.int32], num_tokens: int) -> int:
 def vision_cost(images: Iterable[PackImage]) -> int:
     """Σ (grid_h · grid_w)² · grid_t over the images: attention inside the vision tower."""
     return sum((h * w) ** 2 * t for t, h, w in (image.grid for image in images))
-
-
-def pack_digest(pack: Pack) -> bytes:
-    """SHA-256 of a pack's content alone; independent of Arrow, of shard borders and of recipe names."""
-    content: list[bytes | memoryview] = []
-    for array, dtype in ((pack.tokens, "<i4"), (pack.cu_seqlens, "<i4")):
-        content += [len(array).to_bytes(8, "little"), np.ascontiguousarray(array, dtype=dtype).data]
-    content += [np.packbits(pack.loss_mask, bitorder="little").data, *pack.sample_ids]
-    places = np.array([(image.start, *image.grid) for image in pack.images], "<i8").tobytes()
-    for number, image in enumerate(pack.images):
-        content += [
-            places[32 * number : 32 * number + 32],
-            image.sha256 or f"{image.uri}\0{image.offset}\0{image.size}".encode(),
-        ]
-        if image.frames:
-            shown = [(frame.index, frame.time) for frame in image.frames]
-            content.append(np.array([*shown, (0, image.seconds_per_grid)], "<f8").tobytes())
-    if pack.loss_weights is not None and (pack.loss_weights != 1).any():
-        content.append(np.ascontiguousarray(pack.loss_weights, "<f4").data)
-    return hashlib.sha256(b"".join(content)).digest()
-
-
-def content_id(pack_digests: Iterable[bytes]) -> str:
-    """A manifest's id: the hash of its packs' digests in order, hexadecimal."""
-    return hashlib.sha256(b"".join(pack_digests)).hexdigest()

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
+from mindvl_data.shards.columns import numbers
 from mindvl_data.shards.layout import ShardError, schema
 from mindvl_data.shards.pack import Pack, PackImage, attention_cost, vision_cost
 from mindvl_data.shards.segments import SegmentTable, joined_tables, segments_in
@@ -71,7 +72,7 @@ class ShardReader:
         if self._costs is None:
             batches = [self._batch(number) for number in range(self._file.num_record_batches)]
             columns = [
-                np.concatenate([_numbers(batch.column(name)).astype(np.int64) for batch in batches]) for name in COSTS
+                np.concatenate([numbers(batch.column(name)).astype(np.int64) for batch in batches]) for name in COSTS
             ]
             self._costs = np.stack(columns, axis=1)
         return self._costs
@@ -137,14 +138,14 @@ def _known(columns: pa.Schema) -> bool:
 def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
     """`row`: a record batch of one line."""
 
-    def numbers(name: str) -> NDArray[Any]:
-        return _numbers(row.column(name).flatten())
+    def values(name: str) -> NDArray[Any]:
+        return numbers(row.column(name).flatten())
 
     return Pack(
         index=index,
-        tokens=numbers("tokens"),
-        loss_mask=numbers("loss_mask"),
-        cu_seqlens=numbers("cu_seqlens"),
+        tokens=values("tokens"),
+        loss_mask=values("loss_mask"),
+        cu_seqlens=values("cu_seqlens"),
         num_tokens=row.column("num_tokens")[0].as_py(),
         sample_ids=tuple(row.column("sample_id").flatten().to_pylist()),
         sources=tuple(row.column("source").flatten().to_pylist()),
@@ -153,22 +154,22 @@ def _read_pack(row: pa.RecordBatch, index: int) -> Pack:
         num_patches=row.column("num_patches")[0].as_py(),
         attention_cost=row.column("attention_cost")[0].as_py(),
         vision_cost=row.column("vision_cost")[0].as_py(),
-        loss_weights=numbers("loss_weight") if "loss_weight" in row.schema.names else None,
+        loss_weights=values("loss_weight") if "loss_weight" in row.schema.names else None,
     )
 
 
 def _read_segment(row: pa.RecordBatch, index: int, number: int) -> Pack:
-    begin, stop = _numbers(row.column("cu_seqlens").flatten())[number : number + 2].tolist()
+    begin, stop = numbers(row.column("cu_seqlens").flatten())[number : number + 2].tolist()
     flat = row.column("images").flatten()
-    starts = _numbers(flat.field("start"))
+    starts = numbers(flat.field("start"))
     # An image stands where its first placeholder does, and images in the order of their places.
     first, last = np.searchsorted(starts, [begin, stop]).tolist()
     images = _with_shared_bytes([_read_image(image) for image in flat.slice(first, last - first).to_pylist()])
     cu_seqlens = np.array([0, stop - begin], np.int32)
     return Pack(
         index=index,
-        tokens=_numbers(row.column("tokens").flatten())[begin:stop],
-        loss_mask=_numbers(row.column("loss_mask").flatten())[begin:stop],
+        tokens=numbers(row.column("tokens").flatten())[begin:stop],
+        loss_mask=numbers(row.column("loss_mask").flatten())[begin:stop],
         cu_seqlens=cu_seqlens,
         num_tokens=stop - begin,
         sample_ids=(row.column("sample_id").flatten()[number].as_py(),),
@@ -179,18 +180,9 @@ def _read_segment(row: pa.RecordBatch, index: int, number: int) -> Pack:
         attention_cost=attention_cost(cu_seqlens, stop - begin),
         vision_cost=vision_cost(images),
         loss_weights=(
-            _numbers(row.column("loss_weight").flatten())[begin:stop] if "loss_weight" in row.schema.names else None
+            numbers(row.column("loss_weight").flatten())[begin:stop] if "loss_weight" in row.schema.names else None
         ),
     )
-
-
-def _numbers(column: pa.Array) -> NDArray[Any]:
-    """A column without nulls as the array that its buffer is; Arrow's own way loads pandas first, where it is there."""
-    if pa.types.is_boolean(column.type):
-        bits = np.frombuffer(column.buffers()[1], np.uint8)
-        return np.unpackbits(bits, count=column.offset + len(column), bitorder="little")[column.offset :].astype(bool)
-    dtype = column.type.to_pandas_dtype()
-    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)]
 
 
 def _read_image(row: dict[str, Any]) -> PackImage:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mindvl_data.shards.columns import lengths, numbers
 from mindvl_data.shards.pack import Pack, attention_cost, vision_cost
 
 
@@ -43,14 +44,14 @@ class SegmentTable:
 def segments_in(batch: pa.RecordBatch, first_pack: int) -> SegmentTable:
     """The segments of a shard's record batch whose first pack has this number; tokens and image bytes stay unread."""
     ids, borders, images = (batch.column(name) for name in ("sample_id", "cu_seqlens", "images"))
-    counts, seq_len = _lengths(ids), batch.schema.field("tokens").type.list_size
+    counts, seq_len = lengths(ids), batch.schema.field("tokens").type.list_size
     owner = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     stops = _ints(borders.flatten())
-    begin = np.repeat(np.cumsum(_lengths(borders)) - _lengths(borders), counts) + number
+    begin = np.repeat(np.cumsum(lengths(borders)) - lengths(borders), counts) + number
     flat = images.flatten()
     start, *grid = (_ints(flat.field(name)) for name in ("start", "grid_t", "grid_h", "grid_w"))
-    picture = np.repeat(np.arange(len(counts)), _lengths(images)) * seq_len + start
+    picture = np.repeat(np.arange(len(counts)), lengths(images)) * seq_len + start
     # Every image lies in the last segment that begins before it.
     holder = np.searchsorted(owner * seq_len + stops[begin], picture, side="right") - 1
     values = ids.flatten()
@@ -109,12 +110,6 @@ def _loss_weights(segments: Sequence[Pack], padding: int) -> NDArray[np.float32]
     return np.concatenate([*of, np.ones(padding, np.float32)])
 
 
-def _lengths(lists: pa.ListArray) -> NDArray[np.int64]:
-    offsets = np.frombuffer(lists.buffers()[1], np.int32)[lists.offset : lists.offset + len(lists) + 1]
-    return np.diff(offsets).astype(np.int64)
-
-
 def _ints(column: pa.Array) -> NDArray[np.int64]:
     """A column of integers without nulls, int64."""
-    dtype = column.type.to_pandas_dtype()
-    return np.frombuffer(column.buffers()[1], dtype)[column.offset : column.offset + len(column)].astype(np.int64)
+    return numbers(column).astype(np.int64)

@@ -15,7 +15,7 @@ WRITTEN_BYTES = 1 << 20
 # Were they left to one fsync at the end, the disk would wait for us until then, and we for the disk after it.
 SYNCED_BYTES = 32 << 20
 # What a slow disk makes us hold in memory.
-WAITING_BYTES = 64 << 20
+WAITING_BYTES = 32 << 20
 
 
 class HashingFile(io.RawIOBase):

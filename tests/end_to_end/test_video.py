@@ -23,7 +23,7 @@ from mindvl_data.manifest import Manifest, read_manifest
 from mindvl_data.manifest.verify import verify
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
-from mindvl_data.shards import Pack, PackImage
+from mindvl_data.shards import Pack, PackImage, write_shard
 from mindvl_data.stream import PackStream
 from mindvl_data.vision import media_patches, resize
 from mindvl_data.vision.video.reading import read_frames
@@ -155,6 +155,16 @@ def test_nothing_is_lost_and_every_pack_is_sound(built: tuple[str, BuildReport, 
     assert [problem for _, problems in verify(manifest) for problem in problems] == []
     assert manifest.data["resolution"]["video"]["fps"] == 2.0
     assert manifest.tokenizer["special_ids"]["video_pad"] > 0
+
+
+def test_a_shard_of_columns_has_the_bytes_of_its_packs_written_one_by_one(
+    built: tuple[str, BuildReport, Path], tmp_path: Path
+) -> None:
+    manifest = only(built[1])
+    (shard,) = manifest.shards
+    packs = PackStream(manifest)
+    info = write_shard(tmp_path / shard.path, packs, manifest.seq_len, list(manifest.data["sources"]), video=True)
+    assert info.sha256 == shard.sha256
 
 
 def test_patches_of_every_clip_are_those_of_decoding_everything(built: tuple[str, BuildReport, Path]) -> None:

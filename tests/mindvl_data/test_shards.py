@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from mindvl_data import shards
 from mindvl_data.shards import (
+    Frame,
     Pack,
+    PackImage,
     ShardError,
     ShardReader,
     layout,
@@ -128,6 +130,47 @@ def test_a_digest_is_of_the_content_alone(seed: int) -> None:
     assert pack_digest(replace(pack, tokens=tokens)) != pack_digest(pack)
     assert pack_digest(replace(pack, loss_mask=~pack.loss_mask)) != pack_digest(pack)
     assert pack_digest(replace(pack, images=())) != pack_digest(pack)
+
+
+FRAMES = st.lists(st.builds(Frame, st.integers(0, 99), st.floats(0, 9)), max_size=4).map(tuple)
+IMAGES = st.lists(
+    st.builds(
+        PackImage,
+        st.integers(0, 63),
+        st.tuples(*[st.integers(1, 90)] * 3),
+        data=st.one_of(st.none(), st.binary(max_size=9)),
+        uri=st.one_of(st.none(), st.text(max_size=9)),
+        offset=st.one_of(st.none(), st.integers(0, 2**40)),
+        size=st.integers(0, 2**40),
+        sha256=st.one_of(st.none(), st.binary(min_size=32, max_size=32)),
+        frames=FRAMES,
+        seconds_per_grid=st.floats(0, 9),
+    ),
+    max_size=4,
+).map(tuple)
+
+
+@given(st.lists(IMAGES, min_size=1, max_size=20), st.sampled_from([50, 61, 64]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_digests_from_columns_are_those_of_the_packs(
+    tmp_path_factory: pytest.TempPathFactory, images: list[tuple[PackImage, ...]], seq_len: int, weighted: bool
+) -> None:
+    packs = [replace(make_pack(i, seq_len, images=False), images=some) for i, some in enumerate(images)]
+    if weighted:
+        packs[0] = replace(packs[0], loss_weights=np.linspace(0, 2, seq_len, dtype=np.float32))
+    path = tmp_path_factory.mktemp("shard") / "s.arrow"
+    info = write_shard(path, packs, seq_len, ["a", "b"], video=True, weighted=weighted)
+    assert info.pack_digests == tuple(map(pack_digest, packs))
+
+
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 100), st.integers(1, 9))
+def test_packs_are_closed_before_they_pass_what_is_allowed(sizes: list[int], most_bytes: int, most_packs: int) -> None:
+    found = layout.borders(np.array(sizes, np.int64), most_bytes, most_packs)
+    assert [i for first, end in found for i in range(first, end)] == list(range(len(sizes)))
+    for first, end in found:
+        assert end - first == 1 or (sum(sizes[first:end]) <= most_bytes and end - first <= most_packs)
+        full = end - first == most_packs or sum(sizes[first : end + 1]) > most_bytes
+        assert full or end == len(sizes), "closed no sooner than it must"
 
 
 def broken(name: str) -> Pack:

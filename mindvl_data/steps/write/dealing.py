@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mindvl_data import atomic
 from mindvl_data.media import Access, MediaReader
 from mindvl_data.runtime import mirror as mirrors
-from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
+from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, parts, plan, windows
 from mindvl_data.tables.store import starts_of
 
 # Read where they lie when a read gives so much on average, or when all are few enough to be cached: the scan has just
@@ -61,7 +61,8 @@ def deal(task: DealTask) -> None:
 
         def read(span: tuple[int, int]) -> tuple[NDArray[np.int32], list[memoryview]]:
             rows = slice(*span)
-            return task.group[rows], reader.read(task.ranges[rows])
+            wanted = task.ranges[rows]
+            return task.group[rows], parts(reader.read(wanted), wanted.size)
 
         for group, data in ahead(read, windows(task.ranges.size, CHUNK_BYTES)):
             order = np.argsort(group, kind="stable")

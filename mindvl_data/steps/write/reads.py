@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mindvl_data.media import MediaError, changed, unreadable
 from mindvl_data.shards import Patience, StoreError, patiently, store_of
+from mindvl_data.steps.write.buffers import Buffers
 from mindvl_data.tables.store import starts_of
 
 # What lies between two ranges is read along when it is cheaper than another request.
@@ -83,6 +84,7 @@ class RangeReader:
     def __init__(self, place: Callable[[str], str]) -> None:
         self._place = place
         self._open: OrderedDict[str, int] = OrderedDict()
+        self._buffers = Buffers()
 
     def __enter__(self) -> RangeReader:
         return self
@@ -93,23 +95,22 @@ class RangeReader:
         while self._open:
             os.close(self._open.popitem()[1])
 
-    def read(self, wanted: Ranges) -> list[memoryview]:
-        """The bytes of every range, in the order asked, which is also how they follow each other in memory.
+    def read(self, wanted: Ranges) -> memoryview:
+        """The bytes of every range, one after the other in the order asked (`parts`).
 
         Raises MediaError when one cannot be read whole.
         """
         remote = np.array(["://" in self._place(uri) if used else False for uri, used in _used(wanted)], bool)
         planned = plan(wanted, STORE_GAP if remote.any() else LOCAL_GAP)
-        starts = starts_of(wanted.size)
-        buffer = np.empty(int(starts[-1]), np.uint8).data
-        views = [buffer[start:stop] for start, stop in itertools.pairwise(starts.tolist())]
+        buffer = self._buffers.lend(int(wanted.size.sum()))
+        views = parts(buffer, wanted.size)
         ranges, into = wanted[planned.rows], [views[row] for row in planned.rows.tolist()]
         reads = list(itertools.pairwise(planned.borders.tolist()))
         self._fill([read for read in reads if not remote[ranges.file[read[0]]]], ranges, into)
         self._fetch([read for read in reads if remote[ranges.file[read[0]]]], ranges, into)
         for row in np.flatnonzero(planned.rows[planned.number] != np.arange(len(wanted))).tolist():
             views[row][:] = into[planned.number[row]]
-        return views
+        return buffer
 
     def _fill(self, reads: Sequence[tuple[int, int]], ranges: Ranges, into: Sequence[memoryview]) -> None:
         for first, end in reads:
@@ -192,6 +193,11 @@ def _cut(ranges: Ranges, data: memoryview, into: Sequence[memoryview]) -> None:
         if len(part) != length:
             raise changed(ranges.uris[ranges.file[number]], begin, length)
         view[:] = part
+
+
+def parts(data: memoryview, sizes: NDArray[np.int64]) -> list[memoryview]:
+    """What lies one after the other in `data`, each by itself."""
+    return [data[start:stop] for start, stop in itertools.pairwise(starts_of(sizes).tolist())]
 
 
 def _used(wanted: Ranges) -> Iterator[tuple[str, bool]]:

@@ -57,15 +57,22 @@ class Stores:
         return self._open[partition]
 
 
-def texts(
-    stores: Stores, segments: Segments
-) -> tuple[NDArray[np.int32], NDArray[np.bool_], NDArray[np.float32], NDArray[np.uint8]]:
-    """The first `num_ids` ids, loss marks and weights of every segment, each in a row, and the sample ids, [segments,
-    16]."""
+@dataclass(frozen=True)
+class Texts:
+    """What segments say: ids int32, loss bool, weights float32 (if wanted), all in a row; sample_ids uint8 [n, 16]."""
+
+    ids: NDArray[np.int32]
+    loss: NDArray[np.bool_]
+    weights: NDArray[np.float32] | None
+    sample_ids: NDArray[np.uint8]
+
+
+def texts(stores: Stores, segments: Segments, weighted: bool) -> Texts:
+    """The first `num_ids` ids, loss marks and, if wanted, weights of every segment."""
     stops = starts_of(segments.num_ids)[1:]
     # Filled in place: a list of views would keep the files of all stores open at once.
     total = int(stops[-1]) if len(stops) else 0
-    ids, loss, weights = np.empty(total, np.int32), np.empty(total, bool), np.ones(total, np.float32)
+    ids, loss, weights = np.empty(total, np.int32), np.empty(total, bool), np.ones(total if weighted else 0, np.float32)
     sample_ids = np.empty((len(segments), SAMPLE_ID), np.uint8)
     for store, mine in _by_partition(stores, segments, np.arange(len(segments))):
         rows, lengths = segments.row[mine], segments.num_ids[mine]
@@ -74,9 +81,9 @@ def texts(
         for begin, stop, length in places:
             ids[stop - length : stop] = store.ids[begin : begin + length]
             loss[stop - length : stop] = store.loss[begin : begin + length]
-            if store.weights is not None:
+            if weighted and store.weights is not None:
                 weights[stop - length : stop] = store.weights[begin : begin + length]
-    return ids, loss, weights, sample_ids
+    return Texts(ids, loss, weights if weighted else None, sample_ids)
 
 
 def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]:
@@ -86,11 +93,11 @@ def images(stores: Stores, segments: Segments) -> tuple[NDArray[Any], list[str]]
     uris: list[str] = []
     for store, mine in _by_partition(stores, segments, np.flatnonzero(segments.num_images)):
         counts = segments.num_images[mine]
-        rows = store.images[_spans(store.image_starts[segments.row[mine]], counts)]
+        rows = store.images[spans(store.image_starts[segments.row[mine]], counts)]
         used, rows["uri"] = np.unique(rows["uri"], return_inverse=True)
         rows["uri"] += len(uris)
         uris += [store.uris[number] for number in used.tolist()]
-        found[_spans(starts[mine], counts)] = rows
+        found[spans(starts[mine], counts)] = rows
     return found, uris
 
 
@@ -102,13 +109,18 @@ def clips(stores: Stores, segments: Segments) -> tuple[NDArray[Any], NDArray[Any
         if store.clips is None or store.frames is None:
             continue
         counts = segments.num_images[mine]
-        rows = store.clips[_spans(store.image_starts[segments.row[mine]], counts)]
+        rows = store.clips[spans(store.image_starts[segments.row[mine]], counts)]
         shown = rows["count"].astype(np.int64)
-        frames.append(store.frames[_spans(rows["start"], shown)])
+        frames.append(store.frames[spans(rows["start"], shown)])
         rows["start"] = count + starts_of(shown)[:-1]
         count += len(frames[-1])
-        found[_spans(starts[mine], counts)] = rows
+        found[spans(starts[mine], counts)] = rows
     return (found, np.concatenate(frames)) if count else None
+
+
+def no_clips(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """So many images as `clips` has them, none of which is a clip."""
+    return np.zeros(count, CLIP), np.zeros(0, FRAME)
 
 
 def _by_partition(
@@ -130,6 +142,6 @@ def image_ranges(paths: Mapping[int, Path], segments: Segments) -> Ranges:
     return Ranges(uris, table["uri"].astype(np.int32), table["offset"].astype(np.int64), sizes)
 
 
-def _spans(begins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def spans(begins: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """begins[0], begins[0] + 1, … `counts[0]` times, then the same of the next: int64 [Σ counts]."""
     return np.repeat(begins - starts_of(counts)[:-1], counts) + np.arange(int(counts.sum()))

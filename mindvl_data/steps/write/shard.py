@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
-from mindvl_data.shards import ShardInfo, file_sha256, pack_bytes, write_shard
-from mindvl_data.steps.write.assemble import packs
+from mindvl_data.shards import ShardInfo, borders, file_sha256, pack_bytes, schema, write_batches
+from mindvl_data.steps.write.assemble import batches
 from mindvl_data.steps.write.task import WriteTask
 
 
@@ -24,7 +24,7 @@ def write(task: WriteTask) -> ShardInfo:
     """
     if there := written(task):
         return there
-    info = write_shard(task.path, packs(task), task.seq_len, task.sources, task.video, task.weighted)
+    info = write_batches(task.path, batches(task), schema(task.seq_len, task.video, task.weighted))
     mirrors.sent_away(task.path)
     with seals.sealed(task.note) as partial:
         partial.write_text(json.dumps({**info.__dict__, "pack_digests": [d.hex() for d in info.pack_digests]}))
@@ -51,10 +51,4 @@ def written(task: WriteTask) -> ShardInfo | None:
 
 def shard_borders(image_bytes: NDArray[np.int64], seq_len: int, shard_bytes: int) -> list[tuple[int, int]]:
     """(first pack, end) of every shard, closed in pack order before it would pass `shard_bytes`."""
-    borders, first, size = [], 0, 0
-    for number, more in enumerate(pack_bytes(seq_len, 0) + image_bytes):
-        if size and size + more > shard_bytes:
-            borders.append((first, number))
-            first, size = number, 0
-        size += int(more)
-    return [*borders, (first, len(image_bytes))] if len(image_bytes) else borders
+    return borders(pack_bytes(seq_len, image_bytes), shard_bytes)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mindvl_data.media import MediaError
 from mindvl_data.steps.write import reads
-from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, plan, windows
+from mindvl_data.steps.write.reads import RangeReader, Ranges, ahead, parts, plan, windows
 
 FILES = {name: np.random.default_rng(i).bytes(200_000) for i, name in enumerate(["a.bin", "b.bin", "memory://c.bin"])}
 ASKED = st.lists(
@@ -44,13 +44,17 @@ def reader(folder: Path) -> RangeReader:
     return RangeReader(lambda uri: uri if "://" in uri else str(folder / uri))
 
 
+def read(reading: RangeReader, wanted: Ranges) -> list[bytes]:
+    return [bytes(part) for part in parts(reading.read(wanted), wanted.size)]
+
+
 @given(ASKED)
 @settings(max_examples=60, deadline=None)
 def test_every_range_comes_back_in_the_order_asked(folder: Path, asked: list[tuple[int, int, int]]) -> None:
     with reader(folder) as reading:
-        found = reading.read(ranges(asked))
+        found = read(reading, ranges(asked))
     names = list(FILES)
-    assert [bytes(data) for data in found] == [FILES[names[file]][at : at + size] for file, at, size in asked]
+    assert found == [FILES[names[file]][at : at + size] for file, at, size in asked]
 
 
 @given(ASKED, st.integers(0, 10_000))
@@ -75,8 +79,8 @@ def test_neighbours_in_a_file_are_one_read_however_they_are_ordered(
     monkeypatch.setattr(os, "preadv", lambda *arguments: calls.append(arguments) or preadv(*arguments))
     places = [(0, int(at), 100) for at in np.random.default_rng(0).permutation(1500) * 130]
     with reader(folder) as reading:
-        found = reading.read(ranges(places))
-    assert [bytes(data) for data in found] == [FILES["a.bin"][at : at + 100] for _, at, _ in places]
+        found = read(reading, ranges(places))
+    assert found == [FILES["a.bin"][at : at + 100] for _, at, _ in places]
     assert len(calls) == -(-1500 // (reads.MOST_BUFFERS // 2))
 
 
@@ -103,7 +107,22 @@ def test_more_files_than_may_be_open_at_once(tmp_path: Path, monkeypatch: pytest
     numbers = np.array([8, 0, 3, 3, 1, 7, 2, 6, 5, 4])
     wanted = Ranges(names, numbers, np.zeros(10, np.int64), np.full(10, 5))
     with reader(tmp_path) as reading:
-        assert [bytes(data).decode() for data in reading.read(wanted)] == [f"{n}.bin" for n in numbers]
+        assert read(reading, wanted) == [f"{n}.bin".encode() for n in numbers]
+
+
+def test_what_was_read_stays_as_it_is_as_long_as_a_part_of_it_is_kept(folder: Path) -> None:
+    """Buffers are used again, and the kept parts outlive several reads."""
+    rng = np.random.default_rng(0)
+    kept: list[tuple[memoryview, bytes]] = []
+    with reader(folder) as reading:
+        for _ in range(50):
+            at, size = int(rng.integers(0, 100_000)), int(rng.integers(1, 5_000))
+            whole = reading.read(ranges([(0, at, size)]))
+            kept = [one for one in kept if rng.random() < 0.7] + [
+                (whole[size // 2 :], FILES["a.bin"][at:][:size][size // 2 :])
+            ]
+            del whole
+            assert all(part == expected for part, expected in kept)
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 100))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindvl_data.media import MediaError
-from mindvl_data.shards import ShardReader
+from mindvl_data.shards import ShardReader, pack_digest, write_shard
 from mindvl_data.steps.write import assemble, write, written
 from mindvl_data.tables.store import open_store
 from tests.mindvl_data.steps.write.made import ways_of_one_set
@@ -31,6 +31,16 @@ def test_packs_hold_their_images_whatever_is_read_at_a_time(
                 for image in store.images[store.image_starts[row] : store.image_starts[row + 1]]:
                     assert next(found).data == source[image["offset"] :][: image["size"]]
             assert next(found, None) is None
+
+
+@pytest.mark.parametrize("media", ["embed", "reference"])
+def test_a_shard_of_columns_has_the_bytes_of_its_packs_written_one_by_one(tmp_path: Path, media: str) -> None:
+    tasks, _ = ways_of_one_set(tmp_path, "out", media)
+    for task in tasks:
+        info = write(task)
+        with ShardReader(task.path) as reader:
+            assert write_shard(tmp_path / task.path.name, reader, task.seq_len, task.sources) == info
+            assert info.pack_digests == tuple(map(pack_digest, reader))
 
 
 def test_a_source_that_was_cut_or_removed_stops_the_shard(tmp_path: Path) -> None:
