@@ -14,8 +14,9 @@ from jinja2 import Environment, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+
+from mindvl_data.runtime.bounded import BoundedEnvironment, bounded
 
 
 class RenderError(Exception):
@@ -57,7 +58,7 @@ def render(
         now: what `strftime_now` tells; by default the time.
 
     Raises:
-        RenderError: it is no template, or it refuses the conversation.
+        RenderError: it is no template, it refuses the conversation, or it takes more steps than it may.
     """
     said = [_with_reasoning({key: value for key, value in each.items() if value is not None}) for each in messages]
     variables = {**(values or {}), "messages": said, "tools": tools, "documents": None}
@@ -65,12 +66,14 @@ def render(
     if now is not None:
         variables["strftime_now"] = now.strftime
     try:
-        with _tracked() as (blocks, spans):
+        with bounded(), _tracked() as (blocks, spans):
             for block in _compiled(template).generate(**variables):
                 blocks.append(block)
             return Rendered("".join(blocks), tuple(spans))
     except RecursionError as error:
         raise RenderError("the template or the conversation is nested too deeply") from error
+    except MemoryError as error:
+        raise RenderError("the template takes more memory than there is") from error
     except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
         raise RenderError(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__) from error
 
@@ -166,9 +169,7 @@ def _refuse(message: str) -> None:
 
 
 def _environment() -> Environment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals |= {
         "raise_exception": _refuse,

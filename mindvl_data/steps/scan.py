@@ -384,7 +384,7 @@ class _Scanner:
             if max(header.width, header.height) > MAX_ASPECT * min(header.width, header.height):
                 raise Unusable("aspect_ratio", f"{header.width}x{header.height}")
             if rules.decode:
-                vision.load_rgb(image.data, rules.max_image_pixels)
+                vision.check_pixels(image.data, rules.max_image_pixels)
         except vision.BadImage as error:
             raise Unusable(error.reason, error.detail) from error
         return header

@@ -16,7 +16,7 @@ from mindvl_data.vision.bad_image import BadImage
 from mindvl_data.vision.header import MAX_IMAGE_PIXELS, ImageHeader, read_header
 from mindvl_data.vision.media import Medium, media_levels, media_patches
 from mindvl_data.vision.normalisation import CLIP, Normalisation
-from mindvl_data.vision.pixels import decode, load_rgb, patchify, uint8_patches
+from mindvl_data.vision.pixels import check_pixels, decode, load_rgb, patchify, uint8_patches
 from mindvl_data.vision.resize import Resolution, num_vision_tokens, patch_grid, patch_grids, smart_resize
 from mindvl_data.vision.video.frame import Frame
 from mindvl_data.vision.video.rule import VideoRule
@@ -31,6 +31,7 @@ __all__ = [
     "Normalisation",
     "Resolution",
     "VideoRule",
+    "check_pixels",
     "decode",
     "load_rgb",
     "media_levels",

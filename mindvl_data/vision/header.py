@@ -18,6 +18,7 @@ from PIL import (
 )
 
 from mindvl_data.vision.bad_image import BadImage
+from mindvl_data.vision.floods import MOST_STEPS, check_gif, check_jpeg, check_tiff, flooded
 from mindvl_data.vision.video.container import container_of
 from mindvl_data.vision.walk import walk_jpeg, walk_webp
 
@@ -37,6 +38,14 @@ _PLUGINS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     b"BM": BmpImagePlugin.BmpImageFile,
     b"II\x2a\x00": TiffImagePlugin.TiffImageFile,
     b"MM\x00\x2a": TiffImagePlugin.TiffImageFile,
+}
+# Before Pillow opens it; a PNG's chunks are looked at in any case.
+_FLOODS: dict[bytes, Callable[[bytes | memoryview], None]] = {
+    _JPEG: check_jpeg,
+    b"GIF87a": check_gif,
+    b"GIF89a": check_gif,
+    b"II\x2a\x00": check_tiff,
+    b"MM\x00\x2a": check_tiff,
 }
 
 
@@ -72,7 +81,9 @@ def open_image(data: bytes | memoryview, max_image_pixels: int) -> ImageFile.Ima
     Not by `Image.open`: that tries plugins which must not see untrusted bytes (EPS runs Ghostscript), and
     warns by a global limit, which no thread can change for itself.
     """
-    plugin = _plugin(bytes(data[:16]))
+    magic, plugin = _plugin(bytes(data[:16]))
+    if magic in _FLOODS:
+        _FLOODS[magic](data)
     try:
         image = plugin(io.BytesIO(data))
     except Image.DecompressionBombError as error:
@@ -86,10 +97,10 @@ def open_image(data: bytes | memoryview, max_image_pixels: int) -> ImageFile.Ima
     return image
 
 
-def _plugin(prefix: bytes) -> Callable[[io.BytesIO], ImageFile.ImageFile]:
+def _plugin(prefix: bytes) -> tuple[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]]:
     for magic, plugin in _PLUGINS.items():
         if prefix.startswith(magic):
-            return plugin
+            return magic, plugin
     if clip := container_of(prefix):
         raise BadImage("unreadable_image", f"not an image but a video ({clip})")
     raise BadImage("unreadable_image", f"not an image of a known format: it begins with {prefix[:8]!r}")
@@ -128,6 +139,7 @@ def plain_header(data: bytes | memoryview) -> ImageHeader | None:
 def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF orientation, else that of XMP; 1 where it is absent or makes no sense."""
     try:
+        check_tiff(image.info.get("exif", b"").removeprefix(b"Exif\0\0"))
         # Not PngImageFile.getexif: it decodes the picture in search of what stands behind the pixels.
         value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 -- broken metadata does not spoil a picture
@@ -150,9 +162,11 @@ def _metadata_first(data: bytes | memoryview) -> bytes | memoryview:
 
 
 def _png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, stop) of every whole chunk of the first frame."""
+    """(name, start, stop) of every whole chunk of the first frame. Raises BadImage where they are too many."""
     position, seen_pixels = len(_PNG), False
-    while position + 12 <= len(data):
+    for _ in range(MOST_STEPS):
+        if position + 12 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, position)
         stop = position + 12 + length
         # The control chunk of an animation's second frame: Pillow reads no further for the first.
@@ -160,3 +174,4 @@ def _png_chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
             return
         yield name, position, stop
         position, seen_pixels = stop, seen_pixels or name == b"IDAT"
+    raise flooded("chunks")

@@ -7,6 +7,8 @@ hold the two equal.
 
 import struct
 
+from mindvl_data.vision.floods import MOST_STEPS
+
 Stored = tuple[int, int, int]  # width and height as stored, and the orientation to be applied
 
 _ORIENTATION_TAG = 0x0112
@@ -53,7 +55,7 @@ def _jpeg_segments(head: bytes | memoryview, end: int) -> list[tuple[int, int]] 
     app1: list[tuple[int, int]] = []
     position = 2
     try:
-        while True:
+        for _ in range(MOST_STEPS):
             marker, length = _segment(head, position)
             start = position + 4
             position += 2 + length
@@ -71,6 +73,7 @@ def _jpeg_segments(head: bytes | memoryview, end: int) -> list[tuple[int, int]] 
                 return []
     except struct.error:
         return None
+    return []
 
 
 def _plain(marker: int, head: bytes | memoryview, start: int, stop: int) -> bool:
@@ -175,9 +178,10 @@ _STILL = 0x10 | 0x20  # flags of VP8X: alpha and colour profile; not animation, 
 
 def _webp_frame(data: bytes | memoryview, position: int) -> int:
     """Where the picture's own chunk begins, behind the colour profile and the alpha plane."""
-    while bytes(data[position : position + 4]) in (b"ICCP", b"ALPH"):
-        size = int.from_bytes(data[position + 4 : position + 8], "little")
-        position += 8 + size + (size & 1)
+    for _ in range(2):  # one of each
+        if bytes(data[position : position + 4]) in (b"ICCP", b"ALPH"):
+            size = int.from_bytes(data[position + 4 : position + 8], "little")
+            position += 8 + size + (size & 1)
     return position
 
 
