@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from mindvl_data.media import BUILD_SCHEME, Access, MediaReader
 from mindvl_data.runtime import seals
 from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part, is_blank
-from mindvl_data.tables.store import CLIP, FRAME, IMAGE, Store, from_samples, starts_of, write_store
+from mindvl_data.tables.store import Store, from_samples, starts_of
+from mindvl_data.tables.store_writer import StoreWriter
 from mindvl_data.tables.videos import VideoTable
 from mindvl_data.tokenise import (
     ChatTemplate,
@@ -108,20 +109,30 @@ class CountTask:
 
 def count(task: CountTask) -> None:
     """Write `task.stores` and `task.drops`: the samples with a token to learn from, and those without."""
-    clips = VideoTable(task.videos) if task.videos else None
     try:
-        with _encoder(task) as encoder:
-            batches = [_count_batch(batch, task, clips, encoder) for batch in _kept_batches(task)]
+        _count(task)
     except OtherIdsError as error:
         with seals.sealed(task.other_ids) as partial:
             partial.write_text(json.dumps({"uri": task.uri, "text": str(error)[:MOST_SHOWN]}))
-        return
-    drops = [line for _, lost in batches for line in lost]
+
+
+def _count(task: CountTask) -> None:
+    clips = VideoTable(task.videos) if task.videos else None
+    drops: list[dict[str, Any]] = []
+    with ExitStack() as written:
+        writers = {
+            number: written.enter_context(StoreWriter(written.enter_context(seals.sealed(path))))
+            for number, path in enumerate(task.stores)
+            if not seals.is_whole(path)
+        }
+        encoder = written.enter_context(_encoder(task))
+        for batch in _kept_batches(task):
+            stores, lost = _count_batch(batch, task, clips, encoder)
+            drops += lost
+            for number, writer in writers.items():
+                writer.add(stores[number])
     with seals.sealed(task.drops) as partial:
         pq.write_table(pa.Table.from_pylist(drops, LEDGER), partial)
-    for number, path in enumerate(task.stores):
-        if not seals.is_whole(path):
-            write_store(path, _joined([stores[number] for stores, _ in batches]))
 
 
 def text_bytes(task: CountTask) -> int:
@@ -140,7 +151,10 @@ def _kept_batches(task: CountTask) -> Iterator[pa.RecordBatch]:
     objects = pq.read_table(task.columns, columns=[BOXES]).column(BOXES) if task.boxes and task.columns else None
     start = 0
     numbers = np.arange(file.metadata.num_rows)
-    for batch in file.iter_batches(BATCH_SAMPLES, columns=COLUMNS):
+    # A row group at a time: the scan ends one where its texts are long.
+    groups = range(file.metadata.num_row_groups)
+    batches = (file.iter_batches(BATCH_SAMPLES, row_groups=[group], columns=COLUMNS) for group in groups)
+    for batch in itertools.chain.from_iterable(batches):
         rows = kept[start : start + batch.num_rows]
         if objects is not None:
             beside = objects.slice(start, batch.num_rows).combine_chunks()
@@ -355,54 +369,3 @@ def _selected(encoded: Encoded, rows: NDArray[np.int64]) -> Encoded:
     tokens = np.repeat(encoded.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
     weights = None if encoded.weights is None else encoded.weights[tokens]
     return Encoded(encoded.ids[tokens], encoded.loss[tokens], offsets, weights=weights)
-
-
-def _joined(stores: list[Store]) -> Store:
-    """The batches of a partition in one; their `uris` merged."""
-    uris = sorted({uri for store in stores for uri in store.uris})
-    place = {uri: number for number, uri in enumerate(uris)}
-    images = []
-    for store in stores:
-        table = store.images.copy()
-        table["uri"] = np.array([place[uri] for uri in store.uris], np.int32)[store.images["uri"]]
-        images.append(table)
-
-    def together(name: str, empty: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([empty, *(getattr(store, name) for store in stores)])
-
-    def starts(name: str) -> NDArray[np.int64]:
-        return starts_of(np.concatenate([[0], *(np.diff(getattr(store, name)) for store in stores)])[1:])
-
-    return Store(
-        sample_ids=together("sample_ids", np.zeros((0, 16), np.uint8)),
-        ids=together("ids", np.zeros(0, np.int32)),
-        loss=together("loss", np.zeros(0, bool)),
-        starts=starts("starts"),
-        loss_tokens=together("loss_tokens", np.zeros(0, np.int32)),
-        images=np.concatenate([np.zeros(0, IMAGE), *images]),
-        image_starts=starts("image_starts"),
-        text_hash=together("text_hash", np.zeros((0, 32), np.uint8)),
-        uris=uris,
-        **(_joined_clips(stores) if any(store.clips is not None for store in stores) else {}),
-        weights=_joined_weights(stores),
-    )
-
-
-def _joined_weights(stores: Sequence[Store]) -> NDArray[np.float32] | None:
-    """None where nothing weighs anything else than 1."""
-    if all(store.weights is None or (store.weights == 1).all() for store in stores):
-        return None
-    ones = (np.ones(len(store.ids), np.float32) if store.weights is None else store.weights for store in stores)
-    return np.concatenate([*ones])
-
-
-def _joined_clips(stores: Sequence[Store]) -> dict[str, NDArray[Any]]:
-    clips, frames, start = [np.zeros(0, CLIP)], [np.zeros(0, FRAME)], 0
-    for store in stores:
-        if store.clips is not None and store.frames is not None:
-            moved = store.clips.copy()
-            moved["start"] += start
-            start += len(store.frames)
-            clips.append(moved)
-            frames.append(store.frames)
-    return {"clips": np.concatenate(clips), "frames": np.concatenate(frames)}

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mindvl_data.runtime import seals
 from mindvl_data.vision import Frame, Resolution, patch_grids
 
 IMAGE = np.dtype(
@@ -94,22 +93,16 @@ class Store:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    def without_tokens(self) -> Store:
+        """The same without what grows with the text: its `starts` stay."""
+        return replace(self, ids=self.ids[:0].copy(), loss=self.loss[:0].copy(), weights=None)
+
 
 OPTIONAL = ("clips", "frames", "weights")
 ARRAYS = tuple(field.name for field in fields(Store) if field.name != "uris")
 URIS = "uris.json"
 # All but the tokens themselves: what a corpus is made from.
 OF_CORPUS = (*(f"{name}.npy" for name in ARRAYS if name not in ("ids", "loss", *OPTIONAL)), URIS)
-
-
-def write_store(folder: Path, store: Store) -> None:
-    """Write to `folder`, which appears whole and sealed."""
-    with seals.sealed(folder) as partial:
-        partial.mkdir(parents=True)
-        for name in ARRAYS:
-            if getattr(store, name) is not None:
-                np.save(partial / f"{name}.npy", getattr(store, name), allow_pickle=False)
-        (partial / URIS).write_text(json.dumps(list(store.uris)))
 
 
 def of_corpus(folder: Path) -> tuple[str, ...]:

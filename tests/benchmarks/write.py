@@ -21,16 +21,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mindvl_data.engines.local import LocalEngine
+from mindvl_data.runtime import seals
 from mindvl_data.shards.sink import SYNCED_BYTES
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write
-from mindvl_data.tables.store import IMAGE, Store, starts_of, write_store
+from mindvl_data.tables.store import IMAGE, Store, starts_of
+from mindvl_data.tables.store_writer import StoreWriter
 from mindvl_data.vision import Resolution
 
 FILES = 8
@@ -192,7 +193,8 @@ def main() -> None:
         each = asked.mb * 1000 // asked.image_kb // FILES
         stores = [source(folder, number, asked.image_kb * 1000, each) for number in range(FILES)]
         for number, store in enumerate(stores):
-            write_store(folder / f"store-{number}", store)
+            with seals.sealed(folder / f"store-{number}") as partial, StoreWriter(partial) as writer:
+                writer.add(store)
         made, segments = tasks(folder, folder / "embedded", stores, "embed", True)
         print(f"{asked.workers} processes, {len(segments):,} images in {len(made)} shards")
         engine.run(write, made)  # Starts the processes, reads the sources, and makes what `cp` copies.

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mindvl_data.runtime import seals
 from mindvl_data.steps.write import Segments, WriteTask, shard_borders
-from mindvl_data.tables.store import IMAGE, Store, open_store, starts_of, write_store
+from mindvl_data.tables.store import IMAGE, Store, open_store, starts_of
+from mindvl_data.tables.store_writer import StoreWriter
 from mindvl_data.vision import Resolution
 
 SEQ_LEN = 64
@@ -36,7 +38,8 @@ def _store(folder: Path, number: int) -> Path:
     )
     path = folder / f"store-{number}"
     if not path.exists():
-        write_store(path, store)
+        with seals.sealed(path) as partial, StoreWriter(partial) as writer:
+            writer.add(store)
     return path
 
 
