@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from mindvl_data.errors import UserError
 from mindvl_data.runtime.shown import SafeConsole
-from mindvl_data.runtime.terminal import exit_code, log_to_standard_error, stoppable
+from mindvl_data.runtime.terminal import exit_code, log_to_standard_error, print_traceback, stoppable
 
 
 def is_first() -> bool:
@@ -17,20 +17,26 @@ def is_first() -> bool:
 
 
 def or_exit(action: Callable[[], None], debug: bool) -> None:
-    """Does it; an error that a person can act on is one message and exit code 2."""
+    """Does it; an error that a person can act on is one message and exit code 2, any other a traceback and 1."""
     log_to_standard_error()
     try:
         with stoppable():
             action()
+    except (typer.Exit, typer.Abort):
+        raise
     except (UserError, OSError) as error:
         if debug:
-            raise
+            print_traceback()
+            raise typer.Exit(2) from None
         # What all ranks find before they meet is said once; what one of them met later, it says itself.
         where = " ".join(getattr(error, "__notes__", ())) if not is_first() else ""
         if where or is_first():
             words = f"[red]error[/red] {where}{': ' if where else ''}{escape(str(error))}"
             SafeConsole(stderr=True).print(words, soft_wrap=True, highlight=False)
         raise typer.Exit(2) from None
+    except Exception:  # noqa: BLE001 -- said in full, without secrets, and ends the command
+        print_traceback()
+        raise typer.Exit(1) from None
     except KeyboardInterrupt as error:
         SafeConsole(stderr=True).print("stopped; the same command goes on from the last checkpoint")
         raise typer.Exit(exit_code(error)) from None

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,15 +86,22 @@ def reported(debug: bool, failure: int = 2) -> Iterator[None]:
     except KeyboardInterrupt as error:
         errors.print("Stopped. What was finished is kept: run the same command again to go on.")
         raise typer.Exit(exit_code(error)) from None
-    except Exception as error:
-        if debug:
-            raise
+    except Exception as error:  # noqa: BLE001 -- each is said, and ends the command
         expected = isinstance(error, (UserError, OSError)) or type(error).__module__.split(".")[0] in SERVICES
         what = (
             str(error) if expected else f"{type(error).__name__}: {error} (a fault of the program; --debug shows where)"
         )
-        errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if debug:
+            print_traceback()
+        else:
+            errors.print(f"error: {what}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(failure if expected else 2) from None
+
+
+def print_traceback() -> None:
+    """That of the error at hand, on standard error. Python's own would say what was taken from the environment, and
+    command the terminal with what stands in data."""
+    SafeConsole(stderr=True).print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
 
 
 class Terminated(KeyboardInterrupt):

@@ -8,12 +8,14 @@ from urllib.parse import quote
 
 import polars as pl
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from mindvl_data.cli import app
 from mindvl_data.errors import UserError
 from mindvl_data.expanded import expand, masked, masked_values
+from mindvl_data.runtime.terminal import reported
 from mindvl_data.steps.scores.chat import NoReply, _reply, _shown
 from mindvl_data.tables import ledger
 from mindvl_data.tables.schema import LEDGER
@@ -34,6 +36,23 @@ def test_a_value_is_hidden_inside_longer_text_and_however_it_is_written(form: st
     assert masked(f"GET https://host/{form}/x failed") == f"GET https://host/{PLANTED}/x failed"
     assert str(UserError(f"{form}: no such file")) == f"{PLANTED}: no such file"
     assert masked_values({form: [form, 1, None]}) == {PLANTED: [PLANTED, 1, None]}
+
+
+def failing(error: type[Exception]) -> None:
+    try:
+        raise KeyError(SECRET)
+    except KeyError as first:
+        raise error(f"no {SECRET} \x1b[2J") from first
+
+
+@pytest.mark.parametrize("error", [ValueError, UserError, OSError])
+def test_a_traceback_has_it_nowhere(error: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), reported(debug=True):
+        failing(error)
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert f"no {PLANTED} ␛[2J" in said
+    assert not any(form in said for form in FORMS)
 
 
 def test_a_short_value_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,8 @@
 """A data set that came from somebody else: whatever it says, its reader opens nothing that the user has not named."""
 
 import dataclasses
-import http.server
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from mindvl_data.manifest import ManifestError, read_manifest, write_manifest
 from mindvl_data.note import LOCAL_FILE, BuilderNote, note_text, read_note
 from mindvl_data.shards import cache_folder
 from mindvl_data.stream import PackStream
+from tests.listening import listening as listening_server
 from tests.mindvl_data.packs import make_manifest, make_pack, png
 
 SECRET = "s3cr3t-of-the-reader"
@@ -32,32 +31,10 @@ COMMANDS = {
 }
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Notes whatever it is asked for, and has it."""
-
-    heard: list[str]
-
-    def do_GET(self) -> None:
-        self.heard.append(self.path)
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(png(0))
-
-    do_HEAD = do_GET  # noqa: N815, the name that http.server calls
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def listening() -> Iterator[tuple[str, list[str]]]:
-    """The URL of a server, and what it has heard."""
-    heard: list[str] = []
-    handler = type("Noting", (Server,), {"heard": heard})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", heard
-        server.shutdown()
+    with listening_server() as found:
+        yield found
 
 
 Hostile = Callable[..., Path]
