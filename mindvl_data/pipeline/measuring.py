@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from mindvl_data.errors import UserError
 from mindvl_data.inspect.peek import LOOKED_AT, described, first_records
+from mindvl_data.pipeline.first_media import Media, has_clips, media_of
 from mindvl_data.pipeline.forecasting import forecast
 from mindvl_data.pipeline.prepare import render_of
 from mindvl_data.pipeline.scanning import asked_of, files_of, reader_of
@@ -24,10 +26,11 @@ from mindvl_data.runtime.memory import available
 from mindvl_data.sources import Failed, ImageBytes, Record, Sample, SourceError
 from mindvl_data.sources.rounds import shaped
 from mindvl_data.steps.filters import KNOWN, named_by
-from mindvl_data.tables.schema import BOXES, Part
+from mindvl_data.tables.schema import BOXES, Drop, Part
 from mindvl_data.tokenise import Refused, counts, encode, stretches
+from mindvl_data.tokenise.clips import with_clips
 from mindvl_data.tokenise.grounding import BadBox, grounded
-from mindvl_data.vision import BadImage, patch_grid, read_header
+from mindvl_data.vision import BadImage, read_header
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.run import Run
@@ -95,15 +98,20 @@ def look(run: Run, name: str) -> Looked:
     except UserError as error:
         raise SourceError(f"sources.{name}: {error}") from error
     found = [record for record in records if isinstance(record, Sample)]
-    samples = [one for record in found for one in shaped(record, source.thinking, source.split == "turns")]
-    parts = [_as_trained(run, source, sample) for sample in samples]
-    weights = _weights(run, source, samples, parts)
+    shown = [one for record in found for one in shaped(record, source.thinking, source.split == "turns")]
+    rule, limits = run.recipe.image_rule(), run.recipe.limits
+    media = [media_of(sample, rule, limits) for sample in shown]
+    lost = [Failed(sample.key, drop) for sample, drop in zip(shown, media, strict=True) if isinstance(drop, Drop)]
+    kept = [(sample, one) for sample, one in zip(shown, media, strict=True) if isinstance(one, Media)]
+    samples = [sample for sample, _ in kept]
+    parts = [_as_trained(run, source, sample, one) for sample, one in kept]
+    weights = _weights(run, source, kept, parts)
     return Looked(
         samples=len(samples),
         records=len(records),
-        problems=_problems(records),
+        problems=_problems([*records, *lost]),
         unknown=tuple(_unknown(run, name, samples)),
-        described=described(samples[0], run.recipe.image_rule()) if samples else None,
+        described=described(samples[0], rule) if samples else None,
         rendered=_rendered(run, source, parts[0]) if parts else [],
         tokens=weights[0].text_tokens + weights[0].vision_tokens if weights else 0,
         size=_size(files_of(run, "sources", name), len(records), weights) if weights else None,
@@ -153,8 +161,13 @@ def _unknown(run: Run, name: str, samples: Sequence[Sample]) -> list[str]:
     return sorted(column for column in named if not any(column in sample.data for sample in samples))
 
 
-def _as_trained(run: Run, source: Source, sample: Sample) -> Sequence[Part]:
-    """The parts with their boxes rewritten; a sample whose boxes are bad is shown as it is."""
+def _as_trained(run: Run, source: Source, sample: Sample, media: Media) -> Sequence[Part]:
+    """The parts with their boxes rewritten and their clips' tokens; bad boxes are shown as they are."""
+    parts = _boxes_rewritten(run, source, sample)
+    return with_clips(parts, media.entries, render_of(source)) if has_clips(sample) else parts
+
+
+def _boxes_rewritten(run: Run, source: Source, sample: Sample) -> Sequence[Part]:
     if source.boxes is None:
         return sample.parts
     try:
@@ -173,30 +186,23 @@ def _rendered(run: Run, source: Source, parts: Sequence[Part]) -> list[tuple[str
         return [(f"({error})", False)]
 
 
-def _weights(run: Run, source: Source, samples: Sequence[Sample], parts: Sequence[Sequence[Part]]) -> list[_Weight]:
+def _weights(
+    run: Run, source: Source, samples: Sequence[tuple[Sample, Media]], parts: Sequence[Sequence[Part]]
+) -> list[_Weight]:
     encoded = encode(parts, render_of(source), run.template, run.tokeniser, source.loss)
-    found = counts(encoded, run.tokeniser)
+    lengths, learnt = np.diff(encoded.offsets), counts(encoded, run.tokeniser).loss_tokens
     return [
-        _Weight(int(text), int(learnt), *_image_weights(run, sample), _text_bytes(sample))
-        for sample, text, learnt in zip(samples, found.text_tokens, found.loss_tokens, strict=True)
+        _Weight(
+            text_tokens=int(length) - sum(len(entries) for entries in media.entries),
+            loss_tokens=int(loss),
+            vision_tokens=media.vision_tokens,
+            images=len(media.entries),
+            image_bytes=media.size,
+            copied=media.copied,
+            text_bytes=_text_bytes(sample),
+        )
+        for (sample, media), length, loss in zip(samples, lengths, learnt, strict=True)
     ]
-
-
-def _image_weights(run: Run, sample: Sample) -> tuple[int, int, int, int]:
-    """Placeholders, images, their bytes, and the bytes of those that no file holds as one range."""
-    images = [image for image in sample.images if isinstance(image, ImageBytes)]
-    copied = sum(len(image.data) for image in images if image.uri is None)
-    return sum(_vision_tokens(run, image) for image in images), len(images), sum(len(i.data) for i in images), copied
-
-
-def _vision_tokens(run: Run, image: ImageBytes) -> int:
-    rule = run.recipe.image_rule()
-    try:
-        header = read_header(image.data)
-        _, high, wide = patch_grid(header.width, header.height, rule)
-    except BadImage:
-        return 0
-    return high * wide // rule.merge**2
 
 
 def _text_bytes(sample: Sample) -> int:

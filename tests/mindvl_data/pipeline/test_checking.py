@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from mindvl_data.pipeline import BuildReport, CheckReport, build, check
 from mindvl_data.pipeline import checking as module
 from mindvl_data.recipe import load_recipe
 from mindvl_data.runtime.memory import available
+from tests.conftest import QUICKSTART
 from tests.mindvl_data import endpoint
 
 
@@ -155,3 +157,28 @@ def test_the_command_says_it_for_people_and_programs(recipe_folder: Path) -> Non
     assert (wrong.exit_code, json.loads(wrong.stdout)["sound"]) == (1, False)
     broken = CliRunner().invoke(app, ["check", recipe, "--set", "stagse=1", "--json"])
     assert (broken.exit_code, "did you mean" in json.loads(broken.stdout)["findings"][0]["said"]) == (1, True)
+
+
+def test_clips_are_reckoned_as_the_build_counts_them(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(QUICKSTART, tmp_path / "quickstart"))
+    recipe = folder / "recipe-video.yaml"
+    for how in ([], ["processor=qwen3-vl", "chat_template=chatml"]):
+        looked = checked(recipe, *how).looked["videos"]
+        counted = build(load_recipe(recipe, how), tmp_path / f"built-{len(how)}", dry_run=True)
+        drawn = counted.stages[0].data["mixture"]["sources"]["videos"]["actual"]
+        assert looked.size is not None
+        assert looked.size.tokens_per_sample == pytest.approx(drawn["tokens"] / drawn["samples"], rel=0.01)
+        assert looked.size.vision_tokens_per_sample == pytest.approx(
+            drawn["vision_tokens"] / drawn["samples"], rel=0.01
+        )
+        assert looked.size.images_per_sample == 1
+        assert looked.size.image_bytes_per_sample > 1000
+
+
+def test_clips_that_a_build_would_drop_are_no_samples(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(QUICKSTART, tmp_path / "quickstart"))
+    broken = folder / "data" / "videos" / "red-circle-up.mp4"
+    broken.write_bytes(b"not a clip")
+    report = checked(folder / "recipe-video.yaml")
+    (said,) = [one.said for one in report.findings if one.where == "sources.videos" and one.state == "warning"]
+    assert said.startswith("23 of the first 24 records are samples (unreadable_video: 1, for example ")
