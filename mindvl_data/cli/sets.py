@@ -99,7 +99,9 @@ def explain(
     """Tell a sample's story: its file and range, what kept or dropped it, where each draw went."""
     with reported(debug):
         from mindvl_data.inspect import explain as stories
+        from mindvl_data.inspect.thumbnails import can_show
         from mindvl_data.manifest import read_manifest
+        from mindvl_data.media import MediaReader, access_to
 
         found = read_manifest(manifest)
         if sample is None:
@@ -110,8 +112,10 @@ def explain(
         if as_json:
             print_json(told)
         else:
-            for story in told:
-                open_console().print(stories.view(story), "")
+            console = open_console()
+            with MediaReader(found.build_folder, access_to(found.build_folder)) as media:
+                for story in told:
+                    console.print(stories.view(story, media if can_show(console) else None), "")
 
 
 def diff(

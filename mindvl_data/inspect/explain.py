@@ -16,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mindvl_data.errors import UserError
+from mindvl_data.inspect.thumbnails import thumbnail
 from mindvl_data.manifest import FILE_NAME, Manifest, pack_at, read_manifest
+from mindvl_data.media import MediaReader
 from mindvl_data.recipe import Boxes
 from mindvl_data.runtime.mirror import looked_at
 from mindvl_data.tables.samples import tables_of
@@ -25,6 +27,8 @@ from mindvl_data.tokenise.grounding import BadBox, grounded
 from mindvl_data.vision import Resolution
 
 FACTS = ["source", "file", "key", "uid", "num_turns", "text_chars", "num_images", "width", "height", "image_bytes"]
+# Of one sample: a screen.
+MOST_PICTURES = 4
 
 
 class ExplainError(UserError):
@@ -204,17 +208,19 @@ def _why(mixture: Mapping[str, Any] | None, source: str, held: str | None) -> st
     )
 
 
-def view(story: Mapping[str, Any]) -> RenderableType:
-    """A story for a person."""
+def view(story: Mapping[str, Any], media: MediaReader | None = None) -> RenderableType:
+    """A story for a person. media: reads the pictures, where the terminal shows them."""
     facts = Table.grid(padding=(0, 2))
     facts.add_row(Text("sample", style="bold"), story["sample_id"])
     for name, value in story["facts"].items():
         if value is not None:
             facts.add_row(Text(name, style="bold"), Text(str(value)))
-    for image in story["images"]:
+    for number, image in enumerate(story["images"]):
         size = f"{image['width']} × {image['height']} {image['format']}"
         place = f"{image['uri']} [{image['offset']}, +{image['size']}] {size}"
         facts.add_row(Text("image", style="bold"), Text(place))
+        if media is not None and number < MOST_PICTURES:
+            facts.add_row("", thumbnail(image, media))
     for name, value in story["scores"].items():
         facts.add_row(Text(name, style="bold"), Text("null" if value is None else str(value)))
     for name, texts in story["rewritten"].items():
