@@ -66,7 +66,7 @@ def _panel(name: str, one: Looked) -> Panel:
         left -= len(text[:left])
     if not left:
         body.append(" …")
-    title = f"{name}: {one.described['key']}, {one.tokens:,} tokens; learnt is bold"
+    title = f"{name}: {one.described['key']}, {one.tokens:,} tokens; what is trained on is bold"
     return Panel(body, title=title, title_align="left")
 
 

@@ -11,19 +11,31 @@ from rich.table import Table
 from rich.text import Text
 
 UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6))
+# What the columns are: the line below each table.
+FUNNEL = "samples into each step, out of it, and why the others left; explain tells the story of one"
+MIXTURE = "target: the recipe's share · actual: what whole samples come to · epochs: how often a source is gone through"
+SETS = "loss: tokens trained on · vision: pictures' tokens · minimum: no packing has fewer packs · fill: not padding"
 
 
-def overview(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """One line a packed set: (name, manifest data). `bound`: no packing has fewer packs."""
-    table = Table(
-        title="Packed sets", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
     )
+
+
+def _explained(table: Table, terms: str) -> RenderableType:
+    return Group(table, Text(terms, style="dim"))
+
+
+def overview(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> RenderableType:
+    """One line a packed set: (name, manifest data)."""
+    table = _table("Packed sets")
     table.add_column("set", no_wrap=True)
-    for column in ("samples", "tokens", "learnt", "vision", "packs", "bound", "fill"):
+    for column in ("samples", "tokens", "loss", "vision", "packs", "minimum", "fill"):
         table.add_column(column, justify="right")
     for name, data in stages:
         table.add_row(name, *_numbers(data))
-    return table
+    return _explained(table, SETS)
 
 
 def _numbers(data: Mapping[str, Any]) -> Iterator[str]:
@@ -43,11 +55,9 @@ def count(number: int) -> str:
     return f"{number / size:,.1f}{unit}"
 
 
-def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> RenderableType:
     """Target and actual shares of every source and group, and the epochs of each source."""
-    table = Table(
-        title="Mixture", title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
-    )
+    table = _table("Mixture")
     for column in ("set", "by", "source"):
         table.add_column(column)
     for column in ("target", "actual", "samples", "tokens", "of tokens", "epochs"):
@@ -61,7 +71,7 @@ def mixtures(stages: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         for group, line in mixture["groups"].items():
             table.add_row("", "", Text(group, style="italic"), f"{line['target']:.1%}", f"{line['actual']:.2%}")
         table.add_section()
-    return table
+    return _explained(table, MIXTURE)
 
 
 def _shares(target: Mapping[str, Any], actual: Mapping[str, Any], tokens: int) -> tuple[str, ...]:
@@ -75,11 +85,9 @@ def _shares(target: Mapping[str, Any], actual: Mapping[str, Any], tokens: int) -
     )
 
 
-def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
+def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> RenderableType:
     """How many samples went into each step and came out, and why the others left: where some did."""
-    table = Table(
-        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
-    )
+    table = _table(title)
     for column in ("step", "source"):
         table.add_column(column)
     for column in ("in", "out"):
@@ -94,7 +102,7 @@ def funnel(lines: Sequence[Mapping[str, Any]], title: str = "Funnel") -> Table:
         step = line["step"] if line["step"] != last else ""
         table.add_row(step, line["source"], count(line["in"]), count(line["out"]), reasons)
         last = line["step"]
-    return table
+    return _explained(table, FUNNEL)
 
 
 def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
@@ -110,8 +118,8 @@ def manifest(data: Mapping[str, Any], path: str) -> RenderableType:
         "tokenizer": f"{tokenizer['name']}, {tokenizer['vocab_size']:,} tokens ({tokenizer['sha256'][:12]})",
         "resolution": f"{resolution['min_pixels']:,} to {resolution['max_pixels']:,} pixels, "
         f"patch {resolution['patch']}, merge {resolution['merge']}",
-        "order": f"{order['rule']}, steps of {order['step']}, seed {order['seed']}; the busiest pack of a step "
-        f"costs {balance['attention']:.2f} × the mean in Σ l², {balance['patches']:.2f} × in patches",
+        "order": f"{order['rule']}, steps of {order['step']}, seed {order['seed']}; slowest pack of a step: "
+        f"{balance['attention']:.2f} × the average attention cost (Σ l²), {balance['patches']:.2f} × in patches",
         "shards": f"{len(data['shards'])}, {sum(s['bytes'] for s in data['shards']) / 1e6:,.1f} MB",
     }
     weights = {source: each["weight"] for source, each in data["sources"].items() if "weight" in each}
