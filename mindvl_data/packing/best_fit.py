@@ -1,4 +1,4 @@
-"""Best-fit decreasing on counts: pack for pack what it makes sample by sample.
+"""Best-fit decreasing on counts: pack for pack what it makes sample by sample, ties going to the pack touched last.
 
 All packs of a group are alike, so a length goes to a whole group in one step; the groups of one residual form a
 stack, and the smallest residual that fits is found in a set of bits.
@@ -37,19 +37,9 @@ def best_fit_decreasing(counts: NDArray[np.int64], capacity: int, max_samples: i
     """Patterns (see patterns.as_patterns) of best-fit decreasing; counts: int64 [capacity + 1]."""
     groups = np.empty((1024, GROUP_FIELDS), np.int64)
     steps = np.empty((1024, STEP_FIELDS), np.int64)
-    return best_fit(counts, capacity, max_samples, groups, zero(), steps, zero())
-
-
-@compiled
-def best_fit(
-    counts: NDArray[np.int64], capacity: int, max_samples: int, groups: Table, used: int, steps: Table, taken: int
-) -> tuple[Table, Table]:
-    """Best-fit decreasing of `counts` into the first `used` groups and new packs; patterns of all of them."""
+    used, taken = zero(), zero()
     stacks = np.full(capacity + 1, NONE)
     residuals = empty_bits(capacity + 1)
-    for group in range(used):
-        if groups[group, NUMBER]:
-            _push(stacks, residuals, groups, group)
     for length in range(capacity, 0, -1):
         left = counts[length]
         while left:

@@ -18,7 +18,6 @@ from mindvl_data.packing.best_fit import best_fit_decreasing
 from mindvl_data.packing.compiled import compiled
 from mindvl_data.packing.completion import exact_completion
 from mindvl_data.packing.draw import words
-from mindvl_data.packing.first_fit import first_fit_decreasing
 from mindvl_data.packing.packs import UNLIMITED, Limits, Packs
 from mindvl_data.packing.patterns import (
     COST,
@@ -49,7 +48,7 @@ NOTHING = np.empty((0, 2), np.int64)
 def best_patterns(counts: NDArray[np.int64], limits: Limits, minimum: int, balance: bool) -> Patterns:
     """Patterns of the fewest packs that any packer finds; with `balance` balanced ones, where they are as good.
 
-    As good: no more packs than first-fit or best-fit decreasing makes, and within TOLERANCE of the best fill.
+    As good: no more packs than best-fit decreasing makes, and within TOLERANCE of the best fill.
 
     Args:
         counts: how many samples have each length, int64 [capacity + 1].
@@ -58,10 +57,7 @@ def best_patterns(counts: NDArray[np.int64], limits: Limits, minimum: int, balan
     fullest = exact_completion(counts, limits.capacity, limits.max_samples, NOTHING, NOTHING)
     most = minimum
     if number_of(fullest) > minimum:
-        others = [
-            packer(counts, limits.capacity, limits.max_samples)
-            for packer in (best_fit_decreasing, first_fit_decreasing)
-        ]
+        others = [best_fit_decreasing(counts, limits.capacity, limits.max_samples)]
         if limits.max_samples < UNLIMITED:
             others += [_balanced(counts, limits, minimum, share, False) for share in SHARES]
         most = min(map(number_of, others))

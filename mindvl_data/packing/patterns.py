@@ -17,8 +17,8 @@ from mindvl_data.packing.compiled import compiled
 from mindvl_data.packing.packs import index_type
 
 BEFORE, LENGTH, COPIES = range(3)
-RESIDUAL, NUMBER, SLOTS, STEP, COST, START, NEXT, SIDE, RANK = range(9)
-STEP_FIELDS, GROUP_FIELDS = 3, 9
+RESIDUAL, NUMBER, SLOTS, STEP, COST, NEXT = range(6)
+STEP_FIELDS, GROUP_FIELDS = 3, 6
 NONE = -1
 
 # A set of small numbers, 64 to a word: which lengths are left, which residuals exist.

@@ -1,6 +1,4 @@
-"""Packing over adversarial lengths: every sample once, no limit broken, never worse than the simple packers."""
-
-from collections.abc import Callable
+"""Packing over adversarial lengths: every sample once, no limit broken, never worse than best-fit decreasing."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from numpy.typing import NDArray
 
 from mindvl_data.packing import order_packs, plan, plan_windows, step_balance
 from mindvl_data.packing.best_fit import best_fit_decreasing
-from mindvl_data.packing.first_fit import first_fit_decreasing
 from mindvl_data.packing.packs import UNLIMITED, Packs
 
 Numbers = NDArray[np.int64]
@@ -38,29 +35,16 @@ def limited(draw: st.DrawFn) -> tuple[Numbers, int, Numbers, int, int]:
     return lengths, capacity, patches, most, draw(st.sampled_from([1, 2, 5, 50, UNLIMITED]))
 
 
-def decreasing(lengths: Numbers, capacity: int, max_samples: int, choose: Callable[[list[int]], int]) -> int:
-    """Packs of a decreasing packer, sample by sample; `choose` takes the residuals of the packs with room."""
-    room: list[int] = []
-    held: list[int] = []
+def best_fit(lengths: Numbers, capacity: int, max_samples: int) -> int:
+    """Packs of best-fit decreasing, sample by sample; of the tightest packs the one touched last takes it."""
+    packs: list[list[int]] = []  # residual and samples of each, that touched last at the end
     for length in sorted(lengths.tolist(), reverse=True):
-        open_packs = [i for i, left in enumerate(room) if left >= length and held[i] < max_samples]
-        if open_packs:
-            i = open_packs[choose([room[i] for i in open_packs])]
-        else:
-            i = len(room)
-            room.append(capacity)
-            held.append(0)
-        room[i] -= length
-        held[i] += 1
-    return len(room)
-
-
-def first(residuals: list[int]) -> int:
-    return 0
-
-
-def tightest(residuals: list[int]) -> int:
-    return residuals.index(min(residuals))
+        tightest = [capacity, 0]
+        found = [i for i, (residual, held) in enumerate(packs) if residual >= length and held < max_samples]
+        if found:
+            tightest = packs.pop(min(reversed(found), key=lambda i: packs[i][0]))
+        packs.append([tightest[0] - length, tightest[1] + 1])
+    return len(packs)
 
 
 def first_fit_in_two(lengths: Numbers, capacity: int, patches: Numbers, most: int, max_samples: int) -> int:
@@ -91,8 +75,7 @@ def test_one_limit(problem: tuple[Numbers, int], balance: bool) -> None:
     lengths, capacity = problem
     packs = plan(lengths, capacity, balance=balance)
     assert_sound(packs, lengths, capacity)
-    for choose in (first, tightest):
-        assert len(packs) <= decreasing(lengths, capacity, UNLIMITED, choose)
+    assert len(packs) <= best_fit(lengths, capacity, UNLIMITED)
 
 
 @given(problems())
@@ -106,15 +89,11 @@ def test_balance_costs_at_most_a_twentieth_of_a_point(problem: tuple[Numbers, in
 
 @given(problems(), st.sampled_from([1, 2, 3, 10, UNLIMITED]))
 @EXAMPLES
-def test_the_packers_on_counts_make_the_packs_of_those_on_samples(
-    problem: tuple[Numbers, int], max_samples: int
-) -> None:
+def test_best_fit_on_counts_makes_as_many_packs_as_on_samples(problem: tuple[Numbers, int], max_samples: int) -> None:
     lengths, capacity = problem
     counts = np.bincount(lengths, minlength=capacity + 1)
-    for packer, choose in ((best_fit_decreasing, tightest), (first_fit_decreasing, first)):
-        rows, _ = packer(counts, capacity, max_samples)
-        if packer is first_fit_decreasing or max_samples == UNLIMITED:
-            assert rows[:, 0].sum() == decreasing(lengths, capacity, max_samples, choose)
+    rows, _ = best_fit_decreasing(counts, capacity, max_samples)
+    assert rows[:, 0].sum() == best_fit(lengths, capacity, max_samples)
 
 
 @given(problems(), st.integers(1, 20), st.booleans())
@@ -124,7 +103,7 @@ def test_a_limit_on_samples(problem: tuple[Numbers, int], max_samples: int, bala
     packs = plan(lengths, capacity, max_samples=max_samples, balance=balance)
     assert_sound(packs, lengths, capacity)
     assert (np.diff(packs.offsets) <= max_samples).all()
-    assert len(packs) <= decreasing(lengths, capacity, max_samples, first)
+    assert len(packs) <= best_fit(lengths, capacity, max_samples)
 
 
 @given(limited(), st.booleans())
