@@ -14,6 +14,7 @@ CONTRACT = {
     "atomic",
     "vision",
     "packing",
+    "random_words",
     "shards",
     "manifest",
     "stream",

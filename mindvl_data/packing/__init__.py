@@ -9,7 +9,6 @@ so that packs are alike in patches and repeats of a sample lie in different pack
 repacked sample by sample in between (two_dimensional).
 """
 
-from mindvl_data.packing.draw import words
 from mindvl_data.packing.order import edges_of, order_packs, step_balance
 from mindvl_data.packing.packs import Limits, PackError, Packs, index_type, minimum_packs
 from mindvl_data.packing.planning import plan, plan_windows
@@ -27,5 +26,4 @@ __all__ = [
     "plan",
     "plan_windows",
     "step_balance",
-    "words",
 ]

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from mindvl_data.packing.best_fit import best_fit_decreasing
 from mindvl_data.packing.compiled import compiled
 from mindvl_data.packing.completion import exact_completion
-from mindvl_data.packing.draw import words
 from mindvl_data.packing.packs import UNLIMITED, Limits, Packs
 from mindvl_data.packing.patterns import (
     COST,
@@ -35,6 +34,7 @@ from mindvl_data.packing.patterns import (
     with_room,
     zero,
 )
+from mindvl_data.random_words import words
 
 Patterns = tuple[Table, Table]
 

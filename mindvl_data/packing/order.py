@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.packing.compiled import compiled, for_samples
-from mindvl_data.packing.draw import shuffle, words
+from mindvl_data.random_words import shuffle, words
 
 
 def order_packs(

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.runtime import fingerprints, seals
 from mindvl_data.steps.dedup import Pairs, Pictures, image_keys, near_pictures, near_texts, same, same_as
 from mindvl_data.steps.scores.minhash import PERMUTATIONS
-from mindvl_data.tables.draws import hashed
 from mindvl_data.tables.store import starts_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.draws import hashed
+from mindvl_data.random_words import hashed
 
 
 def capped(sizes: NDArray[np.int64], cap: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.draws import hashed
+from mindvl_data.random_words import hashed
 
 
 def held_out(content: NDArray[np.uint64], starts: NDArray[np.integer], share: float, seed: int) -> NDArray[np.bool_]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
-from mindvl_data.packing import words
+from mindvl_data.random_words import words
 from mindvl_data.shards import places_among
 from mindvl_data.stream import SelectedEpoch, segments_of, select_epoch
 from mindvl_train.loop.losses import FOLDER, LastLosses, LossLog, last_losses

@@ -5,6 +5,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import words
+
 
 def simplex(sets: int, points: int | None, least: float) -> NDArray[np.float64]:
     """Mixtures over the simplex, [points, sets] float64, every share at least `least`.
@@ -24,7 +26,7 @@ def simplex(sets: int, points: int | None, least: float) -> NDArray[np.float64]:
     edges = [(corners[a] + corners[b]) / 2 for a, b in combinations(range(sets), 2)]
     centre = np.full(sets, 1 / sets)
     fixed = np.array([*corners, *edges, centre, *((corner + centre) / 2 for corner in corners)])
-    more = np.random.Generator(np.random.PCG64(0)).dirichlet(np.ones(sets), max(0, (points or 0) - len(fixed)))
+    more = _drawn(sets, max(0, (points or 0) - len(fixed)), "design")
     chosen = np.concatenate([fixed, more])[: points or len(fixed)]
     return np.asarray(least + (1 - sets * least) * chosen)
 
@@ -38,9 +40,14 @@ def quadratic(mixtures: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def candidates(sets: int, least: float, number: int = 20_000) -> NDArray[np.float64]:
     """Mixtures among which the lowest is looked for, [number + sets + 1, sets]: corners, the centre, drawn ones."""
-    drawn = np.random.Generator(np.random.PCG64(1)).dirichlet(np.ones(sets), number)
-    together = np.concatenate([np.eye(sets), np.full((1, sets), 1 / sets), drawn])
+    together = np.concatenate([np.eye(sets), np.full((1, sets), 1 / sets), _drawn(sets, number, "candidates")])
     return np.asarray(least + (1 - sets * least) * together)
+
+
+def _drawn(sets: int, number: int, name: str) -> NDArray[np.float64]:
+    """Drawn evenly over the simplex, [number, sets]: the gaps that uniform points leave (Devroye 1986, V.2)."""
+    points = words(number * (sets - 1), 0, name).reshape(number, sets - 1) / 2.0**64
+    return np.diff(np.sort(points, axis=1), axis=1, prepend=0, append=1)
 
 
 def with_share(mixture: NDArray[np.float64], number: int, share: float) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.draws import hashed
+from mindvl_data.random_words import hashed
 
 
 def image_keys(digests: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint64]:

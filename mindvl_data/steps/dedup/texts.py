@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.steps.dedup.exact import same
 from mindvl_data.steps.dedup.near import Near, Pairs, near_between, near_within
-from mindvl_data.tables.draws import hashed
 
 # Of pairs exactly as similar as asked for, at most this share shares no band.
 MISSED = 0.05

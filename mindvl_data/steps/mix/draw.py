@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.steps.mix.asked import Asked
 from mindvl_data.steps.mix.pools import Pool
-from mindvl_data.tables.draws import hashed
 
 # A draw that ends by another count than its axis' is made this much too long at first, and longer if that was short.
 SLACK = 1.02

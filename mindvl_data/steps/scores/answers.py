@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.runtime import seals
-from mindvl_data.tables.draws import hashed
 
 KEY = "key"
 PLACES = {KEY: pl.Binary, "part": pl.UInt32, "row": pl.UInt32}

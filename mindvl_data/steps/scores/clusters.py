@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.runtime import seals
 from mindvl_data.steps.scores import ScoreError
-from mindvl_data.tables.draws import hashed
 
 # faiss advises 39 to 256 points a centre; more do not make centres better.
 POINTS_PER_CENTRE = 256

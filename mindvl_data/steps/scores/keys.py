@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mindvl_data.tables.draws import hashed
+from mindvl_data.random_words import hashed
 from mindvl_data.tables.store import starts_of
 
 ROWS = 1 << 16

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from mindvl_data.tables.draws import hashed
+from mindvl_data.random_words import hashed
 from mindvl_data.tables.store import starts_of
 
 PERMUTATIONS = 128

@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from mindvl_data.random_words import hashed
 from mindvl_data.steps.scores.text import WORD
-from mindvl_data.tables.draws import hashed
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 

@@ -1,4 +1,4 @@
-"""Random draws from (seed, name, index) by hashing: no generator's stream, which a library's version may change."""
+"""Random words from (seed, name, index) by hashing: no generator's stream, which a library's version may change."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ def hashed(values: NDArray[np.uint64], seed: int, name: str) -> NDArray[np.uint6
     """A uniform uint64 for every value, the same wherever and whenever it is asked for."""
     key = np.frombuffer(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "<u8")[0]
     return _splitmix64(values ^ key)
+
+
+def words(n: int, seed: int, name: str) -> NDArray[np.uint64]:
+    """n uniform words, uint64, no two of them equal; fewer are the first of more."""
+    return hashed(np.arange(n, dtype=np.uint64), seed, name)
+
+
+def shuffle(n: int, seed: int, name: str) -> NDArray[np.int64]:
+    """A permutation of n, int64."""
+    return np.argsort(words(n, seed, name)).astype(np.int64)
 
 
 def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
