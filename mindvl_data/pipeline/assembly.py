@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # About so many draws are sorted and written at a time: a row group of the draws' file.
 CHUNK = 1 << 20
+# Packs whose draws' ends are summed at a time: wide sums of all of them are never there at once.
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,15 @@ def draws_of(
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Where each draw went, by sample id: shard, pack (in the manifest's order) and token range in it.
 
-    A part of the ids after another, of about CHUNK draws each: the whole is never there at once.
+    A part of the ids after another, by the highest bits of their first byte, of about CHUNK draws each: the whole is
+    never there at once.
     """
     samples = drawn.samples[packs.index]
     stop = _stops(weights.tokens[samples], packs)
-    parts = min(256, 1 << ((len(samples) - 1) // CHUNK).bit_length())
-    part = (np.arange(256) * parts >> 8).astype(np.uint8)[corpus.sample_ids[samples, 0]] if parts > 1 else None
-    for number in range(parts):
-        places = np.arange(len(samples)) if part is None else np.flatnonzero(part == number)
+    bits = min(8, ((len(samples) - 1) // CHUNK).bit_length())
+    part = corpus.sample_ids[samples, 0] >> (8 - bits)
+    for number in range(1 << bits):
+        places = np.flatnonzero(part == number)
         ids, repeats = corpus.sample_ids[samples[places]], drawn.repeats[packs.index[places]]
         order = _by_id(ids, repeats)
         places = places[order]
@@ -170,12 +173,14 @@ def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int
 
 
 def _stops(tokens: NDArray[np.int32], packs: Packs) -> NDArray[np.int32]:
-    """Where each draw ends in its pack, in the order of the packs' index."""
-    # Sums over all packs run over 32 bits and round again; within a pack their differences are right.
-    ends = np.cumsum(tokens, dtype=np.uint32)
-    before = np.concatenate([np.zeros(1, np.uint32), ends[packs.offsets[1:-1] - 1]])
-    ends -= np.repeat(before, np.diff(packs.offsets))
-    return ends.view(np.int32)
+    """Where each draw ends in its pack, int32 [draws], in the order of the packs' index."""
+    stops = np.empty(len(tokens), np.int32)
+    for first in range(0, len(packs), BLOCK):
+        offsets = packs.offsets[first : first + BLOCK + 1]
+        ends = np.cumsum(tokens[offsets[0] : offsets[-1]], dtype=np.int64)
+        starts = np.append(0, ends)[offsets[:-1] - offsets[0]]
+        stops[offsets[0] : offsets[-1]] = ends - np.repeat(starts, np.diff(offsets))
+    return stops
 
 
 def _fit_ledger(prepared: Prepared, spec: Spec, fitted: Fitted) -> list[pl.DataFrame]:
