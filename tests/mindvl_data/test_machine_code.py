@@ -14,9 +14,9 @@ def code_of(kernel: object) -> Any:
 
 
 def test_machine_code_is_kept_beside_its_source_and_numbas_setting_is_as_before() -> None:
-    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    before = numba.config.CACHE_DIR
     folder = Path(code_of(patterns.highest).stats.cache_path)
-    assert before == numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    assert before == numba.config.CACHE_DIR
     assert any(part.startswith("kernels-") for part in folder.parts)
 
 
