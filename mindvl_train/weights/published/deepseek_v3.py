@@ -6,7 +6,7 @@ from mindvl_train.models.moe import MoEConfig
 from mindvl_train.models.yarn import Yarn
 from mindvl_train.weights.published.family import Json, Language, PublishedError, demand
 from mindvl_train.weights.published.qwen import NAME, SIZES, attends
-from mindvl_train.weights.published.stacked import stacked
+from mindvl_train.weights.published.stacked import as_stored, stacked
 
 LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 # Published and ours under the same name.
@@ -120,5 +120,11 @@ KEYS = (
     )
 )
 DEEPSEEK_V3 = Language(
-    read=_read, write=_write, name=stacked(NAME), unused=_unused, keys=KEYS, rotary_keys=frozenset(YARN)
+    read=_read,
+    write=_write,
+    name=stacked(NAME),
+    name_by=as_stored(NAME),
+    unused=_unused,
+    keys=KEYS,
+    rotary_keys=frozenset(YARN),
 )

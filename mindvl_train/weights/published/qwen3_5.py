@@ -23,7 +23,7 @@ from mindvl_train.weights.published.family import (
 from mindvl_train.weights.published.qwen import DENSE_KEYS, sizes, write_sizes
 from mindvl_train.weights.published.qwen3_moe import EXPERT_KEYS, read_experts, write_experts
 from mindvl_train.weights.published.qwen3_vl import TOWER_SIZES, name_projector, name_vision, read_vision, write_vision
-from mindvl_train.weights.published.stacked import EXPERTS, stacked
+from mindvl_train.weights.published.stacked import fused, one_by_one, stacked
 
 # What transformers takes where a folder does not say.
 HEAD_SIZE, ROTARY_SHARE, INTERVAL, SECTION = 256, 0.25, 4, (11, 11, 10)
@@ -183,8 +183,7 @@ def _naming(prefix: str) -> Callable[[DecoderConfig, Collection[str]], Naming]:
 
     def by(config: DecoderConfig, stored: Collection[str]) -> Naming:
         assert config.delta is not None, "every decoder of the family has delta layers"
-        one_by_one = any(f"{EXPERTS}0." in name for name in stored)
-        layout = stacked if one_by_one else _fused
+        layout = stacked if one_by_one(stored) else fused
         others = layout(_shared(plain(prefix, {"lm_head.": "lm_head."})))
         return _mixed(others, (config.delta.key_size, config.delta.key_size, config.delta.value_size))
 
@@ -211,23 +210,6 @@ def _mixed(others: Naming, parts: tuple[int, int, int]) -> Naming:
 
 def _shared(others: Naming) -> Naming:
     return lambda ours, shape: others(ours.replace(".shared_experts.", ".shared_expert."), shape)
-
-
-def _fused(others: Naming) -> Naming:
-    """Experts as the hub has them: stacked, gate and up one behind the other."""
-
-    def name(ours: str, shape: tuple[int, ...]) -> Origin:
-        before, found, projection = ours.partition(EXPERTS)
-        if not found:
-            return others(ours, shape)
-        home = others(before, ()).names[0] + EXPERTS
-        if projection == "down_proj":
-            return Origin((f"{home}down_proj",), shape)
-        experts, out, into = shape
-        half = ("gate_proj", "up_proj").index(projection)
-        return Origin((f"{home}gate_up_proj",), (experts, 2 * out, into), (out, out), half)
-
-    return name
 
 
 def _unused(config: DecoderConfig) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from mindvl_train.models.decoder import DecoderConfig
 from mindvl_train.models.moe import MoEConfig
 from mindvl_train.weights.published.family import Json, Language, demand
 from mindvl_train.weights.published.qwen import DENSE_KEYS, NAME, attends, sizes, write_sizes
-from mindvl_train.weights.published.stacked import stacked
+from mindvl_train.weights.published.stacked import as_stored, stacked
 
 EXPERT_KEYS = frozenset(
     [
@@ -69,4 +69,10 @@ def _write(config: DecoderConfig) -> Json | None:
     return {**kind, **write_sizes(config), "head_dim": config.head_dim, "attention_bias": False, **experts}
 
 
-QWEN3_MOE = Language(read=_read, write=_write, name=stacked(NAME), keys=DENSE_KEYS | EXPERT_KEYS | {"attention_bias"})
+QWEN3_MOE = Language(
+    read=_read,
+    write=_write,
+    name=stacked(NAME),
+    name_by=as_stored(NAME),
+    keys=DENSE_KEYS | EXPERT_KEYS | {"attention_bias"},
+)

@@ -33,7 +33,7 @@ from mindvl_train.weights.published.family import PublishedError
 from mindvl_train.weights.published.importing import import_model
 from mindvl_train.weights.saved import open_saved
 from mindvl_train.weights.tensor_files import open_folder
-from tests.mindvl_train.parity import CASES, Joint, _drawn, _imported, _oracle_inputs, samples
+from tests.mindvl_train.parity import CASES, Composed, Joint, _drawn, _imported, _oracle_inputs, samples
 from tests.mindvl_train.synthetic import SPECIAL_IDS, TINY_MODEL, pack_of, write_run
 
 # The data sets of `synthetic` know no tokenizer.
@@ -161,6 +161,25 @@ def test_experts_as_transformers_saves_them_are_those_that_are_published(case: s
     for source, folder in zip(("published", "saved"), folders, strict=True):
         import_model(tmp_path / source, None, folder, seed=0)
     one, two = (read_imported(folder).tensors for folder in folders)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("case", ["Qwen2.5-ViT + Qwen3-MoE", "Qwen2.5-ViT + DeepSeek-V3"])
+def test_experts_of_a_raw_state_dict_are_those_that_are_published(case: str, tmp_path: Path) -> None:
+    """In the module of transformers 5 they lie stacked."""
+    oracle = _drawn(CASES[case]())
+    assert isinstance(oracle, Composed)
+    folders = {name: tmp_path / name for name in ("published", "raw")}
+    for folder in folders.values():
+        folder.mkdir()
+        oracle.save(folder)
+    raw = {name: tensor.clone() for name, tensor in oracle.language.state_dict().items()}
+    assert any(name.endswith("experts.gate_up_proj") for name in raw)
+    save_file(raw, folders["raw"] / "language" / "model.safetensors")
+    for name, folder in folders.items():
+        import_model(folder, None, tmp_path / f"ours {name}", seed=0)
+    one, two = (read_imported(tmp_path / f"ours {name}").tensors for name in folders)
+    assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
