@@ -25,7 +25,7 @@ MOST_BITS = 4096
 COUNTED, JOINED = " counted", " joined"
 
 
-class Endless(TemplateError):  # noqa: N818 - the name stands in the message
+class Endless(TemplateError):  # noqa: N818 - it is no fault of the syntax
     """A rendering that takes more than it may."""
 
 

@@ -16,11 +16,15 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.utils import Namespace
 
-from mindvl_data.runtime.bounded import BoundedEnvironment, bounded
+from mindvl_data.runtime.bounded import BoundedEnvironment, Endless, bounded
 
 
 class RenderError(Exception):
     """A conversation that a template refuses or cannot render; the message is the template's or Jinja's own."""
+
+
+class EndlessError(RenderError):
+    """A template that takes more than a conversation may."""
 
 
 class Rendered(NamedTuple):
@@ -58,7 +62,8 @@ def render(
         now: what `strftime_now` tells; by default the time.
 
     Raises:
-        RenderError: it is no template, it refuses the conversation, or it takes more steps than it may.
+        RenderError: it is no template, or it refuses the conversation.
+        EndlessError: it takes more than it may.
     """
     said = [_with_reasoning({key: value for key, value in each.items() if value is not None}) for each in messages]
     variables = {**(values or {}), "messages": said, "tools": tools, "documents": None}
@@ -70,6 +75,8 @@ def render(
             for block in _compiled(template).generate(**variables):
                 blocks.append(block)
             return Rendered("".join(blocks), tuple(spans))
+    except Endless as error:
+        raise EndlessError(str(error)) from error
     except RecursionError as error:
         raise RenderError("the template or the conversation is nested too deeply") from error
     except MemoryError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mindvl_data.errors import UserError
-from mindvl_data.runtime.sandbox import RenderError, check
-from mindvl_data.tokenise.jinja import JinjaTemplate
+from mindvl_data.runtime.sandbox import EndlessError, RenderError, check, render
+from mindvl_data.tokenise.jinja import PROBE, JinjaTemplate
 from mindvl_data.tokenise.render import TEMPLATES, ChatTemplate
 from mindvl_data.tokenise.tokeniser import Tokeniser
 
@@ -62,7 +62,7 @@ def load_template(name: str, tokenizer: str, root: Path, tokeniser: Tokeniser) -
             f"{where}: there are templates called {', '.join(sorted(texts))} and no `default`; write the one to be "
             "used into a file and name that"
         )
-    return JinjaTemplate(
+    template = JinjaTemplate(
         name=name,
         text=text,
         tool_text=texts.get("tool_use"),
@@ -71,6 +71,19 @@ def load_template(name: str, tokenizer: str, root: Path, tokeniser: Tokeniser) -
         added=tuple(sorted(tokeniser.added)),
         day=_today() if any("strftime_now" in each for each in texts.values()) else None,
     )
+    _check_ends(template, where)
+    return template
+
+
+def _check_ends(template: JinjaTemplate, where: str) -> None:
+    """Raises TemplateError for a template that would take its time for each sample and then drop it."""
+    asked = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), PROBE, strict=True)]
+    try:
+        render(template.text, asked, values=dict(template.values))
+    except EndlessError as error:
+        raise TemplateError(f"{where}: does not end ({error}, for two short messages); correct it") from error
+    except RenderError:
+        return  # others may refuse such a conversation
 
 
 def _today() -> str:

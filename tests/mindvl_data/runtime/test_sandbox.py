@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from mindvl_data.runtime.sandbox import RenderError, render
+from mindvl_data.runtime.sandbox import EndlessError, render
 
 NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 DOUBLED = "{{% set n = namespace(x='ab') %}}{{% for i in range(99) %}}{0}{{% endfor %}}{{{{ n.x|length }}}}"
@@ -28,7 +28,7 @@ ENDLESS = [
 @pytest.mark.parametrize("template", ENDLESS)
 def test_a_template_without_an_end_is_refused(template: str) -> None:
     begun = time.process_time()
-    with pytest.raises(RenderError, match=r"Endless: the template (takes|makes|prints)"):
+    with pytest.raises(EndlessError, match=r"the template (takes|makes|prints) more than|the template makes a"):
         render(template, [{"role": "user", "content": "?"}])
     assert time.process_time() - begun < 20
 

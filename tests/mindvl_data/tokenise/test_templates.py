@@ -100,3 +100,15 @@ def test_a_tokenizer_to_which_the_place_of_a_text_matters_is_refused(folder: Pat
     (folder / "tokenizer.json").write_text(json.dumps(spec))
     with pytest.raises(TemplateError, match="other ids than alone"):
         load(folder)
+
+
+def test_a_template_without_an_end_is_refused_before_any_sample(folder: Path) -> None:
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "endless.jinja").write_text(loops)
+    with pytest.raises(TemplateError, match=r"chat_template endless.jinja: does not end .*more than 1,000,000 steps"):
+        load(folder, "endless.jinja")
+
+
+def test_a_template_may_refuse_some_conversations(folder: Path) -> None:
+    (folder / "strict.jinja").write_text("{{ raise_exception('three turns at least') }}")
+    assert jinja(folder, "strict.jinja").end == ""
