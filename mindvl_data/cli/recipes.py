@@ -111,6 +111,8 @@ def init(
         console = open_console()
         for name, said in made.draft.lines:
             console.print(f"  {name}: {said}", soft_wrap=True)
+        for path, said in made.lists:
+            console.print(f"  written: {path}: {said}", soft_wrap=True)
         for path, why in made.unused:
             console.print(f"  not used: {path}: {why}", style="yellow", soft_wrap=True)
         console.print(f"written: {shown(out.absolute())}", soft_wrap=True)

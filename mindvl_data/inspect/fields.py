@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mindvl_data.sources import SINGLE
+from mindvl_data.sources.csv_rows import CSV, csv_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 
@@ -38,6 +39,8 @@ def _fields(file: SourceFile) -> Iterator[str]:
         yield from _keys(_tar_rows(file))
     elif name.removesuffix(".gz").removesuffix(".zst").endswith((".json", ".jsonl", ".ndjson")):
         yield from _keys(row for _, row in itertools.islice(json_rows(file), LOOKED_AT))
+    elif name.endswith(CSV):
+        yield from _keys(row for _, row in itertools.islice(csv_rows(file), LOOKED_AT))
 
 
 def _columns(schema: pa.Schema) -> Iterator[str]:

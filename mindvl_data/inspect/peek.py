@@ -53,7 +53,7 @@ SCALES = ("unit", "pixels", "thousand")
 
 
 # Of a folder that says nothing of itself, the first of these is looked at.
-DATA_FILES = (".tar", ".tgz", ".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".mds")
+DATA_FILES = (".tar", ".tgz", ".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".mds")
 HINT = " (relative to the recipe's folder)"
 
 
@@ -110,7 +110,12 @@ def peek(path: Path | str, looked_at: int = LOOKED_AT) -> Peek:
             reasons = ", ".join(f"{count} {reason}" for reason, count in look.problems.items())
             refused.append(f"  {name}: {reasons or 'no records'}")
     if not looks:
-        raise PeekError(f"{path}: no reader makes a sample of it:\n" + "\n".join(refused))
+        named = (
+            f" (its fields: {', '.join(fields)}; `columns: {{caption: FIELD}}` of a source says what stands for what)"
+            if fields
+            else ""
+        )
+        raise PeekError(f"{path}: no reader makes a sample of it{named}:\n" + "\n".join(refused))
     # Of readers that make as much of it: the one whose own kind of file it is, where others read tars as rows.
     return max(looks, key=lambda look: (len(look.samples), sum(len(s.images) for s in look.samples), _is_own(look)))
 

@@ -11,7 +11,7 @@ from mindvl_data.sources.places import MEDIA_FIELDS, media_of, placed
 from mindvl_data.sources.rows import samples
 from mindvl_data.tables.schema import Part
 
-COLUMNS = ("caption", "text", "uid", "id", *MEDIA_FIELDS)
+COLUMNS = ("caption", "text", "uid", "id", "file_name", *MEDIA_FIELDS)
 
 
 def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
@@ -21,7 +21,8 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 def _sample(key: str, row: Row) -> Sample:
     caption = first_text(row.get("caption"), row.get("text"), where="caption or text")
-    media = media_of(row)
+    # As `metadata.csv` of a folder of pictures has it (`datasets`, imagefolder).
+    media = media_of(row) or media_of({"image": row.get("file_name")})
     if not media:
         raise Unusable("missing_image", "a row of captions without an image; format: text reads text alone")
     sample = Sample(key, *placed([Part(0, "caption", None, caption)], media), uid_of(row, "uid", "id"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from mindvl_data.sources import Asked, Parse, Record, Row, Sample, SourceError, Unusable, attempt, unpacked
 from mindvl_data.sources.arrow_rows import arrow_rows, parquet_rows
+from mindvl_data.sources.csv_rows import CSV, csv_rows
 from mindvl_data.sources.files import SourceFile
 from mindvl_data.sources.json_rows import json_rows
 from mindvl_data.sources.loaded import ENDING, loaded_rows
@@ -29,7 +30,7 @@ COMPRESSED = (".gz", ".zst")
 
 
 def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse) -> Iterator[Record]:
-    """A record for every row of a JSON, JSON Lines, Parquet, Arrow or MDS file, or of the JSON files in a tar.
+    """A record for every row of a JSON, JSON Lines, CSV, Parquet, Arrow or MDS file, or of the JSON files in a tar.
 
     columns: the fields that `parse` reads, by our names; a table must have one of them.
     """
@@ -40,8 +41,11 @@ def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse
     elif file.path.removesuffix(".gz").removesuffix(".zst").endswith(JSON):
         for key, value in json_rows(file):
             yield attempt(key, _json_sample, value, parse, asked)
+    elif file.path.endswith(CSV):
+        for key, value in csv_rows(file):
+            yield attempt(key, _json_sample, value, parse, asked)
     else:
-        known = ", ".join((*JSON, ".parquet", ".arrow", ".tar", ".mds"))
+        known = ", ".join((*JSON, *CSV, ".parquet", ".arrow", ".tar", ".mds"))
         raise SourceError(
             f"{file.uri}: rows are read from files that end in {known} (JSON and .tar also .gz and .zst, MDS also "
             f"{', '.join(unpacked.MDS_CODECS)})"

@@ -13,6 +13,7 @@ from mindvl_data import atomic
 from mindvl_data.errors import UserError
 from mindvl_data.expanded import VARIABLE
 from mindvl_data.inspect.peek import Peek, PeekError, peek
+from mindvl_data.inspect.start.beside import NAME, list_captions
 from mindvl_data.inspect.start.draft import Draft, Source, drafted
 from mindvl_data.inspect.start.find import Found, groups
 from mindvl_data.inspect.start.names import named
@@ -29,11 +30,15 @@ LEAST_SAMPLES = 0.5
 
 @dataclass(frozen=True)
 class Started:
-    """The recipe that was written, its sources by name, and what was left out of it, with the reason."""
+    """The recipe that was written, its sources by name, and what was left out of it, with the reason.
+
+    lists: files of captions that were written into folders of pictures and texts, and what is in them.
+    """
 
     path: Path
     draft: Draft
     unused: Sequence[tuple[str, str]]
+    lists: Sequence[tuple[str, str]]
 
 
 def start(paths: Sequence[str], out: Path) -> Started:
@@ -43,6 +48,7 @@ def start(paths: Sequence[str], out: Path) -> Started:
     """
     if out.exists():
         raise UserError(f"{out}: is there already; choose another with --out")
+    lists = [(f"{path.rstrip('/')}/{NAME}", said) for path in paths if (said := list_captions(path))]
     found, unused = groups(paths)
     looks: list[tuple[Found, Peek]] = []
     for group in found:
@@ -59,7 +65,7 @@ def start(paths: Sequence[str], out: Path) -> Started:
     out.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out, draft.text)
     load_recipe(out)
-    return Started(out, draft, unused)
+    return Started(out, draft, unused, lists)
 
 
 def _look(group: Found) -> tuple[Peek | None, str]:

@@ -103,31 +103,31 @@ def _of_glob(path: str, fs: Any, place: str) -> Found:
 
 def _of_folder(path: str, fs: Any, place: str, unused: Unused) -> Iterator[Found]:
     pictures, data = 0, dict[str, int]()
-    for folder, names in _walk(path, fs, place):
+    for folder, names in walk(path, fs, place):
         if any(name in names for name in OURS):
             unused.append((folder, "a folder that a build has made"))
         elif (index := next((name for name in INDEXES if name in names), None)) and index != "dataset_dict.json":
             yield from _self_described(folder, fs, unused)
         else:
             pictures += sum(name.lower().endswith(PICTURES) for name in names)
-            data |= {f"{folder}/{name}": size for name, size in names.items() if _is_data(name)}
+            data |= {f"{folder}/{name}": size for name, size in names.items() if is_data(name)}
     yield from _grouped(path, data, unused)
     if not data and pictures:
         why = (
-            f"{pictures:,} pictures, and no file that says what they show: write a JSON Lines file with "
-            '{"image": "PATH", "caption": "TEXT"} a line beside them'
+            f"{pictures:,} pictures, and no file that says what they show: put its text beside each (a.txt "
+            'for a.png), or write a JSON Lines file with {"image": "PATH", "caption": "TEXT"} a line'
         )
         unused.append((path, why))
     elif not data and not unused:
         unused.append((path, f"no file in it ends in {', '.join(DATA_FILES)}"))
 
 
-def _is_data(name: str) -> bool:
+def is_data(name: str) -> bool:
     stem, end = posixpath.splitext(name)
     return not name.startswith(".") and (stem if end in COMPRESSED else name).endswith(DATA_FILES)
 
 
-def _walk(path: str, fs: Any, place: str) -> Iterator[tuple[str, dict[str, int]]]:
+def walk(path: str, fs: Any, place: str) -> Iterator[tuple[str, dict[str, int]]]:
     """Folders, as a person would write them, with the sizes of their files; what is hidden or a build's is left out."""
     if "://" in path:
         folders: dict[str, dict[str, int]] = {}

@@ -178,3 +178,29 @@ def test_the_command_says_what_it_found_and_what_is_next(tmp_path: Path) -> None
     assert "x: 1 file; 1.0 pictures a sample" in result.stdout
     assert "Next: python -m mindvl_data check" in result.stdout
     assert CliRunner().invoke(app, ["init", str(tmp_path), "--out", str(tmp_path / "new.yaml")]).exit_code == 2
+
+
+def test_pictures_with_a_text_file_beside_each_are_listed_and_build(tmp_path: Path) -> None:
+    folder = tmp_path / "fotos (1)"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(["été #1", "50% [a]", "more/图片", "without"]):
+        (folder / f"{name}.PNG").write_bytes(png(number, (80, 80)))
+        if name != "without":
+            (folder / f"{name}.txt").write_text(f"a boat lies at quay {name}\n")
+    made = started(tmp_path, str(folder))
+    assert made.lists == [(f"{folder}/captions.jsonl", "3 of 4 pictures, by the text file beside each")]
+    report = build(load_recipe(made.path), tmp_path / "out")
+    (scan,) = [line for line in report.funnel if line.step == "scan"]
+    assert (scan.entered, scan.left) == (3, 3)
+    before = (folder / "captions.jsonl").read_bytes()
+    (folder / "without.txt").write_text("now it has one")
+    (tmp_path / "recipe.yaml").unlink()
+    assert started(tmp_path, str(folder)).lists == []
+    assert (folder / "captions.jsonl").read_bytes() == before
+
+
+def test_of_a_table_without_names_that_we_know_its_names_are_said(tmp_path: Path) -> None:
+    captions(tmp_path / "b.jsonl", ["a boat lies at the quay"] * 3)
+    (tmp_path / "liste.csv").write_text("datei;Bildunterschrift\nb-0.png;Ein Boot am Steg\n")
+    why = {Path(path).name: said for path, said in started(tmp_path).unused}
+    assert "its fields: datei, Bildunterschrift; `columns: {caption: FIELD}`" in why["liste.csv"]
