@@ -106,7 +106,7 @@ function drawHistograms() {
       ],
     }));
   }
-  place.prepend(legend(chosen ? [chosen] : SOURCES));
+  place.prepend(legend(chosen ? [chosen] : SOURCES, SOURCES));
   place.firstChild.style.gridColumn = "1 / -1";
 }
 
@@ -115,7 +115,7 @@ function drawHistograms() {
 function drawPacks() {
   const name = at("pack-set").value, set = DATA.sets.find((one) => one.name === name), {packs, note} = DATA.packs[name];
   at("pack-note").textContent = note;
-  at("pack-legend").replaceChildren(legend(set.mixture.map((line) => line.source)));
+  at("pack-legend").replaceChildren(legend(set.mixture.map((line) => line.source), SOURCES));
   at("pack-detail").replaceChildren();
   at("pack-rows").replaceChildren(...packs.map((pack) => packRow(pack, set)));
   drawCosts(set);

@@ -25,9 +25,10 @@ const whole = (number) => number.toLocaleString("en-US");
 const colourOf = (names, name) => COLOURS[Math.max(0, names.indexOf(name)) % COLOURS.length];
 const colours = (names) => ({domain: names, range: names.map((name) => colourOf(names, name))});
 
-function legend(names) {
+/** Names with the colours that they have among all. */
+function legend(names, all = names) {
   return element("ul", {class: "legend"}, ...names.map((name) =>
-    element("li", {}, element("span", {style: `background:${colourOf(names, name)}`}), name)));
+    element("li", {}, element("span", {style: `background:${colourOf(all, name)}`}), name)));
 }
 
 /** A chart in a figure, with what it shows in words for those who cannot see it. */

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mindvl_data.inspect.report import write_report
+from mindvl_data.pipeline import BuildReport
 from tests.browser import Browser, opened_browser
 from tests.mindvl_data.inspect.report.hostile import SCRIPT, hostile
 
@@ -76,3 +77,21 @@ def test_a_phone_shows_it_without_scrolling_sideways_and_in_the_dark(browser: Br
     assert (light[0] > light[1]) is dark
     assert abs(light[0] - light[1]) > 150
     assert browser.complaints() == []
+
+
+def test_a_source_has_one_colour_in_every_legend(browser: Browser, quickstart: BuildReport, tmp_path: Path) -> None:
+    browser.open(write_report(str(quickstart.out), tmp_path / "report.html"))
+
+    def legend(place: str) -> dict[str, str]:
+        items = f"[...document.querySelectorAll('{place} .legend li')]"
+        found: dict[str, str] = browser.run(
+            f"Object.fromEntries({items}.map(item => [item.textContent, item.firstChild.style.background]))"
+        )
+        return found
+
+    everywhere = legend("#flow")
+    assert len(set(everywhere.values())) == len(quickstart.recipe.sources)
+    browser.choose("#pack-set", "warmup-2048")
+    assert legend("#pack-legend") == {name: everywhere[name] for name in ("captions", "documents")}
+    browser.choose("#histogram-source", "documents")
+    assert legend("#bars") == {"documents": everywhere["documents"]}
