@@ -162,16 +162,22 @@ def histogram(lengths: NDArray[np.int32], capacity: int) -> NDArray[np.int64]:
     return counts
 
 
-def sorted_by_length(lengths: NDArray[np.int32], counts: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+def sorted_by_length(
+    lengths: NDArray[np.int32], counts: NDArray[np.int64], index: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Sample numbers sorted by length, in input order within one, [n]; before them where each begins, [capacity + 2].
 
-    counts: how many samples have each length, int64 [capacity + 1].
+    counts: how many samples have each length, int64 [capacity + 1]. index: sorts its places, those of `lengths[index]`,
+    in the place of sample numbers.
     """
     kind = index_type(len(lengths))
     starts = np.zeros(len(counts) + 1, kind)
     np.cumsum(counts, out=starts[1:])
     queue = np.empty(len(lengths), kind)
-    _sort_by_length(lengths, starts, queue)
+    if index is None:
+        _sort_by_length(lengths, starts, queue)
+    else:
+        _sort_places(lengths, index, starts, queue)
     return starts, queue
 
 
@@ -183,6 +189,16 @@ def _sort_by_length(lengths: NDArray[np.int32], starts: NDArray[Any], queue: NDA
         place = cursor[length]
         queue[place] = sample
         cursor[length] = place + 1
+
+
+@compiled
+def _sort_places(lengths: NDArray[np.int32], index: NDArray[Any], starts: NDArray[Any], queue: NDArray[Any]) -> None:
+    """As `_sort_by_length` of `lengths[index]`, which would be another column of that many."""
+    cursor = starts.copy()
+    for place in range(len(index)):
+        length = lengths[index[place]]
+        queue[cursor[length]] = place
+        cursor[length] += 1
 
 
 @compiled

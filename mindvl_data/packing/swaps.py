@@ -28,7 +28,7 @@ def balance_patches(
     packs: Packs, lengths: NDArray[np.int32], patches: NDArray[np.int32], counts: NDArray[np.int64]
 ) -> None:
     """Reorder `packs.index` in place (see the module). counts: how many samples have each length."""
-    starts, places = sorted_by_length(lengths[packs.index], counts)
+    starts, places = sorted_by_length(lengths, counts, packs.index)
     _swap(patches, starts, packs.index, places, packs.sums(patches), _pack_of(packs))
 
 
@@ -102,7 +102,7 @@ def separate_repeats(
     together = duplicates_in_pack(packs, samples, pack_of)
     if not len(together):
         return
-    starts, places = sorted_by_length(lengths[packs.index], counts)
+    starts, places = sorted_by_length(lengths, counts, packs.index)
     some = np.zeros(len(lengths), np.int32) if patches is None else patches
     totals = packs.sums(some)
     most = UNLIMITED if limits.max_patches is None else limits.max_patches

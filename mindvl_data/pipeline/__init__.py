@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mindvl_data.engines.local import LocalEngine
 from mindvl_data.errors import BuildError, UserError
 from mindvl_data.pipeline import publish, record
-from mindvl_data.pipeline.assembly import StageResult, write_stage
+from mindvl_data.pipeline.assembly import StageResult, embedded_bytes, write_stage
 from mindvl_data.pipeline.checking import CheckReport, check, warn_first
 from mindvl_data.pipeline.checks import check_first
 from mindvl_data.pipeline.folder import default_folder, held_there, opened, sweep
@@ -131,7 +131,7 @@ def _build(run: Run) -> BuildReport:
     planned = _all_planned(run, prepared)
     # Everything that can be impossible has been found by now; only then is anything written.
     if loaded.recipe.media == "embed":
-        sizes = [int(plan.image_bytes.sum()) for plan in planned if isinstance(plan, Planned)]
+        sizes = [int(embedded_bytes(prepared, plan).sum()) for plan in planned if isinstance(plan, Planned)]
         publish.check_size(sum(sizes), loaded.recipe.embed_limit)
     if not dry_run:
         record.write_note(run)

@@ -18,8 +18,10 @@ from mindvl_data.runtime import mirror as mirrors
 from mindvl_data.runtime import seals
 from mindvl_data.shards import content_id, shard_name
 from mindvl_data.sources import SourceError
+from mindvl_data.steps.fit import image_bytes
 from mindvl_data.steps.write import Segments, WriteTask, deal, plan_deals, shard_borders, write, written
 from mindvl_data.tables import ledger
+from mindvl_data.tables.columns import chunks, let_go, taken, taken_in_order
 from mindvl_data.tables.schema import Drop
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ class StageResult:
     state: str
     data: Mapping[str, Any]
     manifest: Path | str | None
+
+
+def embedded_bytes(prepared: Prepared, planned: Planned) -> NDArray[np.int64]:
+    """Bytes of images in each pack, int64 [packs]."""
+    sizes = image_bytes(prepared.at(planned.spec.resolution).corpus, planned.fitted.weights)
+    return planned.packs.sums(taken(sizes, planned.drawn.samples))
 
 
 def write_stage(run: Run, prepared: Prepared, planned: Planned) -> StageResult:
@@ -94,16 +102,16 @@ def _check_sources(prepared: Prepared, planned: Planned, work: Path) -> None:
 
 def _segments(corpus: Corpus, names: Sequence[str], weights: Weights, drawn: Draw, packs: Packs) -> Segments:
     """Every draw of the set in pack order; their sources as places in `names`."""
-    samples = drawn.samples[packs.index]
-    codes = [corpus.sources.index(name) for name in names]
+    samples = taken(drawn.samples, packs.index)
+    places = np.searchsorted([corpus.sources.index(name) for name in names], np.arange(len(corpus.sources)))
     partition, row = corpus.places(samples)
     return Segments(
         partition=partition,
         row=row,
-        source=np.searchsorted(codes, corpus.source[samples]).astype(np.int16),
-        repeat=drawn.repeats[packs.index],
-        num_ids=weights.num_ids[samples],
-        num_images=weights.num_images[samples],
+        source=taken(places.astype(np.int16), taken(corpus.source, samples)),
+        repeat=taken(drawn.repeats, packs.index),
+        num_ids=taken(weights.num_ids, samples),
+        num_images=taken(weights.num_images, samples),
     )
 
 
@@ -111,7 +119,7 @@ def _write_tasks(
     run: Run, prepared: Prepared, planned: Planned, segments: Segments, packs: Packs, work: Path
 ) -> list[WriteTask]:
     tokeniser = run.tokeniser
-    embedded = planned.image_bytes * (run.recipe.media == "embed")
+    embedded = embedded_bytes(prepared, planned) * (run.recipe.media == "embed")
     tasks = []
     for number, (first, end) in enumerate(shard_borders(embedded, planned.spec.seq_len, run.recipe.shard_bytes)):
         span = slice(int(packs.offsets[first]), int(packs.offsets[end]))
@@ -147,13 +155,13 @@ def draws_of(
     A part of the ids after another, by the highest bits of their first byte, of about CHUNK draws each: the whole is
     never there at once.
     """
-    samples = drawn.samples[packs.index]
-    stop = _stops(weights.tokens[samples], packs)
+    samples = taken(drawn.samples, packs.index)
+    stop = _stops(taken(weights.tokens, samples), packs)
     bits = min(8, ((len(samples) - 1) // CHUNK).bit_length())
-    part = corpus.sample_ids[samples, 0] >> (8 - bits)
+    part = taken(_first_bytes(corpus), samples) >> (8 - bits)
     for number in range(1 << bits):
         places = np.flatnonzero(part == number)
-        ids, repeats = corpus.sample_ids[samples[places]], drawn.repeats[packs.index[places]]
+        ids, repeats = taken_in_order(corpus.sample_ids, samples[places]), drawn.repeats[packs.index[places]]
         order = _by_id(ids, repeats)
         places = places[order]
         pack = np.searchsorted(packs.offsets, places, side="right") - 1
@@ -165,6 +173,15 @@ def draws_of(
             "start": stop[places] - weights.tokens[samples[places]],
             "stop": stop[places],
         }
+
+
+def _first_bytes(corpus: Corpus) -> NDArray[np.uint8]:
+    """Of every sample's id, uint8 [n]."""
+    found = np.empty(len(corpus.sample_ids), np.uint8)
+    for start, end in chunks(len(found)):
+        found[start:end] = corpus.sample_ids[start:end, 0]
+        let_go(corpus.sample_ids)
+    return found
 
 
 def _by_id(ids: NDArray[np.uint8], repeats: NDArray[np.int16]) -> NDArray[np.int64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,16 +33,36 @@ if TYPE_CHECKING:
     from mindvl_data.recipe.select import Select
 
 
+@dataclass(frozen=True)
+class Lost:
+    """Samples that a rule drops. details: makes a text for each, String [samples]; they take far more memory."""
+
+    samples: Pool
+    step: str
+    reason: str
+    details: Callable[[], pl.Series]
+
+    def lines(self, partitions: Sequence[Partition]) -> Iterator[pl.DataFrame]:
+        """Their lines of the ledger, a partition at a time."""
+        details = self.details()
+        for number, partition in enumerate(partitions):
+            first, end = np.searchsorted(self.samples.partition, [number, number + 1])
+            if first < end:
+                named, rows = (partition.source, partition.file.uri), self.samples.row[first:end]
+                why = details.slice(first, end - first)
+                yield ledger.of_rows(named, partition.samples, rows, self.step, self.reason, why)
+
+
 @dataclass
 class Curated:
-    """kept: what is left, bool a partition. funnel, drops: what became of the rest, in the order of the rules.
+    """kept: what is left, bool a partition. funnel, drops: what became of the rest, by rule in their order.
 
     evaluations: of every evaluation set its samples, and how many of them some training sample is alike to.
     """
 
     kept: list[NDArray[np.bool_]]
     funnel: list[FunnelLine] = field(default_factory=list)
-    drops: list[pl.DataFrame] = field(default_factory=list)
+    drops: list[Lost] = field(default_factory=list)
     evaluations: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -110,7 +131,7 @@ def _decontaminate(
             told["found"] = max(told["found"], int((theirs.source[found["found"]] == number).sum()))
             mine = theirs.source[found["other"]] == number
             lost = pool.taken(found["left"][mine])
-            details = _with_ids("like ", ids[mine], f" of {name} ({rule.said})")
+            details = partial(_with_ids, "like ", ids[mine], f" of {name} ({rule.said})")
             _note(run, partitions, curated, lost, f"decontaminate: {name}: {rule.said}", "contaminated", details)
 
 
@@ -138,7 +159,7 @@ def _dedup(
     result = _cached(run, "dedup", [rule.model_dump(), list(run.recipe.sources), found.version, version], look)
     reason = "duplicate" if rule.near is None else "near_duplicate"
     others = pool.taken(result["other"]).ids(partitions)
-    details = _with_ids("like ", others, f", which stays ({rule.said})")
+    details = partial(_with_ids, "like ", others, f", which stays ({rule.said})")
     _note(run, partitions, curated, pool.taken(result["left"]), f"dedup: {rule.said}", reason, details)
 
 
@@ -170,7 +191,7 @@ def _balance(
     prefer = _preferred(run, partitions, scores, f"balance.{number}.prefer", pool)
     lost = np.flatnonzero(~staying(groups, counts, pool.ids(partitions), prefer, run.recipe.seed))
     said = [f"{rule.name}: {rule.by} is {group}: {counts[i]} of {sizes[i]} stay" for i, group in enumerate(names)]
-    details = pl.Series(said, dtype=pl.String).gather(groups[lost])
+    details = partial(pl.Series(said, dtype=pl.String).gather, groups[lost])
     _note(run, partitions, curated, pool.taken(lost), f"balance: {rule.name}", "balanced", details)
 
 
@@ -196,7 +217,7 @@ def _select(
     stays = chosen(rankings, styles_of(said, origin), int(len(pool) * rule.share))
     lost = np.flatnonzero(~stays)
     text = f"{rule.name}: {int(stays.sum())} of {len(pool)} stay, by {len(expressions)} capabilities and their styles"
-    details = pl.Series([text], dtype=pl.String).new_from_index(0, len(lost))
+    details = partial(pl.Series([text], dtype=pl.String).new_from_index, 0, len(lost))
     _note(run, partitions, curated, pool.taken(lost), f"select: {rule.name}", "not_selected", details)
 
 
@@ -212,7 +233,7 @@ def _cached(
     if not seals.is_whole(path):
         run.work[step] += 1
         run.progress(step, 0, 1)
-        with seals.sealed(path) as partial, partial.open("wb") as file:
+        with seals.sealed(path) as written, written.open("wb") as file:
             np.savez(file, allow_pickle=False, **look())
     with np.load(seals.checked(path)) as file:
         return dict(file)
@@ -232,9 +253,9 @@ def _note(
     lost: Pool,
     step: str,
     reason: str,
-    details: pl.Series,
+    details: Callable[[], pl.Series],
 ) -> None:
-    """Take the lost samples out of what is kept, and write down why."""
+    """Take the lost samples out of what is kept, and note why."""
     names = list(run.recipe.sources)
     before = np.zeros(len(names), np.int64)
     for partition, kept in zip(partitions, curated.kept, strict=True):
@@ -245,11 +266,6 @@ def _note(
         curated.funnel.append(
             FunnelLine(step, name, int(before[number]), left, {reason: int(gone[number])} if gone[number] else {})
         )
-    for number, partition in enumerate(partitions):
-        first, end = np.searchsorted(lost.partition, [number, number + 1])
-        if first < end:
-            rows = lost.row[first:end]
-            curated.kept[number][rows] = False
-            named = (partition.source, partition.file.uri)
-            why = details.slice(first, end - first)
-            curated.drops.append(ledger.of_rows(named, partition.samples, rows, step.split(":")[0], reason, why))
+    for number, kept in enumerate(curated.kept):
+        kept[lost.rows_of(number)] = False
+    curated.drops.append(Lost(lost, step.split(":")[0], reason, details))

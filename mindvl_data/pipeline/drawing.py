@@ -14,6 +14,7 @@ from mindvl_data.packing import Packs, index_type, plan, plan_windows
 from mindvl_data.recipe import Budget
 from mindvl_data.steps.curriculum import rising
 from mindvl_data.steps.mix import Asked, Draw, Pool, ask, check_repeats, draw, pass_order
+from mindvl_data.tables.columns import let_go, taken
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.spec import Spec
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was asked of which pools, the draw, its packs before they are ordered, and where windows of them begin."""
+    """What was asked for, the draw, its packs before they are ordered, and where windows of them begin."""
 
     asked: Asked
-    pools: Mapping[str, Pool]
     draw: Draw
     packs: Packs
     borders: NDArray[np.int64] | None
@@ -44,8 +44,8 @@ def drawn(
 
     Raises MixError, PackError or BuildError.
     """
-    pools = {name: _pool(corpus, fitted, spec.by, name) for name in names}
-    asked, found = _draw(pools, spec, seed)
+    asked, found = _draw({name: _pool(corpus, fitted, spec.by, name) for name in names}, spec, seed)
+    let_go(corpus.sample_ids, corpus.loss_tokens)
     if not len(found):
         raise BuildError(f"{spec.name}: nothing is left to pack; see the funnel of `plan`")
     _check_patches(corpus, fitted.weights, found, spec)
@@ -58,7 +58,7 @@ def drawn(
             packs, borders = _pack(corpus, fitted.weights, found, spec, seed, column)
     else:
         packs, borders = _pack(corpus, fitted.weights, found, spec, seed, column)
-    return Drawn(asked, pools, found, packs, borders)
+    return Drawn(asked, found, packs, borders)
 
 
 def _pool(corpus: Corpus, fitted: Fitted, by: str, name: str) -> Pool:
@@ -84,8 +84,8 @@ def _everything(pools: Mapping[str, Pool], spec: Spec, seed: int) -> tuple[Asked
     total = sum(pool.size for pool in pools.values())
     asked = Asked({name: pool.size / total for name, pool in pools.items() if pool.size}, total)
     rows = np.sort(np.concatenate([pool.samples for pool in pools.values()]))
-    ids = next(iter(pools.values())).sample_ids[rows]
-    return asked, Draw(rows[pass_order(ids, seed, spec.stage)], np.zeros(len(rows), np.int16))
+    ids = next(iter(pools.values())).sample_ids
+    return asked, Draw(taken(rows, pass_order(ids, rows, seed, spec.stage)), np.zeros(len(rows), np.int16))
 
 
 def _within_packs(
@@ -125,7 +125,7 @@ def _pack(
     seed: int,
     column: NDArray[np.floating[Any]] | None,
 ) -> tuple[Packs, NDArray[np.int64] | None]:
-    lengths, patches = weights.tokens[found.samples], weights.patches[found.samples]
+    lengths, patches = taken(weights.tokens, found.samples), taken(weights.patches, found.samples)
     # Without repeats nothing has to be kept apart.
     samples = found.samples if found.repeats.any() else None
     window = spec.window
@@ -151,8 +151,10 @@ def _rising(corpus: Corpus, found: Draw, spec: Spec, column: NDArray[np.floating
 
 
 def _check_patches(corpus: Corpus, weights: Weights, found: Draw, spec: Spec) -> None:
-    patches = weights.patches[found.samples]
-    if spec.max_patches is None or (patches <= spec.max_patches).all():
+    if spec.max_patches is None:
+        return
+    patches = taken(weights.patches, found.samples)
+    if (patches <= spec.max_patches).all():
         return
     first = int(np.argmax(patches > spec.max_patches))
     raise BuildError(

@@ -93,7 +93,7 @@ def _declared(recipe: Recipe, spec: Spec, name: str) -> Declared:
 
 
 def _drawn(asked: Asked, name: str, stock: Declared) -> dict[str, Any]:
-    passes, size = asked.passes(name, stock), stock.declared
+    passes, size = asked.passes(name, stock.size), stock.declared
     samples = passes * size.samples
     return {
         "share": round(asked.shares[name], 6),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.tables.columns import chunks
+
 if TYPE_CHECKING:
     from mindvl_data.steps.filters import Rule
 
@@ -62,8 +64,11 @@ def funnel_lines(
     left: NDArray[np.bool_],
 ) -> list[FunnelLine]:
     """One line a source from masks over samples; without reasons: nothing is dropped here, only chosen."""
-    into = np.bincount(source[entered], minlength=len(sources))
-    out = np.bincount(source[left], minlength=len(sources))
+    into, out = np.zeros(len(sources), np.int64), np.zeros(len(sources), np.int64)
+    for start, end in chunks(len(source)):
+        some = source[start:end]
+        into += np.bincount(some[entered[start:end]], minlength=len(sources))
+        out += np.bincount(some[left[start:end]], minlength=len(sources))
     return [FunnelLine(step, name, int(into[i]), int(out[i])) for i, name in enumerate(sources)]
 
 

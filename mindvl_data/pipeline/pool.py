@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from mindvl_data.random_words import hashed
 from mindvl_data.runtime import fingerprints, seals
 from mindvl_data.steps.dedup import Pairs, Pictures, image_keys, near_pictures, near_texts, same, same_as
 from mindvl_data.steps.scores.minhash import PERMUTATIONS
+from mindvl_data.tables.columns import SpilledColumn
 from mindvl_data.tables.store import starts_of
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def pool_of(partitions: Sequence[Partition], kept: Sequence[NDArray[np.bool_]], 
 
 @dataclass(frozen=True)
 class Features:
-    """What samples are compared by. values: exact keys (uint64 [m, 2]), Pictures or signatures (uint32 [m, 128]).
+    """What samples are compared by. values: exact keys (uint64 [m, 2]), Pictures or signatures (uint32 [m, 128]); keys
+    and signatures lie in a file.
 
     owner: int64 [m], the place in the pool of the sample that each value is of. version: what it all depends on.
     """
@@ -95,11 +96,14 @@ def features(
     hashes = [fingerprints.of_bytes(mine.tobytes()) for mine in rows]
     version = fingerprints.key([(p.samples.name, p.version, mine) for p, mine in zip(partitions, hashes, strict=True)])
     if rule.near is None:
-        keys = [_exact(p, mine, rule.by, each) for p, mine in zip(partitions, rows, strict=True) if len(mine)]
-        starts = starts_of(np.array([len(mine) for mine in rows if len(mine)]))[:-1]
-        owner = [some + start for (some, _), start in zip(keys, starts, strict=True)]
-        values = np.concatenate([np.zeros((0, 2), np.uint64), *(some for _, some in keys)])
-        return Features(np.concatenate([np.zeros(0, np.int64), *owner]), values, version)
+        folder = run.folder("samples")
+        owner, values = SpilledColumn(folder, np.int64), SpilledColumn(folder, np.uint64, 2)
+        for partition, mine, start in zip(partitions, rows, starts_of(np.array([*map(len, rows)])), strict=False):
+            if len(mine):
+                of, keys = _exact(partition, mine, rule.by, each)
+                owner.append(start + of)
+                values.append(keys)
+        return Features(owner.values(), values.values(), version)
     files = scores.files([{SCORE[rule.by]} if len(mine) else set() for mine in rows])
     columns = [
         pl.read_parquet(seals.checked(paths[0]))[SCORE[rule.by]].gather(mine)
@@ -188,15 +192,10 @@ def _pictures(columns: Sequence[pl.Series], each: bool, version: str) -> Feature
 
 
 def _signatures(folder: Path, columns: Sequence[pl.Series], version: str) -> Features:
-    """Signatures in a file that is gone with them: those of ten million samples fit no memory."""
+    """Signatures in a file: those of ten million samples fit no memory."""
     has = np.concatenate([np.zeros(0, bool), *(column.is_not_null().to_numpy() for column in columns)])
-    count = int(has.sum())
-    with tempfile.TemporaryFile(dir=folder) as file:
-        values = np.memmap(file, np.uint32, "w+", shape=(max(1, count), PERMUTATIONS))
-    start = 0
+    values = SpilledColumn(folder, np.uint32, PERMUTATIONS)
     for column in columns:
-        known = column.drop_nulls()
-        flat = np.frombuffer(b"".join(known.to_list()), np.uint32).reshape(-1, PERMUTATIONS)
-        values[start : start + len(flat)] = flat
-        start += len(flat)
-    return Features(np.flatnonzero(has), values[:count], version)
+        known = b"".join(column.drop_nulls().to_list())
+        values.append(np.frombuffer(known, np.uint32).reshape(-1, PERMUTATIONS))
+    return Features(np.flatnonzero(has), values.values(), version)

@@ -30,6 +30,7 @@ from mindvl_data.steps import estimate as estimating
 from mindvl_data.steps.count import CountTask, FramesTask, count, text_bytes
 from mindvl_data.steps.holdout import held_out
 from mindvl_data.tables import ledger
+from mindvl_data.tables.columns import chunks, let_go
 from mindvl_data.tables.corpus import Corpus, from_stores, recounted
 from mindvl_data.tables.store import Store, of_corpus, open_store
 from mindvl_data.tokenise import CHARACTERS_TO_LOAD
@@ -85,7 +86,7 @@ class Prepared:
             # Other frames are other images: all of the corpus is read anew.
             names = [partition.source for partition in self.partitions]
             opened = (open_store(seals.checked(path, of_corpus(path))) for path in stores)
-            corpus = from_stores(self.corpus.sources, names, opened, content=False)
+            corpus = from_stores(self.corpus.sources, names, opened, stores[0].parent, content=False)
         else:
             found = {i: open_store(seals.checked(path, of_corpus(path))) for i, path in others.items()}
             corpus = recounted(self.corpus, found)
@@ -152,7 +153,8 @@ def _stores_at(tasks: Sequence[CountTask]) -> dict[Resolution, dict[int, Path]]:
 def corpus_of(run: Run, partitions: Sequence[Partition], stores: Iterable[Store]) -> Corpus:
     """What the stages draw from, a store a partition. Raises BuildError when two samples have one id."""
     names = [partition.source for partition in partitions]
-    corpus = from_stores(tuple(run.recipe.sources), names, stores, content=run.recipe.holdout is not None)
+    sources, folder = tuple(run.recipe.sources), run.folder("tokens")
+    corpus = from_stores(sources, names, stores, folder, content=run.recipe.holdout is not None)
     _check_ids(partitions, corpus)
     give_back()
     return corpus
@@ -160,10 +162,15 @@ def corpus_of(run: Run, partitions: Sequence[Partition], stores: Iterable[Store]
 
 def _check_ids(partitions: Sequence[Partition], corpus: Corpus) -> None:
     """Everything that names a sample by its id would mean both."""
-    words = np.ascontiguousarray(corpus.sample_ids).view("<u8")
-    halves = np.sort(words[:, 0])
+    words = corpus.sample_ids.view("<u8")
+    halves = np.empty(len(words), np.uint64)
+    for start, end in chunks(len(words)):
+        halves[start:end] = words[start:end, 0]
+        let_go(words)
+    halves.sort()
     if not (halves[1:] == halves[:-1]).any():
         return
+    del halves
     order = np.lexsort((words[:, 1], words[:, 0]))
     same = np.flatnonzero((words[order[1:]] == words[order[:-1]]).all(axis=1))
     if len(same):

@@ -81,7 +81,7 @@ def write_ledger(run: Run, prepared: Prepared) -> None:
         "filter",
         [_filter_lines(selection.rules, p, f) for p, f in zip(partitions, selection.first, strict=True)],
     )
-    ledger.write(folder, "dedup", prepared.curated.drops)
+    ledger.write(folder, "dedup", [line for lost in prepared.curated.drops for line in lost.lines(partitions)])
     ledger.write(folder, "count", [ledger.read(prepared.count_drops)])
 
 

@@ -20,7 +20,8 @@ from mindvl_data.pipeline.summary import mixture, packing
 from mindvl_data.runtime import fingerprints, reached
 from mindvl_data.steps.fit import Fitted, Weights, fit, weigh
 from mindvl_data.steps.write import write
-from mindvl_data.tables.store import Store, open_store, weighted_rows
+from mindvl_data.tables.columns import chunks, let_go, taken
+from mindvl_data.tables.store import Store, open_store, starts_of, weighted_rows
 
 if TYPE_CHECKING:
     from mindvl_data.manifest import Manifest
@@ -58,11 +59,6 @@ class Planned:
     drawn: Draw
     packs: Packs
 
-    @property
-    def image_bytes(self) -> NDArray[np.int64]:
-        """Bytes of images in each pack, int64 [packs]."""
-        return self.packs.sums(self.fitted.weights.image_bytes[self.drawn.samples])
-
 
 def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned | Published:
     """Fit, mix and pack one set, or find that it is there. Raises MixError, PackError or BuildError."""
@@ -70,7 +66,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned | Published:
     corpus, recipe = prepared.corpus, run.recipe
     asked = corpus.sources if spec.mixture is None else set(spec.mixture.sources())
     names = [name for name in corpus.sources if name in asked]
-    among = np.isin(corpus.source, [corpus.sources.index(name) for name in names])
+    among = taken(np.array([name in asked for name in corpus.sources]), corpus.source)
     among &= prepared.held if spec.mixture is None else ~prepared.held
     funnel = [line.as_dict() for line in prepared.funnel if line.source in names]
     scores = {name: told for name, told in prepared.scores.items() if name in names}
@@ -91,7 +87,7 @@ def plan_stage(run: Run, prepared: Prepared, spec: Spec) -> Planned | Published:
         column = fitted.weights.tokens.astype(np.float64)
     made = drawn(corpus, fitted, spec, names, recipe.seed, column)
     packs, costs = _ordered(fitted.weights, made, spec, recipe)
-    mixed = mixture(made, fitted.weights, corpus.source, corpus.sources, spec)
+    mixed = mixture(made, fitted, corpus, spec)
     data = {
         **publish.header(run, spec.stage, spec.seq_len, spec.resolution, _has_clips(prepared, made.draw)),
         **({"loss_weights": True} if _has_weights(prepared, made.draw) else {}),
@@ -141,19 +137,23 @@ def _content_key(
 def _has_clips(prepared: Prepared, draw: Draw) -> bool:
     """Whether any sample that is drawn has a clip: of those the corpus has grids in the place of sizes."""
     corpus = prepared.corpus
-    clips = np.concatenate([[0], np.cumsum(corpus.width < 0)])
-    has = np.diff(clips[corpus.image_starts]) > 0
-    return bool(has[draw.samples].any())
+    has = np.zeros(len(corpus), bool)
+    for start, end in chunks(len(corpus)):
+        starts = corpus.image_starts[start : end + 1]
+        clips = starts_of(corpus.width[starts[0] : starts[-1]] < 0)
+        has[start:end] = np.diff(clips[starts - starts[0]]) > 0
+        let_go(corpus.image_starts, corpus.width)
+    return bool(has.any()) and bool(taken(has, draw.samples).any())
 
 
 def _has_weights(prepared: Prepared, draw: Draw) -> bool:
     """Whether a loss token of any sample that is drawn weighs anything else than 1."""
+    every = ((number, weighted_rows(store)) for number, store in enumerate(prepared.stores))
+    weighted = {number: rows for number, rows in every if rows is not None and rows.any()}
+    if not weighted:
+        return False
     partition, row = prepared.corpus.places(draw.samples)
-    for number, store in enumerate(prepared.stores):
-        rows = weighted_rows(store)
-        if rows is not None and rows[row[partition == number]].any():
-            return True
-    return False
+    return any(rows[row[partition == number]].any() for number, rows in weighted.items())
 
 
 def _fit(run: Run, prepared: Prepared, spec: Spec, among: NDArray[np.bool_]) -> Fitted:
@@ -200,8 +200,11 @@ def _ordered(
     weights: Weights, made: Drawn, spec: Spec, recipe: Recipe
 ) -> tuple[Packs, dict[str, dict[str, NDArray[np.int64]]]]:
     """The packs in the order they are written, and both costs of each in every order there is."""
-    lengths, patches = weights.tokens[made.draw.samples], weights.patches[made.draw.samples]
-    costs = {"attention": made.packs.sums(lengths, power=2), "patches": made.packs.sums(patches)}
+    samples = made.draw.samples
+    costs = {
+        "attention": made.packs.sums(taken(weights.tokens, samples), power=2),
+        "patches": made.packs.sums(taken(weights.patches, samples)),
+    }
     orders = {
         rule: order_packs(
             *costs.values(), rule=rule, step=recipe.order.step, seed=recipe.seed, name=spec.name, borders=made.borders

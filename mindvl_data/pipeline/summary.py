@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,33 +10,37 @@ from numpy.typing import NDArray
 
 from mindvl_data.packing import Packs, duplicates_in_pack, step_balance
 from mindvl_data.recipe import Group
-from mindvl_data.steps.fit import Weights
+from mindvl_data.steps.fit import Fitted, Weights
 from mindvl_data.steps.mix import Draw
+from mindvl_data.tables.columns import chunks, let_go
 
 if TYPE_CHECKING:
     from mindvl_data.pipeline.drawing import Drawn
     from mindvl_data.pipeline.spec import Spec
-    from mindvl_data.steps.fit import Weights
+    from mindvl_data.steps.fit import Fitted, Weights
     from mindvl_data.steps.mix import Draw
+    from mindvl_data.tables.corpus import Corpus
 
 COUNTED = ("samples", "tokens", "loss_tokens", "vision_tokens")
-# Draws summed at a time.
-CHUNK = 1 << 20
 
 
-def mixture(made: Drawn, weights: Weights, source: NDArray[Any], sources: Sequence[str], spec: Spec) -> dict[str, Any]:
+def mixture(made: Drawn, fitted: Fitted, corpus: Corpus, spec: Spec) -> dict[str, Any]:
     """The target and the actual amount of each source, and of each group, in every count there is.
 
-    weights, source: of all samples. `epochs` are over what could be drawn.
+    `epochs` are over what could be drawn.
     """
-    given = _by_source(weights, source, made.draw.samples, sources)
+    samples = made.draw.samples
+    given = _by_source(fitted.weights, corpus, (samples[start:end] for start, end in chunks(len(samples))))
+    pools = _by_source(
+        fitted.weights,
+        corpus,
+        (start + np.flatnonzero(fitted.fits[start:end]) for start, end in chunks(len(fitted.fits))),
+    )
     totals = {column: sum(given[name][column] for name in made.asked.shares) for column in COUNTED}
     lines = {}
     for name, share in made.asked.shares.items():
-        pool = made.pools[name]
-        passes = made.asked.passes(name, pool)
-        holds = _by_source(weights, source, pool.samples, sources)[name]
-        got = given[name]
+        holds, got = pools[name], given[name]
+        passes = made.asked.passes(name, holds[spec.by])
         lines[name] = {
             "pool": holds,
             "target": {
@@ -65,19 +69,17 @@ def _scores(group: Group, stage: str) -> Iterator[tuple[str, dict[str, float]]]:
         yield path, dict(one.allocate.score)
 
 
-def _by_source(
-    weights: Weights, source: NDArray[Any], samples: NDArray[np.integer], sources: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    """Σ over these samples, some of them perhaps several times, of every count, by source."""
-    sums = np.zeros((len(COUNTED), len(sources)), np.int64)
-    for start in range(0, len(samples), CHUNK):
-        some = samples[start : start + CHUNK]
-        of = source[some]
-        sums[0] += np.bincount(of, minlength=len(sources))
+def _by_source(weights: Weights, corpus: Corpus, samples: Iterable[NDArray[np.integer]]) -> dict[str, dict[str, int]]:
+    """Σ over these chunks of samples, some of them perhaps several times, of every count, by source."""
+    sums = np.zeros((len(COUNTED), len(corpus.sources)), np.int64)
+    for some in samples:
+        of = corpus.source[some]
+        sums[0] += np.bincount(of, minlength=len(corpus.sources))
         for line, column in enumerate(COUNTED[1:], 1):
             # As floats: exact, a chunk's sum is far below 2^53.
-            sums[line] += np.bincount(of, weights.of(some, column), len(sources)).astype(np.int64)
-    return {name: dict(zip(COUNTED, sums[:, i].tolist(), strict=True)) for i, name in enumerate(sources)}
+            sums[line] += np.bincount(of, weights.of(some, column), len(corpus.sources)).astype(np.int64)
+    let_go(weights.loss_tokens)
+    return {name: dict(zip(COUNTED, sums[:, i].tolist(), strict=True)) for i, name in enumerate(corpus.sources)}
 
 
 def _groups(group: Group, lines: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindvl_data.tables.corpus import Corpus, narrow
-from mindvl_data.tables.store import image_grids
+from mindvl_data.tables.columns import chunks, let_go
+from mindvl_data.tables.corpus import Corpus
+from mindvl_data.tables.store import image_grids, starts_of
 from mindvl_data.vision import Resolution
 
-# Samples weighed at a time: what a step holds beside its columns does not grow with them.
-CHUNK = 1 << 20
 # Reads one sample of the corpus by its number: its ids and its loss mask.
 Tokens = Callable[[int], tuple[NDArray[np.int32], NDArray[np.bool_]]]
 
@@ -31,7 +30,6 @@ class Weights:
     num_images: NDArray[np.int16]
     tokens: NDArray[np.int32]
     loss_tokens: NDArray[np.int32]
-    image_bytes: NDArray[np.integer]
     patches: NDArray[np.int32]
     merge: int
 
@@ -67,21 +65,19 @@ class Fitted:
 def weigh(corpus: Corpus, resolution: Resolution) -> Weights:
     """Exact tokens and patches of every sample: text as counted, images by the resize rule."""
     n = len(corpus)
-    tokens, patches, image_bytes = corpus.num_ids.copy(), np.empty(n, np.int32), np.empty(n, np.int64)
-    num_images = np.empty(n, np.int16)
-    for start in range(0, n, CHUNK):
-        end = min(start + CHUNK, n)
+    tokens, patches, num_images = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int16)
+    for start, end in chunks(n):
         of_images = image_weights(corpus, resolution, start, end)
         starts = corpus.image_starts[start : end + 1]
-        vision_tokens, patches[start:end], image_bytes[start:end] = (_per_sample(v, starts) for v in of_images)
+        vision_tokens, patches[start:end] = (_per_sample(values, starts) for values in of_images)
         num_images[start:end] = np.diff(starts)
-        tokens[start:end] += (vision_tokens - num_images[start:end]).astype(np.int32)
+        tokens[start:end] = corpus.num_ids[start:end] + vision_tokens - num_images[start:end]
+        let_go(corpus.num_ids, corpus.image_starts, corpus.width, corpus.height)
     return Weights(
         num_ids=corpus.num_ids,
         num_images=num_images,
         tokens=tokens,
         loss_tokens=corpus.loss_tokens,
-        image_bytes=narrow(image_bytes),
         patches=patches,
         merge=resolution.merge,
     )
@@ -89,18 +85,29 @@ def weigh(corpus: Corpus, resolution: Resolution) -> Weights:
 
 def image_weights(
     corpus: Corpus, resolution: Resolution, start: int, end: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.integer]]:
-    """Vision tokens, patches and bytes of every image of the samples from `start` to `end`."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Vision tokens and patches of every image of the samples from `start` to `end`."""
     span = slice(int(corpus.image_starts[start]), int(corpus.image_starts[end]))
     grids = image_grids(corpus.width[span], corpus.height[span], resolution)
     patches = grids[:, 0] * grids[:, 1]
-    return patches // resolution.merge**2, patches, corpus.size[span]
+    return patches // resolution.merge**2, patches
+
+
+def image_bytes(corpus: Corpus, weights: Weights) -> NDArray[np.int64]:
+    """Bytes of the images of every sample that are used, int64 [n]."""
+    sizes = np.empty(len(corpus), np.int64)
+    for start, end in chunks(len(corpus)):
+        starts = corpus.image_starts[start : end + 1]
+        total = starts_of(corpus.size[starts[0] : starts[-1]])
+        first = starts[:-1] - starts[0]
+        sizes[start:end] = total[first + weights.num_images[start:end]] - total[first]
+        let_go(corpus.image_starts, corpus.size)
+    return sizes
 
 
 def _per_sample(of_images: NDArray[np.integer], starts: NDArray[np.integer]) -> NDArray[np.int64]:
     """Σ over each sample's images of a value an image, int64 [n]; starts: [n + 1]."""
-    total = np.concatenate([[0], np.cumsum(of_images, dtype=np.int64)])
-    sums: NDArray[np.int64] = np.diff(total[starts - starts[0]])
+    sums: NDArray[np.int64] = np.diff(starts_of(of_images)[starts - starts[0]])
     return sums
 
 
@@ -141,12 +148,11 @@ def _cut(
 ) -> bool:
     """Shorten one sample in `weights`; whether a loss token is left."""
     ids, loss = tokens(sample)
-    vision, patches, size = image_weights(corpus, resolution, sample, sample + 1)
+    vision, patches = image_weights(corpus, resolution, sample, sample + 1)
     kept, images = truncated(ids, vision, seq_len, pads)
     weights.num_ids[sample], weights.num_images[sample] = kept, images
     weights.tokens[sample] = kept - images + vision[:images].sum()
     weights.patches[sample] = patches[:images].sum()
-    weights.image_bytes[sample] = size[:images].sum(dtype=np.int64)
     weights.loss_tokens[sample] = loss[:kept].sum()
     return bool(weights.loss_tokens[sample])
 

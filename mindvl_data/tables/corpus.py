@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindvl_data.tables.columns import SpilledColumn, chunks
 from mindvl_data.tables.store import Store, own_sizes, starts_of
 
 
@@ -16,10 +18,10 @@ from mindvl_data.tables.store import Store, own_sizes, starts_of
 class Corpus:
     """n samples of all sources, in the order of their partitions.
 
-    source: int16 [n] into `sources`. starts: int64 [partitions + 1], where each store's lines begin. sample_ids:
-    uint8 [n, 16]. num_ids: int32 [n], tokens with one an image. loss_tokens: int32 [n]. image_starts: [n + 1]
-    into width, height (int32, pixels; of a clip as the store has them) and size (bytes), each int32 where that holds
-    its values, else int64.
+    source: int16 [n] into `sources`. starts: int64 [partitions + 1], where each store's lines begin. The rest lies in
+    files (see columns.SpilledColumn). sample_ids: uint8 [n, 16]. num_ids: int32 [n], tokens with one an image.
+    loss_tokens: int32 [n]. image_starts: int64 [n + 1] into width, height (int32, pixels; of a clip as the store has
+    them) and size (int64, bytes).
     content, content_starts: see holdout; empty once that is done, or where nothing is held out.
     """
 
@@ -29,20 +31,24 @@ class Corpus:
     sample_ids: NDArray[np.uint8]
     num_ids: NDArray[np.int32]
     loss_tokens: NDArray[np.int32]
-    image_starts: NDArray[np.integer]
+    image_starts: NDArray[np.int64]
     width: NDArray[np.int32]
     height: NDArray[np.int32]
-    size: NDArray[np.integer]
+    size: NDArray[np.int64]
     content: NDArray[np.uint64]
-    content_starts: NDArray[np.integer]
+    content_starts: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def places(self, samples: NDArray[np.integer]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The store of each of these samples, and its line in it; both int32 [samples]."""
-        partition = np.searchsorted(self.starts, samples, side="right") - 1
-        return partition.astype(np.int32), (samples - self.starts[partition]).astype(np.int32)
+        partition, row = np.empty(len(samples), np.int32), np.empty(len(samples), np.int32)
+        for start, end in chunks(len(samples)):
+            some = samples[start:end]
+            partition[start:end] = np.searchsorted(self.starts, some, side="right") - 1
+            row[start:end] = some - self.starts[partition[start:end]]
+        return partition, row
 
     def place(self, sample: int) -> tuple[int, int]:
         partition, row = self.places(np.array([sample]))
@@ -53,64 +59,35 @@ class Corpus:
         return replace(self, content=np.zeros(0, np.uint64), content_starts=np.zeros(1, np.int64))
 
 
-class _Column:
-    """A column that grows by parts. The whole is there once: what it grows into is not touched before it is filled."""
-
-    def __init__(self, empty: NDArray[Any]) -> None:
-        self._rows, self._filled = empty, 0
-
-    def append(self, part: NDArray[Any]) -> None:
-        end = self._filled + len(part)
-        if end > len(self._rows):
-            wider = np.empty((max(end, 2 * len(self._rows)), *self._rows.shape[1:]), self._rows.dtype)
-            wider[: self._filled] = self.values()
-            self._rows = wider
-        self._rows[self._filled : end] = part
-        self._filled = end
-
-    def values(self) -> NDArray[Any]:
-        return self._rows[: self._filled]
-
-
 def from_stores(
-    sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store], content: bool = True
+    sources: tuple[str, ...], names: Sequence[str], stores: Iterable[Store], folder: Path, content: bool = True
 ) -> Corpus:
     """The columns of each store (of the source named beside it), read one store after another.
 
-    content: whether a set will be held out by it. Holds no store open, however many there are.
+    folder: on the disk where the columns go. content: whether a set will be held out by it. Holds no store open,
+    however many there are.
     """
-    dtypes = {"num_ids": np.int32, "loss_tokens": np.int32, "num_images": np.int16, "width": np.int32}
-    dtypes |= {"height": np.int32, "size": np.int64, "content": np.uint64, "num_content": np.int16}
-    columns = {name: _Column(np.zeros(0, dtype)) for name, dtype in dtypes.items()}
-    columns["sample_ids"] = _Column(np.zeros((0, 16), np.uint8))
+    dtypes = {"num_ids": np.int32, "loss_tokens": np.int32, "image_starts": np.int64, "width": np.int32}
+    dtypes |= {"height": np.int32, "size": np.int64, "content": np.uint64, "content_starts": np.int64}
+    columns = {name: SpilledColumn(folder, dtype) for name, dtype in dtypes.items()}
+    columns["sample_ids"] = SpilledColumn(folder, np.uint8, 16)
+    ends = dict.fromkeys(("image_starts", "content_starts"), 0)
+    for name in ends:
+        columns[name].append(np.zeros(1, np.int64))
     counts = []
     for store in stores:
         counts.append(len(store))
         for name, part in _columns(store, content).items():
+            if name in ends and len(part):
+                part = ends[name] + part
+                ends[name] = int(part[-1])
             columns[name].append(part)
-
-    def whole(name: str) -> NDArray[Any]:
-        return columns.pop(name).values()
-
     return Corpus(
         sources=sources,
         source=np.repeat(np.array([sources.index(name) for name in names], np.int16), counts),
         starts=starts_of(np.array(counts, np.int64)),
-        sample_ids=whole("sample_ids"),
-        num_ids=whole("num_ids"),
-        loss_tokens=whole("loss_tokens"),
-        image_starts=narrow(starts_of(whole("num_images"))),
-        width=whole("width"),
-        height=whole("height"),
-        size=narrow(whole("size")),
-        content=whole("content"),
-        content_starts=narrow(starts_of(whole("num_content"))),
+        **{name: column.values() for name, column in columns.items()},
     )
-
-
-def narrow(values: NDArray[np.int64]) -> NDArray[np.integer]:
-    """The same as int32 where that holds every value: half the memory, of columns with a line a sample."""
-    return values.astype(np.int32) if not len(values) or values.max() < 2**31 else values
 
 
 def recounted(corpus: Corpus, stores: Mapping[int, Store]) -> Corpus:
@@ -123,17 +100,19 @@ def recounted(corpus: Corpus, stores: Mapping[int, Store]) -> Corpus:
 
 
 def _columns(store: Store, content: bool) -> dict[str, NDArray[Any]]:
+    """A store's part of every column; of `starts` where each sample's end, in this store."""
     columns = {
         "sample_ids": store.sample_ids,
         "num_ids": np.diff(store.starts),
         "loss_tokens": store.loss_tokens,
-        "num_images": np.diff(store.image_starts),
+        "image_starts": store.image_starts[1:],
         "width": store.images["width"],
         "height": store.images["height"],
         "size": own_sizes(store.images, store.clips),
     }
     if content:
-        columns["content"], columns["num_content"] = _content(store)
+        columns["content"], lengths = _content(store)
+        columns["content_starts"] = np.cumsum(lengths)
     return columns
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.random_words import hashed
+from mindvl_data.tables.columns import chunks, let_go
 
 
 def image_keys(digests: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -25,15 +26,30 @@ def image_keys(digests: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray
 
 def same(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of rows with equal keys, enough of them to connect all that are: two int64 columns. keys: uint64 [n, 2]."""
-    order = np.argsort(keys[:, 0])
-    first = keys[order, 0]
-    tied = first[1:] == first[:-1]
-    equal = tied & (keys[order[1:], 1] == keys[order[:-1], 1])
-    if (tied != equal).any():
-        # Keys that share a word and not the other: rare enough to sort by both only then.
-        order = np.lexsort((keys[:, 1], keys[:, 0]))
-        equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    return order[:-1][equal], order[1:][equal]
+    rows = _sharing_a_word(keys)
+    some = keys[rows]
+    order = np.lexsort((some[:, 1], some[:, 0]))
+    equal = (some[order[1:]] == some[order[:-1]]).all(axis=1)
+    return rows[order[:-1][equal]], rows[order[1:][equal]]
+
+
+def _sharing_a_word(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The rows whose first word another row has too, ascending: few, so that only they are sorted with their places."""
+    words = np.empty(len(keys), np.uint64)
+    for start, end in chunks(len(keys)):
+        words[start:end] = keys[start:end, 0]
+        let_go(keys)
+    words.sort()
+    several = np.unique(words[1:][words[1:] == words[:-1]])
+    if not len(several):
+        return np.zeros(0, np.int64)
+    found = []
+    for start, end in chunks(len(keys)):
+        some = keys[start:end, 0]
+        nearest = several[np.searchsorted(several, some).clip(max=len(several) - 1)]
+        found.append(start + np.flatnonzero(nearest == some))
+        let_go(keys)
+    return np.concatenate(found)
 
 
 def same_as(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -24,9 +24,9 @@ class Asked:
     tokens: int | None = None
     samples: int | None = None
 
-    def passes(self, name: str, pool: Stock) -> float:
-        """How often a source is passed at these shares."""
-        return self.amount * self.shares[name] / pool.size
+    def passes(self, name: str, size: int) -> float:
+        """How often a source of this size, in what shares are shares of, is passed."""
+        return self.amount * self.shares[name] / size
 
 
 def ask(pools: Mapping[str, Stock], mixture: Group, budget: Budget | None, by: str, stage: str) -> Asked:
@@ -63,7 +63,7 @@ def largest_amount(pools: Mapping[str, Stock], shares: Mapping[str, float], epoc
 
 def check_repeats(pools: Mapping[str, Stock], asked: Asked, max_epochs: float, by: str, stage: str) -> None:
     """Raises MixError, saying how much is missing, where a source would be passed more than `max_epochs` times."""
-    passes = {name: asked.passes(name, pools[name]) for name in asked.shares}
+    passes = {name: asked.passes(name, pools[name].size) for name in asked.shares}
     worst = max(passes, key=passes.__getitem__)
     if passes[worst] <= max_epochs * (1 + 1e-9):
         return

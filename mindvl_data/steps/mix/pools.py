@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.errors import UserError
+from mindvl_data.tables.columns import taken
 
 
 class MixError(UserError):
@@ -47,9 +48,9 @@ class Pool:
 
     @cached_property
     def total_tokens(self) -> int:
-        return int(self.tokens[self.samples].sum(dtype=np.int64))
+        return int(taken(self.tokens, self.samples).sum(dtype=np.int64))
 
     @cached_property
     def size(self) -> int:
         """The whole source in what shares are shares of."""
-        return len(self) if self.measure is None else int(self.measure[self.samples].sum(dtype=np.int64))
+        return len(self) if self.measure is None else int(taken(self.measure, self.samples).sum(dtype=np.int64))

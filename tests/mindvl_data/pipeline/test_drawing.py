@@ -49,7 +49,7 @@ def fitted(samples: int, unfit: Sequence[int] = ()) -> Fitted:
     rng = np.random.default_rng(2)
     tokens, zeros = rng.integers(10, 300, samples).astype(np.int32), np.zeros(samples, np.int32)
     patches = rng.integers(0, 50, samples).astype(np.int32)
-    weights = Weights(tokens, zeros.astype(np.int16), tokens, tokens // 2, zeros, patches, 2)
+    weights = Weights(tokens, zeros.astype(np.int16), tokens, tokens // 2, patches, 2)
     fits = np.ones(samples, bool)
     fits[list(unfit)] = False
     return Fitted(weights, fits, NONE, NONE, NONE)

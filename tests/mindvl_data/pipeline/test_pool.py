@@ -50,8 +50,9 @@ def whole(partitions: Sequence[Any]) -> Pool:
 
 
 def exact(partitions: Sequence[Any], pool: Pool, each: bool = False, **rule: Any) -> Features:
-    nothing: Any = None
-    return features(nothing, pool, partitions, nothing, Alike.model_validate(rule), each)
+    run: Any = SimpleNamespace(folder=lambda _: partitions[0].samples.parent)
+    scores: Any = None
+    return features(run, pool, partitions, scores, Alike.model_validate(rule), each)
 
 
 def test_a_pool_holds_what_is_kept_in_the_order_of_the_partitions(partitions: Sequence[Any]) -> None:

@@ -9,31 +9,30 @@ import pytest
 from mindvl_data.packing import Packs
 from mindvl_data.pipeline import summary
 from mindvl_data.recipe import Budget, Group
-from mindvl_data.steps.fit import Weights
-from mindvl_data.steps.mix import Asked, Draw, Pool
+from mindvl_data.steps.fit import Fitted, Weights
+from mindvl_data.steps.mix import Asked, Draw
+from mindvl_data.tables import columns
 
 SOURCE = np.array([0, 0, 0, 1, 1], np.int16)
 TOKENS = np.array([10, 20, 30, 40, 60], np.int32)
 ZEROS = np.zeros(5, np.int32)
-WEIGHTS = Weights(TOKENS, ZEROS.astype(np.int16), TOKENS, TOKENS // 5, ZEROS, TOKENS * 4, 2)
+WEIGHTS = Weights(TOKENS, ZEROS.astype(np.int16), TOKENS, TOKENS // 5, TOKENS * 4, 2)
+NONE = np.zeros(0, np.int64)
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 2])
 def test_every_count_of_a_source_is_there_as_target_and_as_drawn(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(summary, "CHUNK", chunk)
-    ids = np.zeros((5, 16), np.uint8)
-    pools = {
-        name: Pool(np.flatnonzero(number == SOURCE), ids, TOKENS, TOKENS) for number, name in enumerate(("a", "b"))
-    }
+    monkeypatch.setattr(columns, "CHUNK", chunk)
+    corpus: Any = SimpleNamespace(source=SOURCE, sources=("a", "b"))
     draw = Draw(np.array([0, 3, 1, 2, 0]), np.array([0, 0, 0, 0, 1], np.int16))
-    made: Any = SimpleNamespace(asked=Asked({"a": 0.6, "b": 0.4}, 120), pools=pools, draw=draw)
+    made: Any = SimpleNamespace(asked=Asked({"a": 0.6, "b": 0.4}, 120), draw=draw)
     spec: Any = SimpleNamespace(
         by="tokens",
         budget=Budget.model_validate({"tokens": 120}),
         mixture=Group.model_validate({"one": {"share": 1, "a": 0.6, "b": 0.4}}),
         stage="s",
     )
-    found = summary.mixture(made, WEIGHTS, SOURCE, ("a", "b"), spec)
+    found = summary.mixture(made, Fitted(WEIGHTS, np.ones(5, bool), NONE, NONE, NONE), corpus, spec)
     assert found["total"] == {"samples": 5, "tokens": 110, "loss_tokens": 22, "vision_tokens": 110}
     a, b = found["sources"]["a"], found["sources"]["b"]
     assert a["pool"] == {"samples": 3, "tokens": 60, "loss_tokens": 12, "vision_tokens": 60}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mindvl_data.steps.dedup import Pictures, image_keys, kept_of, near_pictures, near_texts, ranks, same, same_as
 from mindvl_data.steps.dedup.texts import rows_per_band
 from mindvl_data.steps.scores.minhash import text_minhash
+from mindvl_data.tables import columns
 from mindvl_data.tables.store import starts_of
 
 
@@ -45,6 +46,16 @@ def test_samples_are_the_same_when_their_images_are_in_their_order(samples: list
     half = len(samples) // 2
     expected = [next((j for j, b in enumerate(samples[:half]) if a == b), -1) for a in samples[half:]]
     assert same_as(keys[half:], keys[:half]).tolist() == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=20))
+def test_keys_that_share_one_word_are_not_the_same(keys: list[tuple[int, int]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "CHUNK", 6)
+        left, right = same(np.array(keys, np.uint64))
+    found = groups(len(keys), list(zip(left.tolist(), right.tolist(), strict=True)))
+    assert found == [frozenset(j for j, other in enumerate(keys) if key == other) for key in keys]
 
 
 def hashes(seed: int, count: int, distance: int) -> NDArray[np.uint64]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mindvl_data.recipe import Budget, Group
 from mindvl_data.steps.mix import Asked, Draw, MixError, Pool, ask, check_repeats, draw
+from mindvl_data.tables import columns
 
 MEASURES = ("tokens", "samples", "loss_tokens")
 
@@ -133,6 +134,18 @@ def test_every_pass_takes_all_samples_in_another_order() -> None:
     assert [sorted(p) for p in passes] == [list(range(100))] * 3
     assert passes[0] != passes[1] != passes[2]
     assert found.repeats.tolist() == [0] * 100 + [1] * 100 + [2] * 100
+
+
+@pytest.mark.parametrize("by", MEASURES)
+def test_draws_are_merged_alike_whatever_lies_in_a_stretch(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Equal lengths and shares: sources meet at the same points of the axis, where the first named comes first.
+    pools = make_pools({"a": [4] * 50, "b": [4] * 50, "c": [1, 9] * 40}, by)
+    mixture = group(a=0.25, b=0.25, c=0.5)
+    whole = drawn(pools, mixture, by, tokens=700)
+    monkeypatch.setattr(columns, "CHUNK", 7)
+    parts = drawn(pools, mixture, by, tokens=700)
+    assert np.array_equal(parts.samples, whole.samples)
+    assert np.array_equal(parts.repeats, whole.repeats)
 
 
 # -------------------------------------------------------------------------------------- epochs, repeats
