@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindvl_data.errors import UserError
+from mindvl_data.inspect import REPORT
 from mindvl_data.runtime.terminal import errors, open_console, print_json, shown
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ def as_data(found: CheckReport) -> dict[str, Any]:
 
 def write_page(made: BuildReport) -> Path | None:
     """The report of a build of up to a million samples; one that is there stays where nothing has changed."""
-    from mindvl_data.inspect import report as reports
-
     if made.urls:
         return None
-    path = made.out / reports.FILE_NAME
+    path = made.out / REPORT
     unchanged = path.exists() and all(stage.state == "up to date" for stage in made.stages)
     if unchanged or sum(line.entered for line in made.funnel if line.step == "scan") > MOST_REPORTED:
         return path if unchanged else None
+    from mindvl_data.inspect import report as reports
+
     try:
         return reports.write_report(str(made.out), path)
     except (UserError, OSError) as error:

@@ -64,7 +64,10 @@ def _read_number(value: Any) -> Any:
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    """A section. What its keys mean stands in docstrings after them, which `loading.json_schema` reads: to have
+    pydantic do so for every command takes a tenth of a second."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

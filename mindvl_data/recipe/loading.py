@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from mindvl_data.expanded import VARIABLE, expand
-from mindvl_data.recipe.fields import RecipeError
+from mindvl_data.recipe.fields import Model, RecipeError
 from mindvl_data.recipe.problems import problem
 from mindvl_data.recipe.whole import Recipe
 from mindvl_data.runtime import yaml_text
-from mindvl_data.runtime.reference import tables
+from mindvl_data.runtime.reference import described, subclasses, tables
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def reference() -> str:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe, for completion and checks in an editor."""
-    schema = Recipe.model_json_schema()
+    schema = described(Recipe.model_json_schema(), [Recipe, *subclasses(Model)])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import sys
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from mindvl_data.errors import UserError
@@ -26,7 +26,7 @@ def available(group: str) -> dict[str, EntryPoint]:
         PluginError: Two installed packages register one name for different objects.
     """
     found: dict[str, EntryPoint] = {}
-    for point in sorted(_registered(group, tuple(sys.path)), key=lambda point: point.name):
+    for point in sorted(_registered(tuple(sys.path)).select(group=group), key=lambda point: point.name):
         earlier = found.setdefault(point.name, point)
         if earlier.value != point.value:
             raise PluginError(
@@ -36,9 +36,10 @@ def available(group: str) -> dict[str, EntryPoint]:
 
 
 @functools.cache
-def _registered(group: str, path: tuple[str, ...]) -> EntryPoints:
-    """What all packages on this `sys.path` register: to look through them takes a tenth of a second."""
-    return entry_points(group=group)
+def _registered(path: tuple[str, ...]) -> Any:
+    """What all packages on this `sys.path` register, to `select` a group from (of a type that Python 3.12 changed): to
+    look through them takes a tenth of a second."""
+    return entry_points()
 
 
 @functools.cache

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
+
+from pydantic import BaseModel
 
 
 def tables(schema: Mapping[str, Any], head: str) -> str:
@@ -15,6 +21,36 @@ def tables(schema: Mapping[str, Any], head: str) -> str:
     """
     sections = {"": schema, **schema["$defs"]}
     return "\n".join([head, *(line for name, each in sections.items() for line in _section(name, each))])
+
+
+def described(schema: dict[str, Any], models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """The schema with what each key means: the docstring after it in its model, where the schema says nothing."""
+    sections = {schema["title"]: schema, **schema["$defs"]}
+    for model in models:
+        properties = sections.get(model.__name__, {}).get("properties", {})
+        texts = dict(_attribute_docstrings(model))
+        for name, field in model.model_fields.items():
+            key = field.alias or name
+            if name in texts and "description" not in properties.get(key, {"description": ""}):
+                properties[key] = dict(sorted({**properties[key], "description": texts[name]}.items()))
+    return schema
+
+
+def subclasses(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """All that inherit from it, directly or not."""
+    for each in model.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+def _attribute_docstrings(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """The fields of a model, those that it inherits first, with the text that stands after each."""
+    for base in reversed([base for base in model.__mro__ if issubclass(base, BaseModel) and base is not BaseModel]):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        for field, after in pairwise(getattr(node, "body", [])):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    yield name, inspect.cleandoc(text)
 
 
 def _section(name: str, schema: Mapping[str, Any]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Parts are found by entry point, ours included, and chosen loudly."""
 
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 import pytest
@@ -34,6 +34,15 @@ def test_what_we_ship_is_registered() -> None:
             plugins.load(group, name)
 
 
+def test_installed_packages_are_looked_through_once_for_all_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(registry, "entry_points", lambda: looks.append(1) or entry_points())
+    registry._registered.cache_clear()
+    assert plugins.available(plugins.MODELS)
+    assert plugins.available(plugins.SCHEDULES)
+    assert looks == [1]
+
+
 def test_an_unknown_plugin_names_the_nearest() -> None:
     with pytest.raises(
         plugins.PluginError, match=r"no mindvl_train\.schedules plugin is called 'cosin'; did you mean 'cosine'"
@@ -43,7 +52,7 @@ def test_an_unknown_plugin_names_the_nearest() -> None:
 
 def test_two_packages_that_register_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints([EntryPoint("x", value, plugins.MODELS) for value in ("a:A", "b:B")])
-    monkeypatch.setattr(registry, "_registered", lambda group, path: points)
+    monkeypatch.setattr(registry, "_registered", lambda path: points)
     with pytest.raises(plugins.PluginError, match=r"two packages register 'x' \(a:A and b:B\)"):
         plugins.load(plugins.MODELS, "x")
 
@@ -59,7 +68,7 @@ ANYWHERE = KernelSpec(devices=frozenset(), load=lambda: torch.nn.functional.silu
 def _with_kernel(monkeypatch: pytest.MonkeyPatch, name: str, attribute: str) -> None:
     registered = [*plugins.available(plugins.KERNELS).values()]
     added = EntryPoint(name, f"{__name__}:{attribute}", plugins.KERNELS)
-    monkeypatch.setattr(registry, "_registered", lambda group, path: EntryPoints([*registered, added]))
+    monkeypatch.setattr(registry, "_registered", lambda path: EntryPoints([*registered, added]))
 
 
 def test_a_kernel_that_the_hardware_cannot_serve_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mindvl_data import atomic
+from mindvl_data.inspect import REPORT
 from mindvl_data.inspect.report import columns, histograms, packs, samples, sets, warnings
 from mindvl_data.inspect.report.pictures import Thumbnails
 from mindvl_data.media import MediaReader, access_to
 from mindvl_data.runtime.page import page, templates
 from mindvl_data.tables.schema import EVALUATIONS_INDEX
 
-FILE_NAME = "report.html"
 COMPARED_NAME = "compared.html"
 # In bytes of data URLs: with texts and scripts a report stays under 10 MB.
 SAMPLE_PICTURES, PACK_PICTURES = 4_000_000, 2_500_000
@@ -40,7 +40,7 @@ def write_report(place: str, out: Path | None = None) -> Path:
     text = report(sets.subject(place))
     if out is None:
         folder = Path() if "://" in place else Path(place)
-        out = (folder if folder.is_dir() else folder.parent) / FILE_NAME
+        out = (folder if folder.is_dir() else folder.parent) / REPORT
     atomic.write_text(out, text)
     return out
 
