@@ -111,6 +111,7 @@ OTHERWISE = BELOW_THE_RUNTIME | {
     "mindvl_data/runtime/mirror.py",
     "mindvl_data/exports/parquet.py",
     "mindvl_data/exports/rewards.py",
+    "mindvl_data/tables/store_writer.py",
     "mindvl_data/tables/videos.py",
     "mindvl_train/weights/published/videos.py",
     "mindvl_data/exports/hub.py",

@@ -10,7 +10,7 @@ import pytest
 
 from mindvl_data.pipeline import BuildReport, build
 from mindvl_data.recipe import load_recipe
-from mindvl_data.steps import count
+from mindvl_data.steps.count import counting
 from mindvl_data.tokenise.fast import FastEncoder, OtherIdsError
 from tests.conftest import QUICKSTART
 
@@ -64,7 +64,7 @@ def test_it_is_given_up_for_the_whole_build_at_the_first_difference(
     for manifest in manifests(report):
         said = manifest["tokenizer"].pop("other_ids")
         assert said["uri"] in line
-        assert 0 < len(said["text"]) <= count.MOST_SHOWN
+        assert 0 < len(said["text"]) <= counting.MOST_SHOWN
     # What was found is kept: the next build does not try again, and says it again.
     again = build(load_recipe(QUICKSTART / "recipe.yaml"), tmp_path / "out")
     assert manifests(again) == manifests(report)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from mindvl_data.media import BUILD_SCHEME, Access, MediaReader
 from mindvl_data.runtime import seals
-from mindvl_data.tables.schema import BOXES, LEDGER, Drop, Part, is_blank
+from mindvl_data.steps.count.clips import ROW, Entries, Most, clip_entries, encode_frames, fewer_frames
+from mindvl_data.tables.schema import BOXES, LEDGER, Drop, is_blank
 from mindvl_data.tables.store import Store, from_samples, starts_of
 from mindvl_data.tables.store_writer import StoreWriter
 from mindvl_data.tables.videos import VideoTable
@@ -36,11 +37,9 @@ from mindvl_data.tokenise import (
     of_column,
     of_samples,
 )
-from mindvl_data.tokenise.clips import Entry, medium_entries, with_clips
 from mindvl_data.tokenise.frames import FrameEncoder
 from mindvl_data.tokenise.grounding import grounded_lines
-from mindvl_data.vision import BadImage, Resolution, num_vision_tokens, patch_grid
-from mindvl_data.vision.video.rule import TEMPORAL_PATCH
+from mindvl_data.vision import Resolution
 
 if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, which take a third of a second to make
     from mindvl_data.recipe import Boxes
@@ -48,8 +47,6 @@ if TYPE_CHECKING:  # a process that counts has no use for the recipe's models, w
 BATCH_SAMPLES = 4096
 # Characters of a text that is shown to a person.
 MOST_SHOWN = 200
-# The line of a sample in its samples table, of a partition with clips.
-ROW = "<row>"
 # Where the texts are among the columns of a samples table's Parquet file.
 TEXTS = "parts.list.element.text"
 COLUMNS = ["sample_id", "key", "text_hash", "images", "parts"]
@@ -190,12 +187,12 @@ def _count_batch(
     while True:
         texts, rows, entries, lost = _texts(batch, task, table, most)
         encoded = encode(texts, task.render, task.chat_template, tokeniser, task.loss, task.fast)
-        fewer = _fewer_frames(batch, task, encoded, rows, entries) if entries else {}
+        fewer = fewer_frames(batch, task.bounds, encoded, rows, entries) if entries else {}
         if not fewer:
             break
         most |= fewer
     if encoder and entries:
-        _encode_frames(batch, task, encoder, entries, lost)
+        encode_frames(batch, task.bounds, encoder, entries, lost)
     loss_tokens = _sums(encoded.loss, encoded.offsets)
     # An end of text (or of a turn) alone teaches to say nothing.
     ends = [tokeniser.pad_id, tokeniser.added.get(task.chat_template.end, -1)]
@@ -216,71 +213,9 @@ def _count_batch(
     return stores, [_drop(line, lost[row], task) for line, row in zip(lines, sorted(lost), strict=True)]
 
 
-# What each placeholder of each line stands for, at each of the bounds; None without clips.
-Entries: TypeAlias = list[list[list[Entry]]] | None
-
-
-def _encode_frames(
-    batch: pa.RecordBatch,
-    task: CountTask,
-    encoder: FrameEncoder,
-    entries: list[list[list[Entry]]],
-    lost: dict[int, Drop],
-) -> None:
-    """Puts frames encoded anew in the place of clips; a line of which a frame does not decode is added to `lost`."""
-    for line, images in enumerate(batch.column("images").to_pylist()):
-        for place, bounds in enumerate(task.bounds):
-            if line in lost or bounds.video is None or bounds.video.jpeg is None:
-                continue
-            try:
-                entries[place][line] = encoder.encoded(entries[place][line], images, bounds.patch, bounds.video.jpeg)
-            except BadImage as error:
-                lost[line] = Drop(error.reason, error.detail)
-
-
-# The most frames that may be looked at of each clip of a line at one of the bounds, by (bounds, line).
-Most: TypeAlias = dict[tuple[int, int], int]
-
-
-def _fewer_frames(
-    batch: pa.RecordBatch, task: CountTask, encoded: Encoded, rows: NDArray[np.int64], entries: Sequence[Any]
-) -> Most:
-    """For every line that is too long for a rule with `fit_tokens`, how many frames a clip of it may have instead.
-
-    By the share of vision tokens that there is room for, in pairs; none of what has a single pair left.
-    """
-    sizes = [[(image["width"], image["height"]) for image in images] for images in batch.column("images").to_pylist()]
-    lengths, found = np.diff(encoded.offsets), Most()
-    for place, bounds in enumerate(task.bounds):
-        limit = bounds.video.fit_tokens if bounds.video else None
-        if limit is None:
-            continue
-        for line, media in enumerate(entries[place]):
-            vision = sum(_vision_tokens(entry, sizes[line], bounds) for entry in media)
-            room = limit - (int(lengths[rows[place, line]]) - len(media))
-            frames = _frames_of_longest(media)
-            if vision > room and frames > TEMPORAL_PATCH:
-                share = int(frames * max(0, room) / vision) // TEMPORAL_PATCH * TEMPORAL_PATCH
-                found[place, line] = max(TEMPORAL_PATCH, min(frames - 1, share))
-    return found
-
-
-def _vision_tokens(entry: Entry, sizes: Sequence[tuple[int, int]], bounds: Resolution) -> int:
-    grid = entry.grid or patch_grid(*sizes[entry.image], bounds)
-    return num_vision_tokens(*grid, bounds.merge)
-
-
-def _frames_of_longest(media: Sequence[Entry]) -> int:
-    """How many frames are looked at of the clip of which the most are."""
-    counts: dict[int, int] = {}
-    for entry in media:
-        counts[entry.image] = counts.get(entry.image, 0) + len(entry.frames)
-    return max(counts.values(), default=0)
-
-
 def _texts(
     batch: pa.RecordBatch, task: CountTask, table: VideoTable | None, most: Most
-) -> tuple[PartColumns, NDArray[np.int64], Entries, dict[int, Drop]]:
+) -> tuple[PartColumns, NDArray[np.int64], Entries | None, dict[int, Drop]]:
     """Distinct samples to tokenise, which of them each line is at each of the bounds [bounds, lines], what their
     placeholders stand for, and bad ones."""
     columns = of_column(batch.column("parts"))
@@ -297,52 +232,8 @@ def _texts(
             for number, bounds in enumerate(task.bounds[1:], 1):
                 rows[number, line] = len(texts)
                 texts.append(found.at(bounds))
-    entries = _clips(batch, task, table, texts, rows, lost, most) if table else None
+    entries = clip_entries(batch, table, task.bounds, task.render, texts, rows, lost, most) if table else None
     return of_samples(texts), rows, entries, lost
-
-
-def _clips(
-    batch: pa.RecordBatch,
-    task: CountTask,
-    table: VideoTable,
-    texts: list[list[Part]],
-    rows: NDArray[np.int64],
-    lost: dict[int, Drop],
-    most: Most,
-) -> Entries:
-    """The entries of every line; texts of lines with clips are replaced by those with the clips' tokens, at each of the
-    bounds, and lines whose clips cannot be looked at are added to `lost`."""
-    sizes = [[(image["width"], image["height"]) for image in images] for images in batch.column("images").to_pylist()]
-    entries: list[list[list[Entry]]] = [[] for _ in task.bounds]
-    for line, (number, of_line) in enumerate(zip(batch.column(ROW).to_pylist(), sizes, strict=True)):
-        clips = table.of_sample(number, len(of_line))
-        without = [texts[row] for row in rows[:, line]]
-        for place, bounds in enumerate(task.bounds):
-            try:
-                rule = _at_most(bounds, most.get((place, line)))
-                media = [medium_entries(i, clip, of_line[i], rule) for i, clip in enumerate(clips)]
-            except BadImage as error:
-                lost[line] = Drop(error.reason, error.detail)
-                media = [[Entry(i)] for i in range(len(of_line))]
-            entries[place].append([entry for medium in media for entry in medium])
-            if any(clips) and line not in lost:
-                written = with_clips(without[place], media, task.render)
-                if place == 0:
-                    texts[line] = written
-                else:
-                    rows[place, line] = len(texts)
-                    texts.append(written)
-    return entries
-
-
-def _at_most(bounds: Resolution, frames: int | None) -> Resolution:
-    """The rule with so many frames of a clip at most."""
-    if frames is None or bounds.video is None:
-        return bounds
-    rule = bounds.video
-    fewer = {name: min(frames, getattr(rule, name)) for name in ("min_frames", "max_frames")}
-    stated = rule.frames and min(frames, rule.frames)
-    return replace(bounds, video=replace(rule, frames=stated, **fewer))
 
 
 def _drop(line: dict[str, Any], drop: Drop, task: CountTask) -> dict[str, Any]:
