@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from mindvl_data.random_words import hashed
 from mindvl_data.steps.dedup.exact import same
 from mindvl_data.steps.dedup.near import Near, Pairs, near_between, near_within
+from mindvl_data.tables.columns import chunks, let_go
 
 # Of pairs exactly as similar as asked for, at most this share shares no band.
 MISSED = 0.05
+# Pairs whose signatures are read and compared together.
+PAIRS = 1 << 18
 
 
 def rows_per_band(similarity: float, values: int) -> int:
@@ -43,16 +46,25 @@ def near_texts(one: NDArray[np.uint32], similarity: float, other: NDArray[np.uin
 
 def _bands(signatures: NDArray[np.uint32], rows: int) -> Iterator[NDArray[np.uint64]]:
     """A hash of each band of values of each signature, uint64 [n]."""
-    for start in range(0, signatures.shape[1] - rows + 1, rows):
-        key = np.zeros(len(signatures), np.uint64)
-        for place in range(start, start + rows):
-            key = hashed(key ^ signatures[:, place].astype(np.uint64), place, "band")
-        yield key
+    for first in range(0, signatures.shape[1] - rows + 1, rows):
+        keys = np.zeros(len(signatures), np.uint64)
+        for start, end in chunks(len(signatures)):
+            for place in range(first, first + rows):
+                keys[start:end] = hashed(
+                    keys[start:end] ^ signatures[start:end, place].astype(np.uint64), place, "band"
+                )
+            let_go(signatures)
+        yield keys
 
 
 def _near(one: NDArray[np.uint32], other: NDArray[np.uint32], similarity: float) -> Near:
     def near(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return np.asarray((one[left] == other[right]).mean(axis=1) >= similarity)
+        found = np.empty(len(left), bool)
+        for start in range(0, len(left), PAIRS):
+            span = slice(start, start + PAIRS)
+            found[span] = (one[left[span]] == other[right[span]]).mean(axis=1) >= similarity
+            let_go(one, other)
+        return found
 
     return near
 

@@ -1,5 +1,7 @@
 """Duplicates on arrays: every search beside comparing all with all."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,9 +10,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mindvl_data.steps.dedup import Pictures, image_keys, kept_of, near_pictures, near_texts, ranks, same, same_as
+from mindvl_data.steps.dedup import texts as text_search
 from mindvl_data.steps.dedup.texts import rows_per_band
 from mindvl_data.steps.scores.minhash import text_minhash
 from mindvl_data.tables import columns
+from mindvl_data.tables.columns import SpilledColumn
 from mindvl_data.tables.store import starts_of
 
 
@@ -108,6 +112,21 @@ def test_texts_of_a_similarity_are_found_up_to_what_is_estimated() -> None:
     assert {(i, j) for i, j in asked if true[i, j] > 0.8} <= pairs
     between = near_texts(signatures[:60], 0.7, signatures[60:])
     assert {(i, j + 60) for i, j in zip(*(side.tolist() for side in between), strict=True)} <= asked
+
+
+def test_texts_are_compared_alike_whatever_is_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    signatures = rng.integers(0, 3, (40, 128), dtype=np.uint32)
+    signatures[20:] = signatures[:20]
+    signatures[20:, :20] = 7
+    column = SpilledColumn(tmp_path, np.uint32, 128)
+    column.append(signatures)
+    whole = near_texts(signatures, 0.7)
+    assert len(whole[0]) >= 20
+    monkeypatch.setattr(columns, "CHUNK", 7)
+    monkeypatch.setattr(text_search, "PAIRS", 3)
+    parts = near_texts(column.values(), 0.7)
+    assert all(np.array_equal(one, other) for one, other in zip(parts, whole, strict=True))
 
 
 @settings(deadline=None)
