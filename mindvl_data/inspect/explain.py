@@ -69,11 +69,13 @@ def _ids(build: Path, name: str) -> list[bytes]:
     """Ids that `name` can mean, among the samples kept and those dropped."""
     kept, dropped = _samples(build, ["sample_id", "key", "uid"]), _ledger(build)
     # A uid of DataComp looks like an id: both are 32 hexadecimal digits.
-    if _is_id(name) and bytes.fromhex(name) in {*kept["sample_id"], *dropped["sample_id"]}:
-        return [bytes.fromhex(name)]
-    by_name = kept.filter((pl.col("key") == name) | (pl.col("uid") == name))["sample_id"]
-    by_place = dropped.filter(pl.col("locator").str.ends_with(f"#{name}"))["sample_id"]
-    return sorted({*by_name, *by_place})
+    if _is_id(name):
+        uid = bytes.fromhex(name)
+        if any(len(lines.filter(pl.col("sample_id") == uid).head(1).collect()) for lines in (kept, dropped)):
+            return [uid]
+    by_name = kept.filter((pl.col("key") == name) | (pl.col("uid") == name))
+    by_place = dropped.filter(pl.col("locator").str.ends_with(f"#{name}"))
+    return sorted({uid for lines in (by_name, by_place) for uid in lines.select("sample_id").collect()["sample_id"]})
 
 
 def _is_id(name: str) -> bool:
@@ -83,10 +85,12 @@ def _is_id(name: str) -> bool:
         return False
 
 
-def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Lines of the samples tables that the last build used, with the source and file of each."""
+def _samples(build: Path, columns: Sequence[str]) -> pl.LazyFrame:
+    """Lines of the samples tables that the last build used, with the source and file of each, and its row there."""
     frames = [
-        pl.read_parquet(build / "samples" / table["samples"], columns=list(columns)).with_columns(
+        pl.scan_parquet(build / "samples" / table["samples"], row_index_name="row")
+        .select("row", *columns)
+        .with_columns(
             pl.col("sample_id").cast(pl.Binary),
             source=pl.lit(table["source"]),
             file=pl.lit(table["file"]),
@@ -99,8 +103,8 @@ def _samples(build: Path, columns: Sequence[str]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _ledger(build: Path) -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(path) for path in sorted((build / "ledger").glob("*.parquet"))])
+def _ledger(build: Path) -> pl.LazyFrame:
+    return pl.concat([pl.scan_parquet(path) for path in sorted((build / "ledger").glob("*.parquet"))])
 
 
 def sets(build: Path) -> list[Path]:
@@ -109,8 +113,8 @@ def sets(build: Path) -> list[Path]:
 
 
 def _story(build: Path, uid: bytes) -> dict[str, Any]:
-    line = _samples(build, ["sample_id", *FACTS[2:], "images", "parts"]).filter(pl.col("sample_id") == uid)
-    drops = _ledger(build).filter(pl.col("sample_id") == uid)
+    samples = _samples(build, ["sample_id", *FACTS[2:], "images", "parts"])
+    line, drops = (lines.filter(pl.col("sample_id") == uid).collect() for lines in (samples, _ledger(build)))
     beside = _beside(build, line) if len(line) else {}
     objects = beside.pop(BOXES, None)
     draws = {folder.name: _draws(folder, uid) for folder in sets(build)}
@@ -140,10 +144,8 @@ def _rewritten(build: Path, line: pl.DataFrame) -> dict[str, list[str]]:
 
 def _beside(build: Path, line: pl.DataFrame) -> dict[str, Any]:
     """What stands beside the samples table for a sample: fields of its data that rules name, and its scores."""
-    table = build / "samples" / line["samples"][0]
-    ids = pl.scan_parquet(table).select(pl.col("sample_id").cast(pl.Binary)).with_row_index().collect()
-    row = int(ids.filter(pl.col("sample_id") == line["sample_id"][0])["index"][0])
-    fields = table.with_suffix(".columns.parquet")
+    row = line["row"][0]
+    fields = (build / "samples" / line["samples"][0]).with_suffix(".columns.parquet")
     files = [
         *([fields] if fields.exists() else []),
         *(build / "scores" / name for name in line["scores"][0].split("/") if name),
