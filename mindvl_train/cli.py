@@ -1,30 +1,19 @@
-"""The command line; the only file that prints."""
+"""The command line; with `progress`, `terminal` and `answers/cli` the only files that print."""
 
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from mindvl_data.runtime.terminal import open_console
 from mindvl_train.answers import cli as answers
-from mindvl_train.loop.metrics import Record, StageSummary
+from mindvl_train.progress import TerminalLogger, print_summary
 from mindvl_train.terminal import is_first, or_exit
 
 GIB = 2**30
@@ -201,7 +190,7 @@ def _run(train_yaml: Path, overrides: list[str], out: Path | None, as_json: bool
         return
     if result.already_finished:
         console.print("this run is finished; nothing to do. Give another --out to train again")
-    _print_summary(console, result.stages)
+    print_summary(console, result.stages)
     console.print(f"checkpoint: {escape(str(result.checkpoint))}", soft_wrap=True)
     console.print(f"metrics:    {escape(str(folder / 'metrics.jsonl'))}", soft_wrap=True)
 
@@ -318,133 +307,3 @@ def _export(folder: Path, out: Path, dtype: str | None, tokenizer: Path | None, 
         console.print("no tokenizer is with it: --tokenizer adds that of the run's data, its template and a processor")
     for written in report.written:
         console.print(escape(str(out / written)), soft_wrap=True)
-
-
-class TerminalLogger:
-    """A progress bar with the time left, and a line now and then that stays."""
-
-    LINES_PER_STAGE = 10
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("tokens"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("", total=None)
-        self._total = self._begun = self._done = 0
-        self._since = time.monotonic()
-
-    def begin(self, step: int, total_tokens: int, done_tokens: int) -> None:
-        """Starts the bar where the run stands."""
-        if step >= 0:
-            self._console.print(f"going on from the checkpoint at step {step}")
-        self._total, self._begun, self._done, self._since = total_tokens, done_tokens, done_tokens, time.monotonic()
-        self._progress.update(self._task, total=total_tokens, completed=done_tokens)
-        self._progress.start()
-
-    def log(self, record: Record) -> None:
-        """Moves the bar, and prints what is worth a line."""
-        match record["event"]:
-            case "run":
-                self._print(_run_line(record))
-            case "step":
-                self._step(record)
-            case "evaluation":
-                place = f"after {record['stage']}" if record["stage"] else "before the first stage"
-                self._print(f"held-out loss {place}: {record['loss']:.4f}")
-            case "skipped":
-                self._print(record["why"])
-            case "stage":
-                self._print(f"{record['stage']}: {_movement(record['moved'], record['unchanged'])}")
-                if record["unreached"]:
-                    self._print(f"{record['stage']}: {_unreached(record['unreached'])}")
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        self._progress.stop()
-
-    def _step(self, record: Record) -> None:
-        delivered = record["tokens"] + record["padding"]
-        self._done += delivered
-        self._progress.update(self._task, advance=delivered, description=record["stage"])
-        every = max(1, record["stage_steps"] // self.LINES_PER_STAGE)
-        if record["stage_step"] % every == 0 or record["stage_step"] == 1:
-            self._print(f"{_step_line(record)}  {self._left()}")
-
-    def _left(self) -> str:
-        """The time that the rest of the run takes at the speed since it was started."""
-        seconds = (time.monotonic() - self._since) * (self._total - self._done) / max(1, self._done - self._begun)
-        return f"left {timedelta(seconds=round(seconds))}"
-
-    def _print(self, line: str) -> None:
-        self._console.print(escape(line), highlight=False, soft_wrap=True)
-
-
-def _run_line(record: Record) -> str:
-    kernels = ", ".join(f"{operation} {name}" for operation, name in record["kernels"].items())
-    hardware = f"{record['device']}, {record['threads']} threads"
-    return f"{record['parameters']:,} parameters on {hardware}; kernels: {kernels}"
-
-
-def _step_line(record: Record) -> str:
-    rates = " ".join(f"{glob} {rate:.2e}" for glob, rate in record["lr"].items())
-    return (
-        f"{record['stage']} {record['stage_step']}/{record['stage_steps']}  loss {record['loss']:.4f}  "
-        f"grad {record['grad_norm']:.2f}  {record['tokens_per_second']:,.0f} tokens/s  "
-        f"{record['loss_tokens_per_second']:,.0f} loss tokens/s  padding {record['padding_share']:.1%}  "
-        f"lr {rates}"
-    )
-
-
-def _movement(moved: dict[str, int], unchanged: dict[str, int]) -> str:
-    """Which parts of the model a stage changed, and which it left as they were."""
-    changes = ", ".join(f"{part} ({count} tensors)" for part, count in moved.items()) or "nothing"
-    kept = ", ".join(f"{part} ({count} tensors)" for part, count in unchanged.items())
-    return f"{changes} moved" + (f"; {kept} unchanged" if kept else "")
-
-
-def _unreached(parts: dict[str, int]) -> str:
-    counted = ", ".join(f"{part} ({count} tensors)" for part, count in parts.items())
-    return f"{counted} saw nothing in this stage: no gradient reached them, so they neither moved nor decayed"
-
-
-def _print_summary(console: Console, stages: list[StageSummary]) -> None:
-    table = Table(title="what the run did", title_justify="left")
-    table.add_column("stage")
-    for column in ("steps", "tokens", "loss, first → last tenth", "held-out, before → after", "seconds"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for stage in stages:
-        losses = _losses(stage.first_loss, stage.last_loss)
-        table.add_row(
-            stage.name, f"{stage.steps}", f"{stage.tokens:,}", losses, _holdout(stage), f"{stage.seconds:.1f}"
-        )
-    console.print(table)
-    for note in _notes(stages):
-        console.print(note, soft_wrap=True, highlight=False)
-
-
-def _holdout(stage: StageSummary) -> str:
-    return _losses(stage.holdout_before, stage.holdout_after)
-
-
-def _losses(before: float | None, after: float | None) -> str:
-    return "–" if before is None or after is None else f"{before:.4f} → {after:.4f}"
-
-
-def _notes(stages: list[StageSummary]) -> Iterator[str]:
-    """Says of every stage that froze something what moved, and when a flat loss is what to expect."""
-    trained: set[str] = set()
-    for stage in stages:
-        untrained = [part for part in stage.unchanged if part not in trained]
-        trained.update(stage.moved)
-        if stage.unchanged:
-            yield f"{stage.name}: {_movement(stage.moved, stage.unchanged)}"
-        if untrained:
-            yield f"  nothing is pretrained here: {' and '.join(untrained)} stood as drawn, so little falls"
