@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mindvl_data.expanded import VARIABLE, expand
+from mindvl_data.expanded import VARIABLE
 from mindvl_data.recipe.fields import Model, RecipeError
 from mindvl_data.recipe.problems import problem
 from mindvl_data.recipe.whole import Recipe
-from mindvl_data.runtime import yaml_text
+from mindvl_data.runtime import settings, yaml_text
 from mindvl_data.runtime.reference import described, subclasses, tables
 
 
@@ -43,10 +42,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), reads_data: bool = Tr
     reads_data: whether a `${VAR}` that is not set is an error; who only reckons with a recipe has no use for its files.
     """
     raw = read_yaml(path)
-    for override in overrides:
-        _apply(raw, override)
-    problems: list[str] = []
-    resolved = _resolve(raw, "", problems)
+    try:
+        for override in overrides:
+            settings.override(raw, override)
+    except settings.OverrideError as error:
+        raise RecipeError(str(error)) from error
+    resolved, problems = settings.resolve(raw)
     problems = problems if reads_data else []
     problems += _open_keys(raw, "")
     if not problems:
@@ -104,32 +105,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, this is {type(raw).__name__}")
     return raw
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    place, equals, text = override.partition("=")
-    if not equals:
-        raise RecipeError(f"--set {override}: write path.to.key=value")
-    *parents, last = place.split(".")
-    node: Any = raw
-    try:
-        for name in parents:
-            node = node[int(name)] if isinstance(node, list) else node.setdefault(name, {})
-            if not isinstance(node, (dict, list)):
-                raise RecipeError(f"--set {override}: {name} is a value, not a mapping")
-        node[int(last) if isinstance(node, list) else last] = yaml_text.parse(text)
-    except (IndexError, ValueError) as error:
-        raise RecipeError(f"--set {override}: leads nowhere in the recipe, or is no YAML ({error})") from error
-
-
-def _resolve(node: Any, place: str, problems: list[str]) -> Any:
-    """`${VAR}` in every string replaced from the environment; names what is missing."""
-    if isinstance(node, dict):
-        return {key: _resolve(value, f"{place}.{key}".lstrip("."), problems) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_resolve(value, f"{place}.{i}", problems) for i, value in enumerate(node)]
-    if not isinstance(node, str) or not VARIABLE.search(node):
-        return node
-    missing = [name for name in VARIABLE.findall(node) if name not in os.environ]
-    problems += [f"{place}: the environment variable {name} is not set" for name in missing]
-    return expand(node)

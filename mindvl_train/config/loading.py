@@ -5,7 +5,6 @@ keeps it unresolved, so that what is secret stays out of the run's folder.
 """
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from mindvl_data.expanded import VARIABLE, expand
-from mindvl_data.runtime import yaml_text
+from mindvl_data.runtime import settings, yaml_text
 from mindvl_train.config.schema import STAGE_KINDS, ConfigError, TrainConfig
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -35,9 +33,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         ConfigError: the file is missing or no YAML, a key is unknown or a value does not fit.
     """
     raw = _read_yaml(path)
-    for override in overrides:
-        _set(raw, override)
-    config = validate(TrainConfig, _resolve(raw, ""), str(path))
+    try:
+        for override in overrides:
+            settings.override(raw, override)
+    except settings.OverrideError as error:
+        raise ConfigError(str(error)) from error
+    resolved, problems = settings.resolve(raw)
+    if problems:
+        raise ConfigError("\n".join(f"{problem}; export it or write the value" for problem in problems))
+    config = validate(TrainConfig, resolved, str(path))
     record = _keep_unresolved(config.model_dump(mode="json", by_alias=True), raw)
     return LoadedConfig(config, record)
 
@@ -71,35 +75,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds no mapping; a run's YAML begins with `name:`, `model:` and `stages:`")
     return data
-
-
-def _set(data: dict[str, Any], override: str) -> None:
-    dotted, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override}: expected path.to.key=value")
-    *parents, last = dotted.split(".")
-    for key in parents:
-        data = data.setdefault(key, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override}: {key!r} is a value, not a mapping")
-    try:
-        data[last] = yaml_text.parse(text)
-    except yaml_text.YamlError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
-
-
-def _resolve(value: Any, where: str) -> Any:
-    """The same tree with `${VAR}` in its strings replaced from the environment."""
-    if isinstance(value, Mapping):
-        return {key: _resolve(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolve(item, f"{where}.{index}") for index, item in enumerate(value)]
-    if not _refers(value):
-        return value
-    for name in VARIABLE.findall(value):
-        if name not in os.environ:
-            raise ConfigError(f"{where}: the environment variable {name} is not set; export it or write the value")
-    return expand(value)
 
 
 def _refers(value: Any) -> bool:

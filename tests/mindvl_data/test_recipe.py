@@ -123,7 +123,7 @@ def test_every_problem_is_listed_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("seed", "write path.to.key=value"), ("seed.deeper=1", "seed is a value, not a mapping")],
+    [("seed", "expected path.to.key=value"), ("seed.deeper=1", "'seed' is a value, not a mapping")],
 )
 def test_an_override_that_reaches_nowhere_is_named(override: str, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
