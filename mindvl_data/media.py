@@ -56,8 +56,10 @@ class Access:
 def access_to(build_folder: str, media_root: str | Path | None = None, allow: Sequence[str] = ()) -> Access:
     """What may be opened for the sets of a build: what their user names, and what this user's own build noted there.
 
-    build_folder: as `Manifest.build_folder`. media_root: the folder that stands for the recipe's; all below it may be
-    read. allow: further folders or prefixes of URLs, as the set's uris begin, and names of tokenizers.
+    Args:
+        build_folder: As `Manifest.build_folder`.
+        media_root: The folder that stands for the recipe's; all below it may be read.
+        allow: Further folders or prefixes of URLs, as the set's uris begin, and names of tokenizers.
     """
     note = read_note(build_folder) if "://" not in build_folder else None
     named = tuple(prefix if prefix.endswith("/") else f"{prefix}/" for prefix in allow)

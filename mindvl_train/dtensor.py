@@ -9,7 +9,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's piece."""
+    """This rank's piece: of a plain tensor all of it, the same shape and dtype."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,6 +1,8 @@
 """Who may import whom: the rules of docs/architecture.md, as tests."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,3 +141,19 @@ def test_the_stream_needs_no_torch() -> None:
 def test_no_file_is_named_after_nothing() -> None:
     vague = {"utils", "util", "helpers", "helper", "common", "misc", "base"}
     assert not [p for package in ("mindvl_data", "mindvl_train") for p in modules(package) if p.stem in vague]
+
+
+def documented() -> list[str]:
+    """What docs/api.md shows, and the packages that it names for plugins."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    return re.findall(r"^::: ([\w.]+)$", page, re.M) + re.findall(r"\| `([\w.]+)` \|$", page, re.M)
+
+
+@pytest.mark.parametrize("name", documented())
+def test_what_the_documentation_promises_is_listed_by_its_package(name: str) -> None:
+    path = ROOT.joinpath(*name.split("."))
+    is_module = path.is_dir() or path.with_suffix(".py").is_file()
+    package, member = (name, None) if is_module else (name.rpartition(".")[0], name.rpartition(".")[2])
+    listed = importlib.import_module(package).__all__
+    assert list(listed) == sorted(set(listed), key=lambda each: (not each.isupper(), not each[0].isupper(), each))
+    assert member is None or member in listed

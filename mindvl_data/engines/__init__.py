@@ -19,6 +19,8 @@ from typing import Any, Protocol, Self, TypeVar
 from mindvl_data.errors import UserError
 from mindvl_data.runtime import plugins
 
+__all__ = ["Done", "Engine", "EngineError", "EngineOptions", "engine_of"]
+
 GROUP = "mindvl_data.engines"
 
 T = TypeVar("T")

@@ -36,11 +36,27 @@ def export(
     media_root: str | Path | None = None,
     allow: Sequence[str] = (),
 ) -> int:
-    """Write the samples in the order of the mixture (or the packs) to `folder`; returns how many records.
+    """Write the samples in the order of the mixture, or the packs.
 
-    What an export that was killed left is removed, and all is written again. progress: packs done, of how many.
-    media_root, allow: where else images may be read (see `media.access_to`).
-    Raises ExportError, PluginError, ManifestError, or MediaError where a referenced image changed.
+    What an export that was killed left is removed, and all is written again.
+
+    Args:
+        manifest: Of the set.
+        format_name: One of the table of writers.
+        folder: To be made.
+        whole_packs: The packs themselves, in the place of the samples drawn for them.
+        progress: Called with the packs done, and of how many.
+        media_root: See `media.access_to`, as `allow`.
+        allow: Where else images may be read.
+
+    Returns:
+        How many records were written.
+
+    Raises:
+        ExportError: The folder is there, or the format has no place for what the set holds.
+        PluginError: There is no such format.
+        ManifestError: A shard is not sound.
+        MediaError: A referenced image changed.
     """
     writer: Writer = plugins.load(GROUP, format_name)
     if whole_packs and (getattr(writer, "samples_only", False) or getattr(writer, "no_packs", False)):

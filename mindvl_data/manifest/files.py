@@ -39,10 +39,16 @@ def packs_of(manifest: Manifest) -> Iterator[Pack]:
 
 
 def pack_costs(manifest: Manifest) -> NDArray[np.int64]:
-    """What every pack costs, int64 [packs, 2]: Σ l² and patches; a few bytes a pack are read, tokens and images not.
+    """What every pack costs; a few bytes a pack are read, tokens and images not.
 
     For estimates: the shards' hashes are not checked, and nothing is fetched from a store but those bytes.
-    Raises ManifestError, and StoreError.
+
+    Returns:
+        int64 [packs, 2]: Σ l² and patches.
+
+    Raises:
+        ManifestError: A shard is missing, or is none.
+        StoreError: The store does not answer.
     """
     return np.concatenate([np.empty((0, 2), np.int64), *(_shard_costs(manifest, shard) for shard in manifest.shards)])
 
@@ -70,8 +76,14 @@ def _costs_at(place: str) -> NDArray[np.int64]:
 def check_shard(manifest: Manifest, shard: ShardInfo, once: bool = False) -> Path:
     """The shard's path here once its size and hash are those of the manifest; fetched if it lies in a store.
 
-    once: trust this host's note of a file that has not changed since it was hashed (see `sha256_once`).
-    Raises ManifestError, and StoreError.
+    Args:
+        manifest: Of the set.
+        shard: One of its shards.
+        once: Trust this host's note of a file that has not changed since it was hashed (see `sha256_once`).
+
+    Raises:
+        ManifestError: It is missing or altered.
+        StoreError: The store does not answer.
     """
     if manifest.store is not None:
         return (manifest.cache or ShardCache()).fetch(f"{manifest.store}/{shard.path}", shard.bytes, shard.sha256)

@@ -20,10 +20,15 @@ SEAL = re.compile(rb"([0-9a-f]{64})(  manifest\.json)?\n?")
 
 
 def read_manifest(path: str | Path, cache: ShardCache | None = None) -> Manifest:
-    """Read and check a manifest (its hash, version and keys; not its shards: see `verify`).
+    """Read and check a manifest: its hash, version and keys; not its shards, see `verify`.
 
-    path: the file, or the folder that holds it, here or as a URL of any store that fsspec knows. cache: of a
-    store's shards (default: the one that the environment names). Raises ManifestError, and StoreError.
+    Args:
+        path: The file, or the folder that holds it, here or as a URL of any store that fsspec knows.
+        cache: Of a store's shards; by default the one that the environment names.
+
+    Raises:
+        ManifestError: It is missing, altered, of an unknown version, or none.
+        StoreError: The store does not answer.
     """
     if "://" in str(path):
         return _read_from_store(str(path).removesuffix(f"/{FILE_NAME}").rstrip("/"), cache or ShardCache())

@@ -40,7 +40,17 @@ class Referenced:
     def problems(
         self, manifest: Manifest, access: Access, hashed: bool, run: Runner = map
     ) -> Iterator[tuple[str, list[str]]]:
-        """(uri, problems) of every file. hashed: read every range, in the place of a look at each file's size."""
+        """Look at every file that the packs name.
+
+        Args:
+            manifest: Of the set.
+            access: What may be opened.
+            hashed: Read every range, in the place of a look at each file's size.
+            run: Gives the results of a function over tasks in their order, as an engine does.
+
+        Returns:
+            (uri, problems) of every file, one after the other.
+        """
         files, folder = sorted(self._files.items()), manifest.build_folder
         starts = range(0, len(files), FILES_AT_A_TIME)
         tasks = [_LookTask(folder, access, hashed, files[start : start + FILES_AT_A_TIME]) for start in starts]

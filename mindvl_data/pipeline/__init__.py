@@ -70,15 +70,26 @@ def build(
     engine: Engine | None = None,
     rehash: bool = False,
 ) -> BuildReport:
-    """Build every stage of a recipe into `out` (default: build/<its name>).
+    """Build every stage of a recipe.
 
-    dry_run: all but shards, manifests and ledger. store: the URL of a build folder in a store; `out` is then the local
-    folder that stands for it (default: `mirror.scratch_of`).
-    sample (dry runs only): tokenise about so many samples and estimate the others' text tokens.
-    engine: where tasks run; by default in `workers` processes of this machine.
-    rehash: read every source again, whatever its size and times say.
+    Args:
+        loaded: The recipe, as `load_recipe` gives it.
+        out: The build folder; by default build/<its name>. With `store` the local folder that stands for that (default:
+            `mirror.scratch_of`).
+        workers: Processes of this machine, where no `engine` is given.
+        progress: Called as steps go on.
+        dry_run: All but shards, manifests and ledger.
+        sample: Of a dry run: tokenise about so many samples and estimate the others' text tokens.
+        store: The URL of a build folder in a store.
+        engine: Where tasks run; by default in `workers` processes.
+        rehash: Read every source again, whatever its size and times say.
 
-    Raises RecipeError, SourceError, TokeniserError, MixError, MediaError, EngineError or BuildError.
+    Returns:
+        What was made, or would be, of every stage.
+
+    Raises:
+        UserError: What is at fault has its own kind: RecipeError, SourceError, TokeniserError, MixError, MediaError,
+            EngineError or BuildError.
     """
     out = (out or mirrors.scratch_of(store)).absolute() if store else out or default_folder(loaded)
     engine = engine or LocalEngine(workers)

@@ -37,9 +37,16 @@ class LoadedRecipe:
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), reads_data: bool = True) -> LoadedRecipe:
-    """Read, override (`path.to.key=value`), resolve and validate a recipe. Raises RecipeError.
+    """Read, override, resolve and validate a recipe.
 
-    reads_data: whether a `${VAR}` that is not set is an error; who only reckons with a recipe has no use for its files.
+    Args:
+        path: The recipe, a YAML file.
+        overrides: Each as `path.to.key=value`.
+        reads_data: Whether a `${VAR}` that is not set is an error; who only reckons with a recipe needs none of its
+            files.
+
+    Raises:
+        RecipeError: It is none; the message lists every problem with its YAML path.
     """
     raw = read_yaml(path)
     try:

@@ -7,9 +7,14 @@ from numpy.typing import NDArray
 
 
 def places_among(known: NDArray[np.uint64], asked: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where each id stands among those known, int64 [m]; -1: it does not.
+    """Where ids stand among known ones.
 
-    known, asked: the halves of ids as they lie in memory, uint64 [n, 2] and [m, 2].
+    Args:
+        known: uint64 [n, 2], the halves of ids as they lie in memory.
+        asked: uint64 [m, 2], likewise.
+
+    Returns:
+        int64 [m]; -1 of an id that is not known.
     """
     if not len(known):
         return np.full(len(asked), -1)

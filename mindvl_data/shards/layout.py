@@ -63,7 +63,10 @@ VIDEO = (pa.field("seconds_per_grid", pa.float64()), pa.field("frames", pa.list_
 def schema(seq_len: int, video: bool = False, weighted: bool = False) -> pa.Schema:
     """The Arrow schema of a shard, column for column as docs/format.md has it.
 
-    video: of a set with clips; weighted: of one where a loss token weighs anything else than 1.
+    Args:
+        seq_len: Tokens of a pack.
+        video: Whether the set has clips.
+        weighted: Whether any loss token of the set weighs anything else than 1.
     """
     image = pa.struct(
         [

@@ -98,7 +98,12 @@ def padding_pack(index: int, seq_len: int, pad_id: int) -> Pack:
 
 
 def attention_cost(cu_seqlens: NDArray[np.int32], num_tokens: int) -> int:
-    """Σ l² over the real segments (padding attends to nothing that counts)."""
+    """Σ l² over the real segments (padding attends to nothing that counts).
+
+    Args:
+        cu_seqlens: int32 [segments + 1], padding a segment of its own.
+        num_tokens: Where the padding begins.
+    """
     lengths = np.diff(cu_seqlens[cu_seqlens <= num_tokens]).astype(np.int64)
     return int((lengths**2).sum())
 

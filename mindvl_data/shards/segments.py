@@ -73,9 +73,13 @@ def joined_tables(tables: Iterable[SegmentTable]) -> SegmentTable:
 
 
 def joined(segments: Sequence[Pack], weights: Sequence[float], seq_len: int, pad_id: int) -> Pack:
-    """Segments (packs of one segment without padding) as one pack of `seq_len` tokens, padding last.
+    """Segments as one pack of `seq_len` tokens, padding last.
 
-    weights: what a loss token of each weighs besides.
+    Args:
+        segments: Packs of one segment without padding.
+        weights: What a loss token of each weighs besides.
+        seq_len: Tokens of the pack.
+        pad_id: Of each token of its padding.
     """
     starts = list(accumulate((len(one.tokens) for one in segments), initial=0))
     padding = seq_len - starts[-1]

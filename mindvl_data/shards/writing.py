@@ -63,8 +63,16 @@ def write_shard(
 ) -> ShardInfo:
     """Write packs in order to `path`, as `write_batches` does.
 
-    sources: every source name of the data set, in a fixed order: the file's one dictionary. video: the set has clips;
-    weighted: loss tokens that weigh anything else than 1.
+    Args:
+        path: Of the shard.
+        packs: Each of `seq_len` tokens.
+        seq_len: Tokens of a pack.
+        sources: Every source name of the data set, in a fixed order: the file's one dictionary.
+        video: Whether the set has clips.
+        weighted: Whether any loss token of the set weighs anything else than 1.
+
+    Returns:
+        What a manifest says of the shard, and the digest of each of its packs.
     """
     columns, given = schema(seq_len, video, weighted), list(packs)
     sizes = [sum(len(data or b"") for data in _own_bytes(pack.images)) for pack in given]

@@ -21,6 +21,28 @@ from uuid import UUID
 from mindvl_data.errors import UserError
 from mindvl_data.tables.schema import BOXES, Drop, Part, is_blank
 
+__all__ = [
+    "Asked",
+    "Failed",
+    "Image",
+    "ImageBytes",
+    "ImagePath",
+    "Piece",
+    "Record",
+    "Row",
+    "Sample",
+    "SourceError",
+    "Unusable",
+    "Video",
+    "attempt",
+    "first_text",
+    "further_texts",
+    "listed",
+    "loss_of",
+    "uid_of",
+    "weight_of",
+]
+
 GROUP = "mindvl_data.sources"
 # How a format's text is rendered unless the recipe says otherwise; a plugin's reader sets `read.render`.
 DEFAULT_RENDER = "chat"

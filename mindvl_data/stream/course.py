@@ -132,8 +132,12 @@ def alone(name: str, packs: int) -> Course:
 def lay_out(wanted: AnyManifest | Mixture | Curriculum, epochs: int | None) -> tuple[tuple[Manifest, ...], Course]:
     """The manifests of a course and the course itself.
 
-    epochs: passes over a manifest; over a mixture until the first of it has had so many; None: endless.
-    Raises ManifestError: manifests that do not fit together, or a period that has no length.
+    Args:
+        wanted: What is to be read.
+        epochs: Over a manifest, or over a mixture until the first of its sets has had so many; None: endless.
+
+    Raises:
+        ManifestError: The manifests do not fit together, or a period has no length.
     """
     if isinstance(wanted, Curriculum) and epochs != 1:
         raise ManifestError("a curriculum's periods say how long they are: give `epochs` or `packs` there")

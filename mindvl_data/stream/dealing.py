@@ -11,11 +11,19 @@ ROUNDS = 16
 
 
 def deal(costs: NDArray[np.int64], world: int) -> NDArray[np.int64]:
-    """Packs to ranks: int64 [world, packs / world], the packs of every rank, dearest first.
+    """Packs to ranks, alike in cost. A pure function: every rank computes the same.
 
-    costs: int64 [packs, kinds], such as Σ l² and patches; each kind counts by its share of the batch. A pure
-    function: every rank computes the same. Packs of one column are alike in cost, so that ranks that take one
-    after another also meet at every micro-batch. Raises ValueError when the packs do not divide.
+    Packs of one column are alike in cost, so that ranks that take one after another also meet at every micro-batch.
+
+    Args:
+        costs: int64 [packs, kinds], such as Σ l² and patches; each kind counts by its share of the batch.
+        world: Ranks.
+
+    Returns:
+        int64 [world, packs / world], the packs of every rank, the most expensive first.
+
+    Raises:
+        ValueError: `world` does not divide the packs.
     """
     if len(costs) % world:
         raise ValueError(f"{len(costs)} packs cannot be dealt evenly to {world} ranks")
@@ -49,9 +57,14 @@ def _swapped(column: NDArray[np.int64], shares: NDArray[np.int64], loads: NDArra
 
 
 def imbalance(costs: NDArray[np.int64], dealt: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of each kind of cost, the busiest rank's over the mean rank's: float64 [kinds], 1 is level.
+    """Of each kind of cost, the busiest rank's over the mean rank's.
 
-    costs, dealt: as `deal` takes and gives them.
+    Args:
+        costs: int64 [packs, kinds], as `deal` takes them.
+        dealt: int64 [world, packs / world], as `deal` gives them.
+
+    Returns:
+        float64 [kinds]; 1 is level.
     """
     loads = costs[dealt].sum(axis=1)
     return np.asarray(loads.max(axis=0) / np.maximum(loads.mean(axis=0), 1e-9), np.float64)

@@ -28,10 +28,17 @@ class EpochOrder:
 
 
 def order_of_epoch(manifest_id: str, epoch: int, packs: int, step: int, borders: Sequence[int] = ()) -> EpochOrder:
-    """Drawn from (id, epoch) by hashing: no generator whose stream may change with a version.
+    """An epoch's order, drawn from (id, epoch) by hashing: no generator whose stream may change with a version.
 
-    A last step that is not full stays last, so that no other step is torn: steps that the build made alike in
-    cost stay whole. borders: of the windows of a curriculum, in which steps stay.
+    A last step that is not full stays last, so that no other step is torn: steps that the build made alike in cost stay
+    whole.
+
+    Args:
+        manifest_id: Of the set.
+        epoch: From 0, which is the build's order.
+        packs: Of the set.
+        step: Packs that stay together.
+        borders: Of the windows of a curriculum, in which steps stay.
     """
     full = packs // step
     if epoch == 0 or full < 2:

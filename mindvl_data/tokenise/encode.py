@@ -55,11 +55,21 @@ def encode(
     loss_rule: str = "answers",
     fast: bool = False,
 ) -> Encoded:
-    """Samples as ids and loss mask, by one render for all or one for each.
+    """Samples as ids and loss mask.
 
     A token has loss if it starts within text that has: one that joins the header's newline with the white space of an
     answer has none. Neither has the first token of a sample.
-    fast: encode with the faster library where the tokenizer allows it; raises OtherIdsError where that gave other ids.
+
+    Args:
+        samples: The parts of each.
+        render: One for all, or one for each.
+        template: Of the chat.
+        tokeniser: Of the set.
+        loss_rule: Which texts have loss: `answers` or `all`.
+        fast: Encode with the faster library where the tokenizer allows it.
+
+    Raises:
+        OtherIdsError: The faster library gave other ids.
     """
     columns = samples if isinstance(samples, PartColumns) else of_samples(samples)
     table = _Table()

@@ -149,10 +149,17 @@ def scaled(value: float, extent: float, target: int) -> int:
 def grounded(
     parts: Sequence[Part], sizes: Sequence[tuple[int, int]], rule: Boxes, objects: str | None = None
 ) -> Grounded | None:
-    """The boxes of a sample, None where its texts hold none. Raises BadBox.
+    """The boxes of a sample, None where its texts hold none.
 
-    sizes: (width, height) of its images in pixels, upright. objects: which parts are boxes, as a reader found
-    it beside the texts (see sources.objects); the texts are not searched then.
+    Args:
+        parts: Of the sample.
+        sizes: (width, height) of its images in pixels, upright.
+        rule: How boxes are written, and how they shall be.
+        objects: Which parts are boxes, as a reader found it beside the texts (see sources.objects); the texts are not
+            searched then.
+
+    Raises:
+        BadBox: A box is none, or of no image.
     """
     found = _named(parts, objects) if objects else _searched(parts, rule)
     marks = [_placed(mark, image, parts, sizes, rule) for mark, image in found]

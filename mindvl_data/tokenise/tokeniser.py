@@ -95,7 +95,13 @@ class Tokeniser:
     def encode_texts(self, texts: Sequence[str], borders: Borders, fast: bool = False) -> TextIds:
         """Ids of texts in which nothing is a control token, and the tokens at some of their characters.
 
-        fast: by the faster library if there is one for this tokenizer; raises OtherIdsError where its ids differ.
+        Args:
+            texts: To be encoded, each by itself.
+            borders: The characters asked for.
+            fast: Encode by the faster library, if there is one for this tokenizer.
+
+        Raises:
+            OtherIdsError: The faster library's ids differ.
         """
         if fast and self.fast:
             return self.fast.encode_texts(texts, borders, self.text_only)

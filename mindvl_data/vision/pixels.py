@@ -189,9 +189,16 @@ def _drop_fourth_bytes(pixels: NDArray[np.uint32], packed: NDArray[np.uint32]) -
 def load_rgb(
     data: bytes | memoryview, max_image_pixels: int = MAX_IMAGE_PIXELS, at_least: int | None = None
 ) -> Image.Image:
-    """The first frame as a viewer shows it: upright, on white, 8-bit RGB. Raises BadImage as decode does.
+    """The first frame as a viewer shows it: upright, on white, 8-bit RGB.
 
-    at_least: a JPEG may come at the smallest of its scales whose sides are so long, in a fraction of the time.
+    Args:
+        data: The image file's bytes.
+        max_image_pixels: More are refused before anything is decoded.
+        at_least: A JPEG may come at the smallest of its scales whose sides are so many pixels, in a fraction of the
+            time.
+
+    Raises:
+        BadImage: As `decode` does.
     """
     header = read_header(data, max_image_pixels)
     image = _loaded(data, max_image_pixels, at_least)

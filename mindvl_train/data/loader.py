@@ -18,6 +18,8 @@ from mindvl_data.stream import PackStream, Slot, Step
 from mindvl_train.data.batch import Batch, BatchLayout, collate
 from mindvl_train.data.steps import Cursor, StepBatches, micro_batches, planned
 
+__all__ = ["Kind", "Loader"]
+
 Kind = Literal["threads", "processes"]
 
 

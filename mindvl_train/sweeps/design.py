@@ -51,6 +51,6 @@ def _drawn(sets: int, number: int, name: str) -> NDArray[np.float64]:
 
 
 def with_share(mixture: NDArray[np.float64], number: int, share: float) -> NDArray[np.float64]:
-    """The mixture with another share of one set, the others in proportion."""
+    """The mixture with another share of one set, the others in proportion: float64 [sets], which adds up to 1."""
     others = np.delete(mixture, number)
     return np.insert(others * ((1 - share) / others.sum()), number, share)

@@ -35,6 +35,8 @@ from mindvl_data.errors import UserError
 from mindvl_data.runtime import plugins
 from mindvl_data.tables.schema import FILTER_COLUMNS
 
+__all__ = ["Clips", "ScoreError", "Thumbnails"]
+
 GROUP = "mindvl_data.scores"
 THUMBNAIL = 64
 
