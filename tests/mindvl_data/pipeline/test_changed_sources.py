@@ -50,6 +50,7 @@ def test_rehash_reads_all_of_what_looks_unchanged(
     monkeypatch.setattr(fingerprint, "WINDOW_BYTES", 1)
     monkeypatch.setattr(fingerprint, "stamp", lambda path, info: "blind")
     monkeypatch.setattr("mindvl_data.sources.files.stamp", lambda path, info: "blind")
+    monkeypatch.setattr("mindvl_data.sources.source_file.stamp", lambda path, info: "blind")
     build(loaded, tmp_path / "out")
     write(tmp_path / "texts.jsonl", "grey")
     assert build(loaded, tmp_path / "out").work.total() == 0

@@ -48,7 +48,7 @@ def test_a_build_from_s3_is_the_build_from_disk(
     def none(*_: object) -> None:
         raise AssertionError("a file of a store was copied")
 
-    monkeypatch.setattr("mindvl_data.sources.files.copied", none)
+    monkeypatch.setattr("mindvl_data.sources.source_file.copied", none)
     report = from_bucket(bucket, tmp_path / "out", "embed")
     for name in SETS:
         assert read_manifest(report.out / name).id == read_manifest(quickstart.out / name).id
