@@ -83,7 +83,11 @@ class Cluster:
         return any(node["Resources"].get(resource, 0) >= 1 for node in self.nodes)
 
     def send(self, function: Callable[[T], R], task: T, memory: int = 0, **options: Any) -> Any:
-        """A reference to the answer. memory: bytes; a task that wants more than any node has gets the largest."""
+        """A reference to the answer.
+
+        Args:
+            memory: Bytes; a task that wants more than any node has gets the largest.
+        """
         most = int(max((node["Resources"].get("memory", 0) for node in self.nodes), default=0))
         if self._refused:
             options["label_selector"] = {NODE_LABEL: f"!in({','.join(sorted(self._refused))})"}

@@ -65,7 +65,9 @@ def samples(
 ) -> Iterator[Record]:
     """Every draw in the order of the packs, its text as the source has it: whole, also where the pack holds a cut.
 
-    scratch: a folder for the texts meanwhile. images: whether the records have theirs.
+    Args:
+        scratch: A folder for the texts meanwhile.
+        images: Whether the records have theirs.
     """
     manifest = stream.manifest
     with Texts(manifest, scratch) as texts:

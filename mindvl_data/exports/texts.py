@@ -97,7 +97,10 @@ def messages(parts: Sequence[Mapping[str, Any]], clips: Collection[int] = ()) ->
     """Parts of the samples table as messages whose content is a list of texts and places of images and videos.
 
     `loss` and `weight` are there where the data says of a turn whether it is trained on, and what it weighs; what a
-    message says beside its content under OpenAI's names. clips: which of the images are clips.
+    message says beside its content under OpenAI's names.
+
+    Args:
+        clips: Which of the images are clips.
     """
     found, places = [], itertools.count()
     said = (part for part in parts if part["field"] != "tools")

@@ -45,9 +45,11 @@ TROUBLES = {
 def opened(out: Path, less_memory: str) -> Iterator[None]:
     """The build folder, made and held. What a killed build left unfinished is removed first.
 
-    less_memory: see Engine.
+    Args:
+        less_memory: See Engine.
 
-    Raises BuildError when another build is at work there, and for whatever goes wrong with disk or memory.
+    Raises:
+        BuildError: Another build is at work there, or something goes wrong with disk or memory.
     """
     with explained(out, less_memory), held(out):
         sweep(out)

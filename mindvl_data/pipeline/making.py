@@ -70,7 +70,11 @@ class Request:
         return file_of(self.run, f"scores.{self.name}.{key}", path)
 
     def files(self, how: object) -> Files:
-        """Where the columns of each partition lie; how: all that its values depend on beside the partition."""
+        """Where the columns of each partition lie.
+
+        Args:
+            how: All that its values depend on beside the partition.
+        """
         return [
             self._path(fingerprints.key(partition.samples.name, partition.version, how)) if due else None
             for partition, due in zip(self.partitions, self.due, strict=True)

@@ -43,7 +43,8 @@ class Scores:
     ) -> list[tuple[Path, ...]]:
         """For every partition the files of the score columns among those asked of it, computed now or before.
 
-        alive: the lines that a model is asked about, bool a partition; by default all.
+        Args:
+            alive: The lines that a model is asked about, bool a partition; by default all.
         """
         wanted = [self.score_of(columns) for columns in asked]
         self._make(sorted({name for mine in wanted for name in mine}), wanted, alive)

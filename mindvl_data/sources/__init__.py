@@ -226,8 +226,13 @@ def _weight(said: Any) -> float:
 def first_text(*values: Any, where: str) -> str:
     """The first of these texts that is not blank: null and empty are absent; "" where all that there are are empty.
 
-    Of a list of texts each is one, the first first; see `further_texts`. where: in words, for the message.
-    Raises Unusable where none is a text.
+    Of a list of texts each is one, the first first; see `further_texts`.
+
+    Args:
+        where: In words, for the message.
+
+    Raises:
+        Unusable: None of them is a text.
     """
     texts = [text for value in values for text in _texts(value)]
     if not texts:

@@ -27,9 +27,16 @@ def read(file: SourceFile, asked: Asked) -> Iterator[Record]:
 
 
 def files(path: Sequence[str], shown: Sequence[str], load: Mapping[str, Any], folder: Path) -> list[SourceFile]:
-    """The split as one file. Raises SourceError where there is no such data set, configuration or split.
+    """The split as one file.
 
-    path, shown: the name, resolved and as written. load: the recipe's section. folder: the recipe's.
+    Args:
+        path: The name, resolved.
+        shown: The name as written.
+        load: The recipe's section.
+        folder: The recipe's.
+
+    Raises:
+        SourceError: There is no such data set, configuration or split.
     """
     if util.find_spec("datasets") is None:
         raise SourceError("format: datasets needs the extra [datasets]: pip install 'mindvl[datasets]'")

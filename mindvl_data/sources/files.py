@@ -36,11 +36,19 @@ def source_files(
     folder: Path,
     cache: FingerprintCache,
 ) -> list[SourceFile]:
-    """Every file of a source, sorted by path within each pattern. Raises SourceError where there is none.
+    """Every file of a source, sorted by path within each pattern.
 
-    patterns: resolved; raw: the same with `${VAR}` as written, which is what every output shows. images: the
-    folder of the images, resolved and as written. Sample ids use paths relative to the source's one root, the
-    folder that its patterns have in common.
+    Sample ids use paths relative to the source's one root, the folder that its patterns have in common.
+
+    Args:
+        patterns: Resolved.
+        raw: The same with `${VAR}` as written, which is what every output shows.
+        images: The folder of the images, resolved and as written.
+        folder: The recipe's, which patterns are relative to.
+        cache: Of fingerprints.
+
+    Raises:
+        SourceError: A pattern finds no file.
     """
     root = _common([fixed_folder(pattern) for pattern in patterns])
     shown_root = _common([fixed_folder(pattern) for pattern in raw])

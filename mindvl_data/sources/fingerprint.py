@@ -145,7 +145,8 @@ def stamp(path: str, info: Mapping[str, Any] | None) -> str:
 def fingerprint(fs: Any, path: str, info: dict[str, Any], whole: bool = False) -> str:
     """`sha256:` of the whole file up to 16 MiB, else `sampled:` over its size and 16 windows; `etag:` in stores.
 
-    whole: of files of any size.
+    Args:
+        whole: Of files of any size.
     """
     for name in CONTENT:
         if info.get(name):

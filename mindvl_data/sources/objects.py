@@ -22,7 +22,8 @@ SCALES = {None: None, "real": "pixels", "norm1": "unit"}
 def with_objects(sample: Sample, row: Row, asked: bool) -> Sample:
     """The sample with its row's `objects` put into its texts, where they have places for them. Raises Unusable.
 
-    asked: whether the source says `boxes`; without it a text with places cannot be used.
+    Args:
+        asked: Whether the source says `boxes`; without it a text with places cannot be used.
     """
     objects = row.get("objects")
     if not asked and not objects:

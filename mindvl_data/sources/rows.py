@@ -32,7 +32,8 @@ COMPRESSED = (".gz", ".zst")
 def samples(file: SourceFile, asked: Asked, columns: Sequence[str], parse: Parse) -> Iterator[Record]:
     """A record for every row of a JSON, JSON Lines, CSV, Parquet, Arrow or MDS file, or of the JSON files in a tar.
 
-    columns: the fields that `parse` reads, by our names; a table must have one of them.
+    Args:
+        columns: The fields that `parse` reads, by our names; a table must have one of them.
     """
     suffix = next((suffix for suffix in TABLES if file.path.endswith(suffix)), None)
     if suffix:

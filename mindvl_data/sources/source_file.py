@@ -78,7 +78,8 @@ class SourceFile:
     def open(self, whole: bool = True) -> IO[bytes]:
         """The file to read and to seek in; of one in a store no more than a few chunks are held at a time.
 
-        whole: see Ranged.
+        Args:
+            whole: See Ranged.
         """
         fs, path = store_of(self.place)
         if fs is LOCAL:

@@ -67,7 +67,8 @@ class Rendering:
 def estimate(partitions: Sequence[Partition], most: int, rendering: Rendering) -> tuple[list[Store], Estimate]:
     """Stores of one source's partitions with lengths but no ids.
 
-    most: how many samples are tokenised; all of them when there are no more, and then nothing is estimated.
+    Args:
+        most: How many samples are tokenised; all of them when there are no more, and then nothing is estimated.
     """
     tables = [_kept(pq.read_table(partition.samples, columns=COLUMNS), partition.kept) for partition in partitions]
     features = np.concatenate([_features(table) for table in tables])

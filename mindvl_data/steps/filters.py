@@ -151,7 +151,8 @@ def check_columns(rules: Sequence[Rule], found: Collection[str]) -> None:
 def dropped_by(task: FilterTask, before: NDArray[np.int16]) -> NDArray[np.int16]:
     """For every line of the partition the number of the first rule that drops it, or NO_FILTER: int16 [n].
 
-    before: the same, as the rules before these left it.
+    Args:
+        before: The same, as the rules before these left it.
     """
     table = _table(task)
     first = before.copy()

@@ -20,7 +20,9 @@ COLUMNS = LEDGER.names
 def of_samples(named: tuple[str, str], samples: Path, step: str, lines: pl.DataFrame) -> pl.DataFrame:
     """Ledger lines of samples that the samples table holds; their locators come from it.
 
-    named: the source, and its file as outputs show it. lines: sample_id (Binary), reason, detail.
+    Args:
+        named: The source, and its file as outputs show it.
+        lines: sample_id (Binary), reason, detail.
     """
     keys = pl.scan_parquet(samples).select(pl.col("sample_id").cast(pl.Binary), "key")
     located = lines.lazy().join(keys, on="sample_id", how="left").collect()
@@ -39,7 +41,9 @@ def of_rows(
 ) -> pl.DataFrame:
     """Ledger lines of these rows of a samples table, as columns: there may be millions.
 
-    named: the source, and its file as outputs show it. details: String [rows].
+    Args:
+        named: The source, and its file as outputs show it.
+        details: String [rows].
     """
     Drop(reason)
     table = pl.read_parquet(samples, columns=["sample_id", "key"]).select(pl.all().gather(rows))

@@ -171,7 +171,9 @@ def read_lines(
 ) -> pl.DataFrame:
     """One line a sample: sample_id, source, table, `tokens`, the MEASURES, what filters compare, and `state`.
 
-    drops: the ledger, `lengths`: sample_id and tokens of what was drawn.
+    Args:
+        drops: The ledger.
+        lengths: sample_id and tokens of what was drawn.
     """
     expressions = {t.label: t.expression for t in compared if t.label not in MEASURES}
     frames = [_lines(number, table, share, expressions) for number, table in enumerate(found)]

@@ -27,8 +27,11 @@ FACTS = ("key", "uid", "num_turns", "text_chars", "num_images", "pixels", "image
 def chosen(lines: pl.DataFrame, unread: pl.DataFrame) -> pl.DataFrame:
     """Up to SHOWN samples, as many of every (source, state): sample_id, source, table, tokens, state.
 
-    Those of the smallest ids, which are hashes. lines: see `columns.read_lines`. unread: the ledger's lines of samples
-    that no table has.
+    Those of the smallest ids, which are hashes.
+
+    Args:
+        lines: See `columns.read_lines`.
+        unread: The ledger's lines of samples that no table has.
     """
     wanted = ["sample_id", "source", "table", "tokens", "state"]
     both = pl.concat([lines.select(wanted), unread.select("sample_id", "source", "state")], how="diagonal")
@@ -44,7 +47,9 @@ def described(
 ) -> list[dict[str, Any]]:
     """The samples as the page shows them, each with its pictures, its text and, of a duplicate, the one that stayed.
 
-    tables: of the sources, then of the evaluations. drops: the ledger.
+    Args:
+        tables: Of the sources, then of the evaluations.
+        drops: The ledger.
     """
     reasons = {line["sample_id"]: line for line in _of(drops, picked["sample_id"]).iter_rows(named=True)}
     likes = {uid: bytes.fromhex(found[1]) for uid, line in reasons.items() if (found := LIKE.match(line["detail"]))}

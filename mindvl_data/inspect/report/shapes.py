@@ -22,7 +22,9 @@ def in_segment(
 ) -> None:
     """Give the pictures of a segment, as the page draws them, the `shapes` that its whole spans name.
 
-    rule: the source's `boxes` as the recipe has it. resolution: of the set, which the coordinates are written for.
+    Args:
+        rule: The source's `boxes` as the recipe has it.
+        resolution: Of the set, which the coordinates are written for.
     """
     pictures = [number for number, span in enumerate(spans) if span["grid"] is not None]
     sizes = [(spans[n]["grid"][2] * resolution["patch"], spans[n]["grid"][1] * resolution["patch"]) for n in pictures]

@@ -28,7 +28,9 @@ def warnings(
 ) -> list[str]:
     """Sentences, the weightiest first; none where nothing stands out.
 
-    sets: see `sets.summary`. samples: those that the report shows.
+    Args:
+        sets: See `sets.summary`.
+        samples: Those that the report shows.
     """
     return [*_funnel(recipe, funnel), *_unspaced(recipe, samples), *(line for one in sets for line in _set(one))]
 

@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 def kept_of(
     count: int, left: NDArray[np.int64], right: NDArray[np.int64], rank: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """For every sample the one of its group that stays, int64 [count]; itself where it does.
+    """For every sample the one of its group that stays: of those that pairs connect, also through others, the first.
 
-    left, right: pairs of duplicates. Groups are what pairs connect, also through others. Of a group the sample of
-    the smallest rank stays.
+    Args:
+        count: Samples.
+        left: int64 [pairs], one sample of each pair of duplicates.
+        right: int64 [pairs], the other.
+        rank: int64 [count], see `ranks`: the smallest of a group stays.
+
+    Returns:
+        int64 [count]; of a sample that stays itself.
     """
     # In the order of rank, the smallest label that reaches a sample is the best of its group.
     best = np.argsort(rank, kind="stable")
@@ -37,8 +43,16 @@ def _smallest(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> 
 
 
 def ranks(prefer: NDArray[np.float64] | None, source: NDArray[np.int16], ids: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The order in which samples are kept, int64 [n]: largest `prefer` first (missing last), then the recipe's order
-    of sources, then sample id. ids: uint8 [n, 16]."""
+    """The order in which samples are kept: largest `prefer` first, then by the recipe's order of sources and sample id.
+
+    Args:
+        prefer: float64 [n], missing (NaN) last; None: all alike.
+        source: int16 [n], its number in the recipe.
+        ids: uint8 [n, 16].
+
+    Returns:
+        int64 [n], 0 for the first.
+    """
     words = np.ascontiguousarray(ids).view(">u8").astype(np.uint64)
     keys: list[NDArray[np.generic]] = [words[:, 1], words[:, 0], source]
     if prefer is not None:

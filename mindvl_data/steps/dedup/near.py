@@ -21,7 +21,11 @@ NEIGHBOURS = 256
 def near_within(tables: Iterable[NDArray[np.uint64]], near: Near) -> Pairs:
     """Pairs of near things that share a bucket of some table, each pair once a table at most.
 
-    tables: keys, uint64 [n]. In a bucket of more than 256 each is compared with the 256 after it.
+    In a bucket of more than 256 each is compared with the 256 after it.
+
+    Args:
+        tables: Keys, uint64 [n].
+        near: Which of the pairs are near.
     """
     found: list[Pairs] = []
     for keys in tables:
@@ -38,9 +42,12 @@ def near_within(tables: Iterable[NDArray[np.uint64]], near: Near) -> Pairs:
 
 
 def near_between(tables: Iterable[tuple[NDArray[np.uint64], NDArray[np.uint64]]], near: Near) -> Pairs:
-    """Pairs (left, right) of near things of two kinds that share a bucket. tables: keys of either, uint64 [n], [m].
+    """Pairs (left, right) of near things of two kinds that share a bucket.
 
     Of a bucket each on the left is compared with 256 on the right at most.
+
+    Args:
+        tables: Keys of either, uint64 [n], [m].
     """
     found: list[Pairs] = []
     for left, right in tables:

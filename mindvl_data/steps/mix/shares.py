@@ -15,7 +15,8 @@ DIGITS = 12
 def resolved(mixture: Group, sizes: Mapping[str, int]) -> dict[str, float]:
     """Each source's share of the whole, summing to 1, in the order of the mixture.
 
-    sizes: each source in what shares are shares of (tokens, samples, loss tokens), none of them 0.
+    Args:
+        sizes: Each source in what shares are shares of (tokens, samples, loss tokens), none of them 0.
     """
     return dict(_leaves(mixture, sizes, 1.0))
 

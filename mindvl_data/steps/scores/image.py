@@ -43,8 +43,11 @@ def image_hash(thumbnails: Thumbnails) -> pl.Series:
 def perceptual_hashes(levels: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """64 bits a picture, uint64 [images]: alike for pictures that look alike.
 
-    levels: uint8 [images, 64, 64]. pHash (Zauner 2010): the lowest 8 by 8 frequencies of the discrete cosine
-    transform, each one bit: above the median of them or not.
+    pHash (Zauner 2010): the lowest 8 by 8 frequencies of the discrete cosine transform, each one bit: above the median
+    of them or not.
+
+    Args:
+        levels: uint8 [images, 64, 64].
     """
     size = levels.shape[-1]
     angles = np.outer(np.arange(HASH_SIDE), np.arange(size) * 2 + 1) * np.pi / (2 * size)

@@ -99,7 +99,11 @@ def _scored(column: pa.Array, directions: Directions, task: LeverageTask) -> NDA
 
 
 def leverage(vectors: NDArray[np.floating], directions: Directions) -> NDArray[np.float64]:
-    """Σ_{j ≤ k} U_ij² of every embedding, float64 [n]; vectors: [n, width]."""
+    """Σ_{j ≤ k} U_ij² of every embedding, float64 [n].
+
+    Args:
+        vectors: [n, width].
+    """
     places = standardised(vectors, directions.mean, directions.deviation) @ directions.axes
     squares: NDArray[np.float64] = (places**2).sum(axis=1)
     return squares
@@ -141,7 +145,8 @@ def standardised(
 def principal(products: NDArray[np.float64], energy: float) -> NDArray[np.float64]:
     """V_k Λ_k^(-1/2), float64 [width, k], of the fewest eigenvectors that hold `energy` of the trace.
 
-    products: XᵀX, float64 [width, width], whose eigenvalues are the σ² of X.
+    Args:
+        products: XᵀX, float64 [width, width], whose eigenvalues are the σ² of X.
     """
     values, vectors = np.linalg.eigh(products)
     values, vectors = values[::-1], vectors[:, ::-1]

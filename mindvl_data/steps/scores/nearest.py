@@ -52,7 +52,9 @@ def place(task: NearestTask) -> None:
 def nearest(vectors: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int32]:
     """The number of the centre with the largest inner product (the first of several), int32 [n].
 
-    vectors: float32 [n, width]; centres: float32 [centres, width].
+    Args:
+        vectors: float32 [n, width].
+        centres: float32 [centres, width].
     """
     found = [np.argmax(vectors[i : i + BATCH] @ centres.T, axis=1) for i in range(0, len(vectors), BATCH)]
     return np.concatenate([np.zeros(0, np.int64), *found]).astype(np.int32)
