@@ -120,7 +120,7 @@ OTHERWISE = BELOW_THE_RUNTIME | {
     "mindvl_data/exports/uids.py",
     "mindvl_data/pipeline/publish.py",
     "mindvl_data/atomic.py",
-    "mindvl_data/steps/scan.py",
+    "mindvl_data/steps/scan/__init__.py",
     "mindvl_data/steps/scores/joined.py",
     "mindvl_train/weights/checkpoint.py",
     "mindvl_train/weights/durable.py",
