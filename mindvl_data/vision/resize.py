@@ -121,7 +121,17 @@ def num_vision_tokens(
     grid_w: NDArray[np.integer] | int,
     merge: int,
 ) -> NDArray[np.int64] | int:
-    """Placeholders of an image, t·h·w / merge²; vision-start and vision-end are not among them."""
+    """Placeholders of an image, t·h·w / merge²; vision-start and vision-end are not among them.
+
+    Args:
+        grid_t: In patches before the merge, as `grid_h` and `grid_w`: numbers, or arrays of one shape.
+        grid_h: Likewise.
+        grid_w: Likewise.
+        merge: Patches a side that become one token.
+
+    Returns:
+        A number, or int64 of that shape.
+    """
     if isinstance(grid_h, np.ndarray):
         # A grid column is int16, and its product is not.
         return grid_t * grid_h.astype(np.int64) * grid_w // merge**2
