@@ -134,6 +134,8 @@ def without_values(
 
     As much arithmetic as the reference, and as much kept for the backward pass as by every fused kernel: queries,
     keys, values, outputs and a sum a row, never the scores of all pairs.
+
+    Args and returns are those of `reference`.
     """
     alike = Segments.of(length * count for length, count in sorted(Counter(segments.lengths).items()))
     batches = zip(*(_split(stream, alike) for stream in (query, key, value)), strict=True)

@@ -29,7 +29,10 @@ def reference(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
 
 def chunked(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """The same with the logits of `CHUNK` targets in memory at a time; they are computed again for gradients."""
+    """The same with the logits of `CHUNK` targets in memory at a time; they are computed again for gradients.
+
+    Args and returns are those of `reference`.
+    """
     losses = [
         checkpoint(reference, rows, head, chunk, use_reentrant=False)
         for rows, chunk in zip(torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True)

@@ -35,6 +35,8 @@ def grouped(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """`torch.nn.functional.grouped_mm`: one kernel on CUDA, told by the ends of the runs on the device.
 
     It wants rows of whole 16 bytes: other widths are padded with zeros, which add nothing.
+
+    Args and returns are those of `reference`.
     """
     if not len(tokens):
         return reference(tokens, weight, counts)
@@ -97,7 +99,10 @@ def load_npu() -> GroupedGEMM:
 
 
 def without_values(tokens: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """On the meta device, where nobody knows the counts: as much arithmetic, of the right shape."""
+    """On the meta device, where nobody knows the counts: as much arithmetic, of the right shape.
+
+    Args and returns are those of `reference`.
+    """
     return tokens @ weight[0]
 
 

@@ -24,7 +24,10 @@ def reference(patches: Tensor, weight: Tensor, kernel: tuple[int, int, int, int]
 
 
 def conv3d(patches: Tensor, weight: Tensor, kernel: tuple[int, int, int, int]) -> Tensor:
-    """The convolution as it was published: its stride is its kernel, so every patch is one output."""
+    """The convolution as it was published: its stride is its kernel, so every patch is one output.
+
+    Args and returns are those of `reference`.
+    """
     return F.conv3d(patches.view(-1, *kernel), weight.view(-1, *kernel)).view(len(patches), -1)
 
 

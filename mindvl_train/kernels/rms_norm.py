@@ -24,7 +24,10 @@ def reference(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def fused(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Torch's own, one kernel on CUDA; it scales before it rounds, the reference after."""
+    """Torch's own, one kernel on CUDA; it scales before it rounds, the reference after.
+
+    Args and returns are those of `reference`.
+    """
     return F.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), eps)
 
 

@@ -73,8 +73,12 @@ def end_forward(model: nn.Module) -> None:
 
 
 def add_copies_up(model: nn.Module, *, now: bool) -> None:
-    """Whether the next backward pass adds gradients up over the copies of the sharded model: once a step is
-    enough."""
+    """Says whether the next backward pass adds gradients up over the copies of the sharded model.
+
+    Args:
+        model: Sharded, or whole: of a whole one there is nothing to say.
+        now: Once a step is enough.
+    """
     if isinstance(model, FSDPModule):
         model.set_requires_all_reduce(now)
 
