@@ -6,9 +6,11 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mindvl_data.runtime.buffers import Buffers
 from mindvl_train.data.batch import Batch
 
 ALIGNMENT = 64
@@ -72,10 +74,16 @@ class Bundle:
     ends_step: bool
     shared: bool = False
 
-    def batch(self) -> Batch:
-        """The batch, its tensors views of one buffer of its own."""
+    def batch(self, memory: Buffers | None = None) -> Batch:
+        """The batch, its tensors views of one buffer of its own.
+
+        memory: lends that buffer, to be used again once nothing of the batch is left; by default it is fresh.
+        """
         if self.shared:
-            self._release_to(self.buffer.clone())
+            own = (memory or Buffers()).lend(len(self.buffer))
+            # By numpy, in this thread: torch's would go on waiting in a busy loop for more to copy.
+            np.frombuffer(own, np.uint8)[:] = self.buffer.numpy()
+            self._release_to(torch.frombuffer(own, dtype=torch.uint8))
         tensors: dict[str, Any] = {place.name: self._view(place) for place in self.places}
         return Batch(**self.rest, **tensors)
 

@@ -11,13 +11,16 @@ one `Bundle` a micro-batch, in order. A bundle says where the cursor stands once
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from mindvl_data.errors import UserError
+from mindvl_data.runtime.buffers import Buffers
 from mindvl_data.stream import PackStream, Slot
 from mindvl_train.data.batch import BatchLayout, collate
 from mindvl_train.data.bundle import Bundle, SharedPieces, lay_flat
@@ -126,10 +129,13 @@ def steps_from_workers(
         prefetch_factor=waiting,
         multiprocessing_context="spawn",
     )
-    bundles = _alive(iter(data))
+    bundles, memory = _alive(iter(data)), Buffers()
+    # A piece of shared memory stays mapped as long as it is held: mapping it anew costs more than its copy.
+    mapped: deque[Tensor] = deque(maxlen=workers * (waiting + 1))
     while step := list(itertools.islice(bundles, per_step)):
+        mapped.extend(bundle.buffer for bundle in step)
         stream.advance(stream.step_at(stream.state_dict()["packs"]))
-        yield StepBatches(tuple(bundle.batch() for bundle in step), Cursor(**stream.state_dict()))
+        yield StepBatches(tuple(bundle.batch(memory) for bundle in step), Cursor(**stream.state_dict()))
 
 
 def _alive(bundles: Iterator[Bundle]) -> Iterator[Bundle]:

@@ -1,13 +1,15 @@
 """How fast shards are written beside a plain copy of the same bytes, on files that this script writes.
 
-    python -m tests.benchmarks.write [--mb 2000] [--image-kb 60] [--workers N] [--folder DIR]
+    python -m tests.benchmarks.write [--mb 2000] [--image-kb 60] [--workers N] [--rounds 3] [--folder DIR]
 
-Every way ends with fsync and starts with its sources in the page cache. `copy` is `cp` and fsync of the finished
-shards, one after another; with one and two SHA-256 of each byte it says what hashing alone leaves of that, in as many
-processes as we have (we hash every image, and every shard, so each byte twice). `embedded` reads images where they
-lie, `dealt` sorts them by shard first, as is done where reading would take a request an image. `naive` opens the file,
-seeks and reads for each image, and writes the same shards. `referenced` and `tokens alone` write the same packs
-without bytes.
+Every way ends with fsync and starts with its sources in the page cache. The ways take turns, a first round is not
+counted, and figures are medians of the others. `copy` is `cp` and fsync of the finished shards, one after another; with
+one and two SHA-256 of each byte it says what hashing alone leaves of that, in as many processes as we have (we hash
+every image, and every shard, so each byte twice). `embedded` reads images where they lie, `dealt` sorts them by shard
+first, as is done where reading would take a request an image. `naive` opens the file, seeks and reads for each image,
+and writes the same shards. `referenced` and `tokens alone` write the same packs without bytes. The last two columns
+compare: a copy's seconds over those of the way, and those of `referenced` over those of `tokens alone`, by the clock
+and in CPU time, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -15,11 +17,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -150,35 +151,68 @@ def copied_and_hashed(path: Path, times: int) -> None:
         os.fsync(out.fileno())
 
 
-def measured(work: tuple[Callable[[Any], object], Any]) -> tuple[float, int]:
-    """CPU seconds, and KiB of memory that the process had at most until then."""
+def measured(work: tuple[Callable[[Any], object], Any]) -> float:
+    """CPU seconds."""
     function, task = work
     start = time.process_time()
     function(task)
-    return time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return time.process_time() - start
 
 
 Steps = Sequence[tuple[Callable[[Any], object], Sequence[Any]]]
+# Wall and CPU seconds.
+Row = tuple[float, float]
+COPY, EMBEDDED, REFERENCED, ALONE = "copy", "embedded", "referenced", "tokens alone"
 
 
-def report(engine: LocalEngine, name: str, steps: Steps, total: int, beside: float | None = None) -> float:
-    """Run the steps one after the other, each over its tasks; print and return MB/s."""
+def report(rows: dict[str, list[Row]], total: int, packed: int) -> None:
+    """The medians of the rounds; `packed`: bytes of tokens of the sets without embedded images."""
+    middle = {name: np.median(found, axis=0) for name, found in rows.items()}
+    print(f"{'':<30}{'wall s':>8}{'CPU s':>8}{'MB/s':>8}{'beside':>9}{'in CPU':>8}")
+    for name, (wall, cpu) in middle.items():
+        embeds = name not in (REFERENCED, ALONE)
+        size, other = (total, middle[COPY]) if embeds else (packed, middle[ALONE])
+        # Speed of a copy, and how many times the same tokens without images.
+        shares = (other[0] / wall, other[1] / cpu) if embeds else (wall / other[0], cpu / other[1])
+        print(f"{name:<30}{wall:>8.2f}{cpu:>8.2f}{size / wall / 1e6:>8,.0f}", end="")
+        print(f"{shares[0]:>9.0%}{shares[1]:>8.0%}" if embeds else f"{shares[0]:>8.2f}x{shares[1]:>7.2f}x", flush=True)
+
+
+def run(engine: LocalEngine, steps: Steps) -> Row:
+    """Run the steps one after the other, each over its tasks."""
     os.sync()
-    start, seen = time.perf_counter(), []
+    start, cpu = time.perf_counter(), 0.0
     for function, work in steps:
-        seen += engine.run(measured, [(function, task) for task in work])
-    cpu, memory = sum(seconds for seconds, _ in seen), max(kib for _, kib in seen) / 1024
-    wall = time.perf_counter() - start
-    rate = total / wall / 1e6
-    share = f"{rate / beside:>9.0%}" if beside else ""
-    print(f"{name:<28}{wall:>8.2f}{cpu:>8.2f}{memory:>10,.0f}{rate:>10,.0f}{share}", flush=True)
-    return rate
+        cpu += sum(engine.run(measured, [(function, task) for task in work]))
+    return time.perf_counter() - start, cpu
 
 
 def clean(made: Sequence[WriteTask]) -> None:
     for task in made:
-        for path in (task.path, task.note):
+        for path in (task.path, task.note, task.path.with_suffix(".copy")):
             path.unlink(missing_ok=True)
+
+
+def ways(folder: Path, stores: list[Store], engine: LocalEngine, alone: LocalEngine) -> Iterator[tuple[str, Row]]:
+    """One round: every way once."""
+    made, segments = tasks(folder, folder / "embedded", stores, "embed", True)
+    yield EMBEDDED, run(engine, [(write, made)])
+    paths = [task.path for task in made]
+    yield COPY, run(alone, [(copied, paths)])
+    for times in (1, 2):
+        limit = partial(copied_and_hashed, times=times)
+        yield f"copy, {times} SHA-256 of each byte", run(engine, [(limit, paths)])
+    clean(made)
+    deals, moved = plan_deals(made, segments, folder / "dealt", scattered=True)
+    yield "embedded, dealt before", run(engine, [(deal, deals), (write, moved)])
+    clean(made)
+    yield "naive, a seek an image", run(engine, [(naive, made)])
+    shutil.rmtree(folder / "embedded")
+    shutil.rmtree(folder / "dealt")
+    for name, images in ((REFERENCED, True), (ALONE, False)):
+        made, _ = tasks(folder, folder / "without", stores, "reference", images)
+        yield name, run(engine, [(write, made)])
+        shutil.rmtree(folder / "without")
 
 
 def main() -> None:
@@ -186,38 +220,33 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=2000)
     parser.add_argument("--image-kb", type=int, default=60)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.folder) as temporary, LocalEngine(asked.workers) as engine:
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as temporary,
+        LocalEngine(options.workers) as engine,
+        LocalEngine(1) as alone,
+    ):
         folder = Path(temporary)
-        each = asked.mb * 1000 // asked.image_kb // FILES
-        stores = [source(folder, number, asked.image_kb * 1000, each) for number in range(FILES)]
+        each = options.mb * 1000 // options.image_kb // FILES
+        stores = [source(folder, number, options.image_kb * 1000, each) for number in range(FILES)]
         for number, store in enumerate(stores):
             with seals.sealed(folder / f"store-{number}") as partial, StoreWriter(partial) as writer:
                 writer.add(store)
         made, segments = tasks(folder, folder / "embedded", stores, "embed", True)
-        print(f"{asked.workers} processes, {len(segments):,} images in {len(made)} shards")
-        engine.run(write, made)  # Starts the processes, reads the sources, and makes what `cp` copies.
-        paths = [task.path for task in made]
-        total = sum(path.stat().st_size for path in paths)
-        print(f"{'':<28}{'wall s':>8}{'CPU s':>8}{'peak MiB':>10}{'MB/s':>10}{'of copy':>9}")
-        with LocalEngine(1) as alone:
-            copy = report(alone, "copy", [(copied, paths)], total)
-        for times in (1, 2):
-            limit = partial(copied_and_hashed, times=times)
-            report(engine, f"copy, {times} SHA-256 of each byte", [(limit, paths)], total, copy)
-        for path in paths:
-            path.with_suffix(".copy").unlink()
-        clean(made)
-        report(engine, "embedded", [(write, made)], total, copy)
-        deals, moved = plan_deals(made, segments, folder / "dealt", scattered=True)
-        clean(made)
-        report(engine, "embedded, dealt before", [(deal, deals), (write, moved)], total, copy)
-        report(engine, "naive, a seek an image", [(naive, made)], total, copy)
+        # Starts the processes and reads the sources.
+        engine.run(write, made)
+        total = sum(task.path.stat().st_size for task in made)
         shutil.rmtree(folder / "embedded")
-        for name, images in (("referenced", True), ("tokens alone", False)):
-            made, _ = tasks(folder, folder / name, stores, "reference", images)
-            report(engine, name, [(write, made)], sum(len(task.offsets) - 1 for task in made) * SEQ_LEN * 4)
+        print(f"{options.workers} processes, {len(segments):,} images in {len(made)} shards", flush=True)
+        rows: dict[str, list[Row]] = {}
+        # The first round is slower whatever comes first in it: the file system finds its room.
+        for number in range(options.rounds + 1):
+            for name, row in ways(folder, stores, engine, alone):
+                if number:
+                    rows.setdefault(name, []).append(row)
+    report(rows, total, len(segments) // PER_PACK * SEQ_LEN * 4)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Writing: the packs of one shard are put together from the token stores and the sources' image bytes.
 
 `shard` writes one shard, `assemble` puts its packs together (`layout` the tokens, `images` the pictures), `reads` reads
-many byte ranges at once into `buffers` that are used again; `planning` finds out whether a set's images lie too
-scattered for that, and `dealing` sorts them by shard beforehand.
+many byte ranges at once; `planning` finds out whether a set's images lie too scattered for that, and `dealing` sorts
+them by shard beforehand.
 """
 
 from mindvl_data.steps.write.dealing import DealTask, deal

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindvl_data.media import MediaError, changed, unreadable
+from mindvl_data.runtime.buffers import Buffers
 from mindvl_data.shards import Patience, StoreError, patiently, store_of
-from mindvl_data.steps.write.buffers import Buffers
 from mindvl_data.tables.store import starts_of
 
 # What lies between two ranges is read along when it is cheaper than another request.

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from mindvl_data.steps.write.buffers import Buffers
+from mindvl_data.runtime.buffers import Buffers
 
 
 def address(loan: memoryview) -> int:
