@@ -23,7 +23,7 @@ from mindvl_data.tables.store import image_grids, own_sizes, starts_of
 
 # What is read and put together at a time: bytes of images, and what a token takes meanwhile.
 WINDOW_BYTES = 32 << 20
-TOKEN_BYTES = 16
+TOKEN_BYTES = 64
 
 
 def batches(task: WriteTask) -> Iterator[pa.RecordBatch]:

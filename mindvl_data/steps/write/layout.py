@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,13 @@ def laid_out(
     starts = starts_of(expanded)
     borders = starts[starts_of(num_ids)]
     begins = borders[starts_of(num_segments)]
-    is_real = np.arange(seq_len) < np.diff(begins)[:, None]
+    spans_of_packs = list(pairwise(begins.tolist()))
 
     def rows(values: NDArray[Any], padding: int | bool) -> NDArray[Any]:
-        filled = np.full(is_real.shape, padding, values.dtype)
-        filled[is_real] = np.repeat(values, expanded)
+        given, filled = np.repeat(values, expanded), np.empty((len(num_segments), seq_len), values.dtype)
+        for row, (begin, end) in zip(filled, spans_of_packs, strict=True):
+            row[: end - begin] = given[begin:end]
+            row[end - begin :] = padding
         return filled
 
     places = starts[:-1][is_image]
