@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,7 @@ def main() -> None:
         each = options.mb * 1000 // options.image_kb // FILES
         stores = [source(folder, number, options.image_kb * 1000, each) for number in range(FILES)]
         for number, store in enumerate(stores):
-            with seals.sealed(folder / f"store-{number}") as partial, StoreWriter(partial) as writer:
+            with seals.sealed(folder / f"store-{number}") as unsealed, StoreWriter(unsealed) as writer:
                 writer.add(store)
         made, segments = tasks(folder, folder / "embedded", stores, "embed", True)
         # Starts the processes and reads the sources.
