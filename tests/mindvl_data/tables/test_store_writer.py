@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl_data.steps import scan
+from mindvl_data.steps.scan import records
 from mindvl_data.tables.store import IMAGE, Store, open_store, starts_of
 from mindvl_data.tables.store_writer import StoreWriter
 from tests.mindvl_data.crawl import built, crawl
@@ -63,7 +63,7 @@ def test_a_store_of_batches_is_that_of_all(tmp_path_factory: pytest.TempPathFact
 def test_a_file_of_long_texts_is_counted_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     crawl(tmp_path / "crawl.parquet", [{"caption": f"{i} " + "word " * 200} for i in range(40)])
     whole = built(tmp_path)
-    monkeypatch.setattr(scan, "BATCH_CHARS", 3000)
+    monkeypatch.setattr(records, "BATCH_CHARS", 3000)
     most: list[int] = []
     add = StoreWriter.add
 
