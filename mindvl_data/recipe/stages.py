@@ -17,7 +17,7 @@ class Order(Model):
     rule: Literal["balanced", "shuffled"] = "balanced"
     """`balanced`: the packs of a step are alike in cost, so that no rank waits; `shuffled`: any pack anywhere."""
     step: int = Field(64, ge=1)
-    """Packs a step: a multiple of the global batch that will be trained with."""
+    """Packs alike in cost: those that all ranks take at once, or as many as a whole global batch."""
 
 
 class Curriculum(Model):

@@ -35,6 +35,8 @@ RECIPE: dict[str, Any] = {
     "chat_template": "qwen2-vl",
     "media": "embed",
     "resolution": {"patch": 14, "merge": 2, "min_pixels": 3136, "max_pixels": 50176},
+    # A step of few packs is not to be of captions alone: docs/packing.md.
+    "order": {"rule": "shuffled", "step": 4},
     "sources": {
         "captions": {"format": "llava", "path": "captions.json", "kind": "caption", "render": "caption"},
         "questions": {"format": "llava", "path": "questions.json", "kind": "instruction"},
@@ -87,15 +89,17 @@ RUN: dict[str, Any] = {
             "manifest": "multitask-512/manifest.json",
             "lr": {"*": 2.0e-3},
             "schedule": {"name": "wsd", "warmup": 0.02, "decay": 0.2, "floor": 0.1},
-            "until": {"epochs": 10},
+            "until": {"epochs": 25},
+            "global_batch": 4,
+            "micro_batch": 4,
         },
         "sft": {
             "manifest": "sft-512/manifest.json",
             "lr": {"*": 1.0e-3},
             "schedule": {"name": "cosine", "warmup": 0.05},
             "until": {"epochs": 1},
-            "global_batch": 2,
-            "micro_batch": 2,
+            "global_batch": 4,
+            "micro_batch": 4,
         },
     },
 }
@@ -105,15 +109,20 @@ RUN: dict[str, Any] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Drawings, their tokenizer, and the packed sets in `built/`."""
     folder = tmp_path_factory.mktemp("drawings") / "data"
+    write_data(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    build(load_recipe(folder / "recipe.yaml"), folder / "built")
+    return folder
+
+
+def write_data(folder: Path) -> None:
+    """Drawings and their tokenizer."""
     drawings.write(folder, NUMBER, seed=1)
     trainer = _script(QUICKSTART / "train_tokenizer.py")
     texts = [sample["conversations"] for name in ("captions", "questions") for sample in _read(folder / f"{name}.json")]
     roles = {"human": "user", "gpt": "assistant"}
     corpus = (text for turns in texts for text in trainer.turns((roles[turn["from"]], turn["value"]) for turn in turns))
     trainer.train(corpus, vocabulary=400).save(str(folder / "tokenizer.json"))
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    build(load_recipe(folder / "recipe.yaml"), folder / "built")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +151,7 @@ def test_no_combination_that_is_asked_was_trained_on() -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_held_out_questions_are_answered(accuracy: dict[int, Any], folder: Path, seed: int) -> None:
     frequent = _most_frequent(folder)
-    assert _mean(accuracy[seed]["heldout"]) >= 3 * _mean(frequent)
+    assert _mean(accuracy[seed]["heldout"]) >= 4 * _mean(frequent)
     # Where a thing is and how many there are take more than the mean of all patches.
     for kind in ("place", "count"):
         assert accuracy[seed]["heldout"][kind] >= 4 * frequent[kind]
